@@ -1,0 +1,11 @@
+// The extension module attn_ops._native: the C ABI for Python, with no torch and no NumPy.
+#include <nanobind/nanobind.h>
+
+#include "attention.h"
+#include "runtime.h"
+
+NB_MODULE(_native, module) {
+  module.doc() = "Out-variant attention on any array with DLPack or the buffer protocol.";
+  attn::python::bind_attention(module);
+  attn::python::bind_runtime(module);
+}
