@@ -1,0 +1,78 @@
+/* The one description of which keys a query sees, and with what weight. */
+#ifndef ATTN_MASK_H
+#define ATTN_MASK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attn/tensor.h"
+
+/* A band side that never excludes a key. */
+#define ATTN_UNBOUNDED INT64_MAX
+
+#define ATTN_ANCHOR_TOP_LEFT 0     /* the diagonal starts at query 0, key 0 */
+#define ATTN_ANCHOR_BOTTOM_RIGHT 1 /* the diagonal ends at the last query, the last key */
+
+/* Query i sees key j if  -left <= j - (i + shift) <= right,  where shift is 0 for the top-left
+   anchor and Mkv - Mq for the bottom-right one (per sequence, if there are sequences).
+   Causal is {ATTN_UNBOUNDED, 0}; the last w keys up to the diagonal are {w - 1, 0}. */
+typedef struct attn_band {
+  int64_t left;   /* keys before the diagonal, or ATTN_UNBOUNDED; may be negative */
+  int64_t right;  /* keys after the diagonal, or ATTN_UNBOUNDED; may be negative */
+  int32_t anchor; /* ATTN_ANCHOR_* */
+  int32_t reserved; /* 0 */
+} attn_band;
+
+/* Packed, padded or gappy sequences: sequence s owns queries [q_start[s], q_start[s + 1]) and
+   keys [k_start[s], k_start[s] + k_len[s]). Not supported by any kernel yet: leave NULL. */
+typedef struct attn_sequences {
+  const attn_tensor* q_start; /* int32 [n + 1] */
+  const attn_tensor* k_start; /* int32 [n + 1], or [n] with k_len */
+  const attn_tensor* k_len;   /* int32 [n], or NULL: k_start[s + 1] - k_start[s] */
+} attn_sequences;
+
+/* Keys in pages: key j of sequence s lies in slot block_table[s, j / page_size] * page_size +
+   j % page_size. Not supported by any kernel yet: leave NULL and 0. */
+typedef struct attn_pages {
+  const attn_tensor* block_table; /* int32 [n, max_pages] */
+  int64_t page_size;              /* keys per page, >= 1 */
+} attn_pages;
+
+/* Block sparsity: query block r sees key blocks indices[offsets[r] .. offsets[r + 1]).
+   Not supported by any kernel yet: leave NULL and 0. */
+typedef struct attn_blocks {
+  const attn_tensor* offsets; /* int32 [1 or Hq, query_blocks + 1] */
+  const attn_tensor* indices; /* int32 [nnz] */
+  int64_t block_size;         /* queries and keys per block, >= 1 */
+} attn_blocks;
+
+/* Drops each probability with chance p and scales the kept ones by 1 / (1 - p).
+   The draw for (b, h, i, j) is word j % 4 of Philox4x32-10 at counter (b, h, i, j / 4); its key is
+   words 0 and 1 of Philox4x32-10 with key = seed, counter = offset. A probability is kept if its
+   draw >= p * 2^32. It depends on nothing else, so the backward redraws the same mask. */
+typedef struct attn_dropout {
+  double p; /* in [0, 1]; 0 switches dropout off */
+  uint64_t seed;
+  uint64_t offset;
+} attn_dropout;
+
+/* Parts combine: a key is seen if every part lets it be seen. Initialise with ATTN_MASK_INIT. */
+typedef struct attn_mask {
+  size_t struct_size; /* sizeof(attn_mask) */
+  attn_band band;
+  /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, any alignment.
+     Added to the scaled scores in the query's dtype or float32; or bool: true keeps a key. */
+  const attn_tensor* bias;
+  attn_dropout dropout;
+  attn_sequences sequences;
+  attn_pages pages;
+  attn_blocks blocks;
+} attn_mask;
+
+#define ATTN_MASK_INIT                                              \
+  {                                                                 \
+    sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0,   \
+        {0.0, 0, 0}, {0, 0, 0}, {0, 0}, {0, 0, 0}                   \
+  }
+
+#endif /* ATTN_MASK_H */

@@ -1,0 +1,127 @@
+// Matrix products of packed operands: C += A B in register tiles.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/pack-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+// C is [rows, columns] Reals, A a left operand of rows * depth units, B a right operand in panels.
+template <class Op>
+struct Product {
+  using Real = typename Op::S::Real;
+  const typename Op::Unit* a = nullptr;
+  int64_t a_stride = 0;  // units from row to row; from depth to depth if kDepthMajor
+  const typename Op::Unit* b = nullptr;
+  int64_t b_depth = 0;  // units of depth the panels were packed with
+  int64_t b_begin = 0;  // the unit of that depth at which A's depth begins
+  Real* c = nullptr;
+  int64_t c_stride = 0;
+  int64_t rows = 0;
+  int64_t b_columns = 0;  // of B as packed
+  int64_t columns = 0;    // wanted, from B's first; C's rows hold them rounded up to whole vectors
+  int64_t depth = 0;    // units
+  bool accumulate = false;
+  // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
+  bool skip_zeros = false;
+};
+
+// A is [rows][depth], or [depth][rows] if kDepthMajor.
+template <class Op, bool kDepthMajor, int kRows, int kVectors>
+inline void multiply_tile(const typename Op::Unit* a, int64_t a_stride, const typename Op::Unit* b,
+                          int64_t b_stride, int64_t depth, typename Op::S::Real* c,
+                          int64_t c_stride, bool accumulate) {
+  using S = typename Op::S;
+  using Vec = typename S::Vec;
+  constexpr int W = S::kWidth;
+  Vec sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v] = accumulate ? S::load(c + r * c_stride + v * W) : S::set1(0);
+    }
+  }
+  for (int64_t d = 0; d < depth; ++d) {
+    Vec column[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) column[v] = S::load(b + v * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec row = S::set1(kDepthMajor ? a[r] : a[r * a_stride]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = Op::dot(sum[r][v], row, column[v]);
+    }
+    a += kDepthMajor ? a_stride : 1;
+    b += b_stride;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) S::store(c + r * c_stride + v * W, sum[r][v]);
+  }
+}
+
+// One panel of B for all rows of A: full tiles, then one tile of the rows that are left.
+template <class Op, bool kDepthMajor, int kVectors, int kRows = Op::S::kTileRows>
+void multiply_panel(const Product<Op>& p, const typename Op::Unit* b, int64_t b_stride,
+                    typename Op::S::Real* c, int64_t first_row = 0) {
+  int64_t r = first_row;
+  for (; r + kRows <= p.rows; r += kRows) {
+    multiply_tile<Op, kDepthMajor, kRows, kVectors>(
+        p.a + (kDepthMajor ? r : r * p.a_stride), p.a_stride, b, b_stride, p.depth,
+        c + r * p.c_stride, p.c_stride, p.accumulate);
+  }
+  if constexpr (kRows > 1) {
+    if (r < p.rows) multiply_panel<Op, kDepthMajor, kVectors, kRows - 1>(p, b, b_stride, c, r);
+  }
+}
+
+template <class Op, bool kDepthMajor, int kVectors = Op::S::kTileVectors>
+void multiply_panel_of(const Product<Op>& p, int64_t vectors, const typename Op::Unit* b,
+                       int64_t b_stride, typename Op::S::Real* c) {
+  if (vectors == kVectors) {
+    multiply_panel<Op, kDepthMajor, kVectors>(p, b, b_stride, c);
+  } else if constexpr (kVectors > 1) {
+    multiply_panel_of<Op, kDepthMajor, kVectors - 1>(p, vectors, b, b_stride, c);
+  }
+}
+
+// The same sums, element by element, leaving out every term whose left factor is 0.
+template <class Op, bool kDepthMajor>
+[[gnu::noinline]] void multiply_panel_skipping_zeros(const Product<Op>& p, int64_t width,
+                                                     const typename Op::Unit* b, int64_t b_stride,
+                                                     typename Op::S::Real* c) {
+  using Real = typename Op::S::Real;
+  for (int64_t r = 0; r < p.rows; ++r) {
+    Real* row = c + r * p.c_stride;
+    for (int64_t n = 0; n < width; ++n) row[n] = p.accumulate ? row[n] : Real(0);
+    for (int64_t d = 0; d < p.depth; ++d) {
+      const typename Op::Unit* unit = p.a + (kDepthMajor ? d * p.a_stride + r : r * p.a_stride + d);
+      for (int e = 0; e < Op::kDepth; ++e) {
+        const Real factor = Op::element(unit, e);
+        if (factor == Real(0)) continue;
+        for (int64_t n = 0; n < width; ++n) row[n] += factor * Op::element(b + d * b_stride + n, e);
+      }
+    }
+  }
+}
+
+template <class Op, bool kDepthMajor = false>
+void multiply(const Product<Op>& p) {
+  for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {
+    const int64_t width = panel_width<Op>(column, p.b_columns);
+    const int64_t wanted = panel_width<Op>(column, p.columns);
+    const typename Op::Unit* b = p.b + column * p.b_depth + width * p.b_begin;
+    if (p.skip_zeros) {
+      multiply_panel_skipping_zeros<Op, kDepthMajor>(p, wanted, b, width, p.c + column);
+    } else {
+      multiply_panel_of<Op, kDepthMajor>(p, wanted / Op::S::kWidth, b, width, p.c + column);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attn::cpu

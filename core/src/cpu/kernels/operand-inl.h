@@ -1,0 +1,74 @@
+// How matrix operands are read, packed and multiplied: one element per 32-bit unit, or a pair.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "problem/problem.h"
+
+namespace attn::cpu {
+namespace {
+
+// Reads S::kWidth elements of `row` from `index` on as Reals; those at or past `width` are 0.
+template <class S, DType kSource>
+inline typename S::Vec load_elements(const char* row, int64_t index, int64_t width) {
+  using Real = typename S::Real;
+  const int64_t left = width - index;
+  if constexpr (kSource == DType::kBFloat16 || kSource == DType::kFloat16) {
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(row) + index;
+    uint16_t padded[S::kWidth];
+    if (left < S::kWidth) {
+      std::memset(padded, 0, sizeof padded);
+      std::memcpy(padded, p, static_cast<size_t>(left) * sizeof(uint16_t));
+      p = padded;
+    }
+    return kSource == DType::kBFloat16 ? S::load_bfloat16(p) : S::load_float16(p);
+  } else {
+    using Source = std::conditional_t<kSource == DType::kFloat64, double, float>;
+    const Source* p = reinterpret_cast<const Source*>(row) + index;
+    if constexpr (sizeof(Source) == sizeof(Real)) {
+      if (left >= S::kWidth) return S::load(p);
+    }
+    Real padded[S::kWidth];
+    for (int l = 0; l < S::kWidth; ++l) padded[l] = l < left ? static_cast<Real>(p[l]) : Real(0);
+    return S::load(padded);
+  }
+}
+
+// One element per unit.
+template <class Simd>
+struct SingleOperand {
+  using S = Simd;
+  using Unit = typename S::Real;
+  using Vec = typename S::Vec;
+  using Flag = Vec;
+  static constexpr int kDepth = 1;  // elements per unit
+  static constexpr DType kDType = sizeof(Unit) == 8 ? DType::kFloat64 : DType::kFloat32;
+
+  static Vec dot(Vec sum, Vec a, Vec b) { return S::fma(a, b, sum); }
+
+  // Units [unit, unit + kWidth) of a row of `width` elements, zero-padded.
+  template <DType kSource>
+  static Vec load_units(const char* row, int64_t unit, int64_t width) {
+    return load_elements<S, kSource>(row, unit, width);
+  }
+  // Lane c holds column + c of kDepth consecutive rows.
+  template <DType kSource>
+  static Vec load_columns(const char* const* rows, int64_t, int64_t column, int64_t width) {
+    return load_elements<S, kSource>(rows[0], column, width);
+  }
+  // Turns kWidth Reals into units in place: p may be what `units` points to.
+  static void store_units(Unit* units, Vec v) { S::store(units, v); }
+  // Stores the units that pair two rows of Reals.
+  static void store_paired_rows(Unit*, Vec, Vec) {}
+
+  static Unit element(const Unit* units, int64_t) { return *units; }
+
+  static Flag no_flag() { return S::set1(Unit(0)); }
+  static Flag flag_nonfinite(Flag flag, Vec v) { return S::fma(v, S::set1(Unit(0)), flag); }
+  static bool is_set(Flag flag) { return !(S::reduce_add(flag) == Unit(0)); }
+};
+
+}  // namespace
+}  // namespace attn::cpu

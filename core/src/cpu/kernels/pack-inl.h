@@ -1,0 +1,145 @@
+// Copies rows of the inputs into the layouts the matrix multiplication reads.
+//
+// A left operand is row-major units. A right operand is column panels: panel p holds columns
+// [p * kPanel, (p + 1) * kPanel) as [depth units][panel width], the last one only as wide as its
+// columns need in whole vectors. Each function returns whether every element was finite.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/operand-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <class Op>
+constexpr int64_t kPanel = Op::S::kWidth * Op::S::kTileVectors;
+
+template <class Op>
+constexpr int64_t units_of(int64_t elements) {
+  return (elements + Op::kDepth - 1) / Op::kDepth;
+}
+
+// Floats (Reals) that a right operand of this depth and number of columns occupies.
+template <class Op>
+constexpr int64_t panel_units(int64_t depth_units, int64_t columns) {
+  return depth_units * round_up(columns, Op::S::kWidth);
+}
+
+template <class Op>
+constexpr int64_t panel_width(int64_t column, int64_t columns) {
+  return smaller(kPanel<Op>, round_up(columns - column, Op::S::kWidth));
+}
+
+// Left operand: n rows of `width` elements to n rows of `stride` units.
+template <class Op, DType kSource>
+bool pack_rows_from(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
+                    int64_t width) {
+  using S = typename Op::S;
+  auto flag = Op::no_flag();
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t u = 0; u < units_of<Op>(width); u += S::kWidth) {
+      const auto v = Op::template load_units<kSource>(rows[r], u, width);
+      flag = Op::flag_nonfinite(flag, v);
+      S::store(to + r * stride + u, v);
+    }
+  }
+  return !Op::is_set(flag);
+}
+
+// Right operand whose columns are the n rows and whose depth is their width: the transpose.
+template <class Op, DType kSource>
+bool pack_transposed_from(typename Op::Unit* to, const char* const* rows, int64_t n,
+                          int64_t width) {
+  using S = typename Op::S;
+  constexpr int W = S::kWidth;
+  const int64_t depth = units_of<Op>(width);
+  auto flag = Op::no_flag();
+  for (int64_t c = 0; c < n; c += W) {
+    const int64_t panel = c / kPanel<Op> * kPanel<Op>;
+    const int64_t stride = panel_width<Op>(panel, n);
+    typename Op::Unit* at = to + panel * depth + (c - panel);
+    for (int64_t u = 0; u < depth; u += W) {
+      typename S::Vec block[W];
+      for (int r = 0; r < W; ++r) {
+        block[r] = c + r < n ? Op::template load_units<kSource>(rows[c + r], u, width)
+                             : S::set1(0);
+        flag = Op::flag_nonfinite(flag, block[r]);
+      }
+      S::transpose(block);
+      const int64_t steps = smaller(W, depth - u);
+      for (int64_t d = 0; d < steps; ++d) S::store(at + (u + d) * stride, block[d]);
+    }
+  }
+  return !Op::is_set(flag);
+}
+
+// Right operand whose depth is the n rows and whose columns are their width.
+template <class Op, DType kSource>
+bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, int64_t n, int64_t width) {
+  using S = typename Op::S;
+  const int64_t depth = units_of<Op>(n);
+  auto flag = Op::no_flag();
+  for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
+    const int64_t stride = panel_width<Op>(panel, width);
+    typename Op::Unit* at = to + panel * depth;
+    for (int64_t d = 0; d < depth; ++d) {
+      const char* const* step = rows + d * Op::kDepth;
+      const int64_t present = n - d * Op::kDepth;
+      for (int64_t c = 0; c < stride; c += S::kWidth) {
+        const auto v =
+            panel + c < width
+                ? Op::template load_columns<kSource>(step, present, panel + c, width)
+                : S::set1(0);
+        flag = Op::flag_nonfinite(flag, v);
+        S::store(at + d * stride + c, v);
+      }
+    }
+  }
+  return !Op::is_set(flag);
+}
+
+// Calls f<dtype>() for the source dtype; float64 comes with float64 operands only.
+template <class Op, class F>
+bool with_source(DType dtype, F&& f) {
+  if constexpr (Op::kDType == DType::kFloat64) {
+    return f.template operator()<DType::kFloat64>();
+  } else {
+    switch (dtype) {
+      case DType::kBFloat16: return f.template operator()<DType::kBFloat16>();
+      case DType::kFloat16: return f.template operator()<DType::kFloat16>();
+      default: return f.template operator()<DType::kFloat32>();
+    }
+  }
+}
+
+template <class Op>
+bool pack_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, DType dtype,
+               int64_t n, int64_t width) {
+  return with_source<Op>(dtype, [&]<DType kSource>() {
+    return pack_rows_from<Op, kSource>(to, stride, rows, n, width);
+  });
+}
+
+template <class Op>
+bool pack_transposed(typename Op::Unit* to, const char* const* rows, DType dtype, int64_t n,
+                     int64_t width) {
+  return with_source<Op>(dtype, [&]<DType kSource>() {
+    return pack_transposed_from<Op, kSource>(to, rows, n, width);
+  });
+}
+
+template <class Op>
+bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, int64_t n,
+                  int64_t width) {
+  return with_source<Op>(dtype, [&]<DType kSource>() {
+    return pack_stacked_from<Op, kSource>(to, rows, n, width);
+  });
+}
+
+}  // namespace
+}  // namespace attn::cpu

@@ -1,0 +1,117 @@
+// The online softmax of one row of scores against one tile of keys.
+// Source: Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3, in base 2.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "cpu/kernels/operand-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+template <class Real>
+constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+
+// What a row has seen so far: probabilities are 2^(score - maximum), their sum `total`.
+template <class Real>
+struct RunningSoftmax {
+  Real maximum = -kInfinity<Real>;
+  Real total = 0;
+};
+
+// One row's tile of scores. `n` is a whole number of vectors; every array has room for it.
+template <class Op>
+struct ScoreRow {
+  using Real = typename Op::S::Real;
+  Real* scores = nullptr;  // query . key in; units of the probabilities out
+  int64_t n = 0;
+  int64_t begin = 0, end = 0;      // the columns the band lets through; the rest count as -infinity
+  Real scale = 1;                  // to base 2: scale * log2(e)
+  const Real* bias = nullptr;      // in base 2, or null
+  const Real* dropout = nullptr;   // factors, or null
+};
+
+// Scales the scores in place, adds the bias and excludes what band and bias exclude.
+template <class Op>
+typename Op::S::Vec mask_scores(const ScoreRow<Op>& row) {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  const auto excluded = S::set1(-kInfinity<Real>);
+  const auto scale = S::set1(row.scale);
+  const auto begin = S::set1(static_cast<Real>(row.begin));
+  const auto end = S::set1(static_cast<Real>(row.end));
+  auto most = excluded;
+  for (int64_t c = 0; c < row.n; c += S::kWidth) {
+    auto x = S::mul(S::load(row.scores + c), scale);
+    if (row.bias) {
+      // Selected rather than added: an excluded key may have scored NaN.
+      const auto bias = S::load(row.bias + c);
+      x = S::select(S::equal(bias, excluded), excluded, S::add(x, bias));
+    }
+    const auto column = S::add(S::iota(), S::set1(static_cast<Real>(c)));
+    x = S::select(S::less(column, begin), excluded, x);
+    x = S::select(S::less(column, end), x, excluded);
+    most = S::max(most, x);
+    S::store(row.scores + c, x);
+  }
+  return most;
+}
+
+template <class Op>
+typename Op::S::Vec largest_score(const ScoreRow<Op>& row) {
+  using S = typename Op::S;
+  const auto scale = S::set1(row.scale);
+  auto most = S::set1(-kInfinity<typename S::Real>);
+  for (int64_t c = 0; c < row.n; c += S::kWidth) {
+    most = S::max(most, S::mul(S::load(row.scores + c), scale));
+  }
+  return most;
+}
+
+// Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
+// Returns the factor that brings what was accumulated before to the new maximum; 1 if it stayed.
+template <class Op>
+typename Op::S::Real softmax_row(const ScoreRow<Op>& row,
+                                 RunningSoftmax<typename Op::S::Real>& running) {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  const bool plain = !row.bias && row.begin <= 0 && row.end >= row.n;
+  const Real most = S::reduce_max(plain ? largest_score(row) : mask_scores(row));
+  const Real before = running.maximum;
+  if (most > before) running.maximum = most;
+  // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
+  const auto maximum =
+      S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
+  const auto scale = S::set1(plain ? row.scale : Real(1));
+  auto sum = S::set1(0);
+  for (int64_t c = 0; c < row.n; c += S::kWidth) {
+    auto p = S::exp2(S::fma(S::load(row.scores + c), scale, maximum));
+    sum = S::add(sum, p);
+    if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
+    Op::store_units(row.scores + c / Op::kDepth, p);
+  }
+  Real rescale = 1;
+  if (running.maximum > before) {
+    Real lanes[S::kWidth];
+    S::store(lanes, S::exp2(S::set1(before - running.maximum)));
+    rescale = lanes[0];
+    running.total *= rescale;
+  }
+  running.total += S::reduce_add(sum);
+  return rescale;
+}
+
+// The natural logarithm of the sum of exponentials.
+template <class Real>
+Real log_sum_exp(const RunningSoftmax<Real>& running) {
+  if (running.total == Real(0)) return -kInfinity<Real>;
+  const double log2 = running.maximum + __builtin_log2(static_cast<double>(running.total));
+  return static_cast<Real>(log2 * kLn2);
+}
+
+}  // namespace
+}  // namespace attn::cpu

@@ -1,0 +1,105 @@
+// Sixteen float32 lanes on AVX-512 F, BW, DQ and VL.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/simd/exp2_polynomial.h"
+
+namespace attn::cpu {
+namespace {
+
+struct VecAvx512 {
+  using Real = float;
+  static constexpr int kWidth = 16;
+  // 6 x 4 accumulators, 4 columns and 1 broadcast fill 29 of the 32 registers.
+  static constexpr int kTileRows = 6;
+  static constexpr int kTileVectors = 4;
+
+  using Vec = __m512;
+  using Mask = __mmask16;
+
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static Vec set1(float x) { return _mm512_set1_ps(x); }
+  static Vec iota() {
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+  static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+  static Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+  static Vec exp2(Vec x) {
+    // The bounds come first: x86's min and max return the second operand if either is NaN.
+    x = _mm512_max_ps(set1(kExp2Lowest), x);
+    x = _mm512_min_ps(set1(kExp2Highest), x);
+    const Vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vec r = sub(x, n);
+    Vec p = fma(set1(kExp2C5), r, set1(kExp2C4));
+    p = fma(p, r, set1(kExp2C3));
+    p = fma(p, r, set1(kExp2C2));
+    p = fma(p, r, set1(kExp2C1));
+    p = fma(p, r, set1(1.0f));
+    // vscalef would keep subnormals, which no other instruction set does here.
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n, set1(kExp2Lowest), _CMP_NEQ_UQ), p, n);
+  }
+
+  static float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
+  static float reduce_max(Vec v) { return _mm512_reduce_max_ps(v); }
+
+  static Vec load_bfloat16(const uint16_t* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  static Vec load_float16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store_bfloat16(uint16_t* p, Vec v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, quiet), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));
+  }
+  static void store_float16(uint16_t* p, Vec v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+
+  static void transpose(Vec (&rows)[kWidth]) {
+    Vec pairs[16], quads[16];
+    for (int r = 0; r < 16; r += 2) {
+      pairs[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]);
+      pairs[r + 1] = _mm512_unpackhi_ps(rows[r], rows[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4) {
+      quads[r] = _mm512_shuffle_ps(pairs[r], pairs[r + 2], 0x44);
+      quads[r + 1] = _mm512_shuffle_ps(pairs[r], pairs[r + 2], 0xee);
+      quads[r + 2] = _mm512_shuffle_ps(pairs[r + 1], pairs[r + 3], 0x44);
+      quads[r + 3] = _mm512_shuffle_ps(pairs[r + 1], pairs[r + 3], 0xee);
+    }
+    // quads[4 g + c] holds, in its 128-bit lane l, rows 4 g .. 4 g + 3 of column 4 l + c.
+    for (int c = 0; c < 4; ++c) {
+      const Vec low01 = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0x88);
+      const Vec odd01 = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0xdd);
+      const Vec low23 = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0x88);
+      const Vec odd23 = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0xdd);
+      rows[c] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+      rows[8 + c] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+      rows[4 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
+      rows[12 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace attn::cpu
