@@ -1,0 +1,73 @@
+"""Exact attention for CPUs: `attn_ops.array` for NumPy, xFormers-compatible operators for torch.
+
+Neither torch nor NumPy is needed to import this package. Where torch is installed its operators
+are registered at once: a `torch.compile` that ran before that would lose their gradients.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from attn_ops import _library, _native
+
+__version__ = _native.version()
+
+__all__ = ["__version__", "array"]
+
+_TORCH_NAMES = (
+    "AttentionBias",
+    "LowerTriangularFromBottomRightLocalAttentionMask",
+    "LowerTriangularFromBottomRightMask",
+    "LowerTriangularMask",
+    "fmha",
+    "memory_efficient_attention",
+)
+
+
+def _why_no_torch() -> str | None:
+    """Return why the torch operators cannot be used, or None if they can."""
+    if importlib.util.find_spec("torch") is None:
+        return "needs torch 2.10 or newer; install it, or use attn_ops.array with NumPy"
+    if not _library.torch_library().exists():
+        return (
+            "was left out because torch's headers were not there when attn-ops was built; "
+            "reinstall attn-ops now that torch is installed (pip install --no-build-isolation), "
+            "or with ATTN_TORCH_INCLUDE set to torch's include folder"
+        )
+    return None
+
+
+_WHY_NO_TORCH = _why_no_torch()
+
+if TYPE_CHECKING or _WHY_NO_TORCH is None:
+    from attn_ops import fmha
+    from attn_ops.fmha import memory_efficient_attention
+    from attn_ops.fmha.attn_bias import (
+        AttentionBias,
+        LowerTriangularFromBottomRightLocalAttentionMask,
+        LowerTriangularFromBottomRightMask,
+        LowerTriangularMask,
+    )
+
+    __all__ += [
+        "AttentionBias",
+        "LowerTriangularFromBottomRightLocalAttentionMask",
+        "LowerTriangularFromBottomRightMask",
+        "LowerTriangularMask",
+        "fmha",
+        "memory_efficient_attention",
+    ]
+
+if TYPE_CHECKING:
+    from attn_ops import array
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use, so that torch users need no NumPy.
+    if name == "array":
+        return importlib.import_module("attn_ops.array")
+    if name in _TORCH_NAMES:
+        raise ImportError(f"attn_ops: {name} {_WHY_NO_TORCH}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,262 @@
+"""Exact attention on NumPy arrays, forward and backward, without torch.
+
+Inputs are NumPy arrays, ml_dtypes' bfloat16 among them, or anything else with DLPack or the buffer
+protocol in CPU memory; they are read where they lie, never copied. Results are NumPy arrays.
+
+Letters: B batch, Mq queries, Mkv keys, Hq query heads, Hkv key/value heads, K query/key width,
+Kv value width. Hq is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
+
+import numpy as np
+
+from attn_ops import _native
+from attn_ops.mask import Band
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
+
+    Array: TypeAlias = "SupportsDLPack | Buffer"
+
+
+class SupportsDLPack(Protocol):
+    """An array of any framework."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...  # noqa: ANN401 - each framework has its own
+    def __dlpack__(self) -> Any: ...  # noqa: ANN401 - a capsule, which has no type
+
+
+EVERY_KEY = Band()
+CAUSAL = Band(right=0)
+
+
+class Gradients(NamedTuple):
+    """Gradients in the shapes and dtypes of what they are with respect to."""
+
+    query: NDArray[Any]
+    key: NDArray[Any]
+    value: NDArray[Any]
+    bias: NDArray[Any] | None
+
+
+@overload
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    bias: Array | None = ...,
+    band: Band = ...,
+    dropout_p: float = ...,
+    dropout_seed: int = ...,
+    dropout_offset: int = ...,
+    scale: float | None = ...,
+    out: NDArray[Any] | None = ...,
+    return_lse: Literal[False] = ...,
+    num_threads: int = ...,
+) -> NDArray[Any]: ...
+@overload
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    bias: Array | None = ...,
+    band: Band = ...,
+    dropout_p: float = ...,
+    dropout_seed: int = ...,
+    dropout_offset: int = ...,
+    scale: float | None = ...,
+    out: NDArray[Any] | None = ...,
+    return_lse: Literal[True],
+    num_threads: int = ...,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    bias: Array | None = None,
+    band: Band = EVERY_KEY,
+    dropout_p: float = 0.0,
+    dropout_seed: int = 0,
+    dropout_offset: int = 0,
+    scale: float | None = None,
+    out: NDArray[Any] | None = None,
+    return_lse: bool = False,
+    num_threads: int = 0,
+) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
+    """Return softmax(scale * query key^T + bias) value, and its log-sum-exp if `return_lse`.
+
+    Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; bias broadcastable
+        to [B, Hq, Mq, Mkv]; result [B, Mq, Hq, Kv]; log-sum-exp [B, Hq, Mq]. Any strides whose last
+        is 1; any at all for the bias.
+    Units: `band` in keys each side of the diagonal; `scale` is dimensionless, default K**-0.5;
+        `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may run on.
+    Dtypes: query, key and value alike: float32, bfloat16 (ml_dtypes), float16 or float64. `bias` in
+        that dtype or float32 is added to the scores; a bool bias keeps a key where it is true.
+        `out` the inputs' dtype, or any but float64 for inputs other than float64. Log-sum-exp
+        float32, float64 for float64.
+    Numerics: softmax in float32. A query that sees no key gives 0 and log-sum-exp -inf. The result
+        does not depend on `num_threads`. Dropout keeps a probability with chance 1 - `dropout_p`
+        and scales it by 1 / (1 - `dropout_p`); its draw depends on `dropout_seed`,
+        `dropout_offset` and the position (b, h, i, j) only.
+    Raises: TypeError if an argument is no such array; ValueError, naming the argument, if shapes,
+        dtypes or strides do not fit; NotImplementedError if no kernel does it.
+    Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
+    """
+    query, key, value = _inputs("attention", query=query, key=key, value=value)
+    if out is None:
+        out = _empty("attention", (*query.shape[:-1], value.shape[-1]), query)
+    lse = _empty_lse(query) if return_lse else None
+    _native.attention_forward(
+        query,
+        key,
+        value,
+        out,
+        lse,
+        bias=bias,
+        band_left=band.left,
+        band_right=band.right,
+        band_anchor=band.anchor,
+        dropout_p=dropout_p,
+        dropout_seed=dropout_seed,
+        dropout_offset=dropout_offset,
+        scale=scale,
+        num_threads=num_threads,
+    )
+    return out if lse is None else (out, lse)
+
+
+def attention_backward(
+    query: Array,
+    key: Array,
+    value: Array,
+    out: Array,
+    lse: Array,
+    grad_out: Array,
+    *,
+    grad_lse: Array | None = None,
+    bias: Array | None = None,
+    bias_gradient: bool = False,
+    band: Band = EVERY_KEY,
+    dropout_p: float = 0.0,
+    dropout_seed: int = 0,
+    dropout_offset: int = 0,
+    scale: float | None = None,
+    num_threads: int = 0,
+) -> Gradients:
+    """Return the gradients of sum(grad_out * out) + sum(grad_lse * lse).
+
+    Shapes: as in `attention`; grad_out as out; grad_lse as lse. The bias' gradient, computed only
+        if `bias_gradient`, is summed over the axes along which the bias has extent 1.
+    Units, dtypes, numerics: as in `attention`, whose results `out` and `lse` are, and whose bias,
+        band, dropout and scale these must be.
+    Raises: as `attention`; ValueError if `bias_gradient` without a floating-point bias.
+    Source: Dao 2023, arXiv:2307.08691, algorithm 2.
+    """
+    query, key, value = _inputs("attention_backward", query=query, key=key, value=value)
+    gradients = Gradients(
+        query=_empty("attention_backward", query.shape, query),
+        key=_empty("attention_backward", key.shape, key),
+        value=_empty("attention_backward", value.shape, value),
+        bias=_empty_bias_gradient(bias) if bias_gradient else None,
+    )
+    _native.attention_backward(
+        query,
+        key,
+        value,
+        out,
+        lse,
+        grad_out,
+        grad_lse=grad_lse,
+        grad_query=gradients.query,
+        grad_key=gradients.key,
+        grad_value=gradients.value,
+        grad_bias=gradients.bias,
+        bias=bias,
+        band_left=band.left,
+        band_right=band.right,
+        band_anchor=band.anchor,
+        dropout_p=dropout_p,
+        dropout_seed=dropout_seed,
+        dropout_offset=dropout_offset,
+        scale=scale,
+        num_threads=num_threads,
+    )
+    return gradients
+
+
+def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
+    """Return the arrays with their shapes at hand; each has the four axes of `attention`."""
+    inputs = [_borrow(function, name, array) for name, array in arrays.items()]
+    for name, array in zip(arrays, inputs, strict=True):
+        if len(array.shape) != 4:
+            raise ValueError(
+                f"{function}: {name} must have the axes [batch, position, head, width], "
+                f"got shape {tuple(array.shape)}; add the missing axes with reshape"
+            )
+    return inputs
+
+
+def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
+    if hasattr(array, "__dlpack__"):
+        return array
+    try:
+        return np.asarray(memoryview(array))
+    except TypeError:
+        raise TypeError(
+            f"{function}: {name} must be an array with DLPack or the buffer protocol, "
+            f"got {type(array).__name__}; pass numpy.asarray({name})"
+        ) from None
+
+
+def _empty(function: str, shape: tuple[int, ...], like: SupportsDLPack) -> NDArray[Any]:
+    return np.empty(shape, _numpy_dtype(function, like))
+
+
+def _empty_lse(query: SupportsDLPack) -> NDArray[Any]:
+    batch, queries, heads, _ = query.shape
+    double = _numpy_dtype("attention", query) == np.float64
+    return np.empty((batch, heads, queries), np.float64 if double else np.float32)
+
+
+def _empty_bias_gradient(bias: Array | None) -> NDArray[Any]:
+    function = "attention_backward"
+    if bias is None:
+        raise ValueError(f"{function}: bias_gradient=True needs a bias, got None; pass the bias")
+    borrowed = _borrow(function, "bias", bias)
+    return _empty(function, borrowed.shape, borrowed)
+
+
+def _numpy_dtype(function: str, array: SupportsDLPack) -> np.dtype[Any]:
+    # Every framework prints its dtypes as the name that NumPy knows, some behind a module's name.
+    name = str(array.dtype).rpartition(".")[2]
+    if name == "bfloat16":
+        return _bfloat16(function)
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise ValueError(
+            f"{function}: dtype must be float32, bfloat16, float16 or float64, got {array.dtype}"
+        ) from None
+
+
+def _bfloat16(function: str) -> np.dtype[Any]:
+    try:
+        import ml_dtypes  # noqa: PLC0415 - only bfloat16 needs it
+    except ImportError:
+        raise ImportError(
+            f"{function}: a bfloat16 result needs the package ml_dtypes; install it, or cast the "
+            "inputs to float32"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
