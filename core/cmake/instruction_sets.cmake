@@ -1,0 +1,35 @@
+# The registry of CPU kernels: each file of src/cpu/isa with the flags that only it is built with.
+
+# No fast-math: NaN and infinity carry meaning here. No contraction: each ISA rounds as written.
+# No LTO, ever: it could move code built for one ISA into another's path.
+set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-exceptions -fno-rtti -fno-lto)
+
+set(attn_isa_scalar_flags "")
+set(attn_isa_neon_flags -march=armv8-a)
+set(attn_isa_avx2_flags -mavx2 -mfma -mf16c)
+set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+set(attn_isa_avx512_bf16_flags ${attn_isa_avx512_flags} -mavx512bf16)
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(attn_isas scalar avx2 avx512 avx512_bf16)
+  set(attn_cpu_candidates cpu_x86_64.cpp)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  set(attn_isas scalar neon)
+  set(attn_cpu_candidates cpu_aarch64.cpp)
+else()
+  set(attn_isas scalar)
+  set(attn_cpu_candidates cpu_scalar.cpp)
+endif()
+
+# Makes one object library per ISA and lists them in attn_instruction_set_targets.
+function(attn_add_instruction_sets)
+  set(targets "")
+  foreach(isa IN LISTS attn_isas)
+    add_library(attn_cpu_${isa} OBJECT src/cpu/isa/${isa}.cpp)
+    target_compile_options(attn_cpu_${isa} PRIVATE ${attn_kernel_flags} ${attn_isa_${isa}_flags})
+    target_link_libraries(attn_cpu_${isa} PRIVATE attn_cpu)
+    attn_set_compile_options(attn_cpu_${isa})
+    list(APPEND targets attn_cpu_${isa})
+  endforeach()
+  set(attn_instruction_set_targets ${targets} PARENT_SCOPE)
+endfunction()

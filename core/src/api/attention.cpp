@@ -1,0 +1,45 @@
+// The extern "C" entry points of attn/attention.h: validate, dispatch, catch.
+#include "attn/attention.h"
+
+#include "api/guard.h"
+#include "dispatch/attention.h"
+#include "problem/read_attention.h"
+
+using attn::guarded;
+using Data = attn::TensorReader::Data;
+
+namespace {
+
+void require_bytes(const size_t* bytes) {
+  if (!bytes) attn::refuse_argument("expected bytes to be a place to write, got NULL; pass one");
+}
+
+}  // namespace
+
+attn_status attn_attention_forward_workspace(const attn_attention_forward_args* args, size_t* bytes,
+                                             attn_error* error) noexcept {
+  return guarded("attn_attention_forward_workspace", error, [&] {
+    require_bytes(bytes);
+    *bytes = attn::forward_workspace(attn::read_forward(args, Data::kIgnored));
+  });
+}
+
+attn_status attn_attention_forward(const attn_attention_forward_args* args,
+                                   attn_error* error) noexcept {
+  return guarded("attn_attention_forward", error,
+                 [&] { attn::forward(attn::read_forward(args, Data::kUsed)); });
+}
+
+attn_status attn_attention_backward_workspace(const attn_attention_backward_args* args,
+                                              size_t* bytes, attn_error* error) noexcept {
+  return guarded("attn_attention_backward_workspace", error, [&] {
+    require_bytes(bytes);
+    *bytes = attn::backward_workspace(attn::read_backward(args, Data::kIgnored));
+  });
+}
+
+attn_status attn_attention_backward(const attn_attention_backward_args* args,
+                                    attn_error* error) noexcept {
+  return guarded("attn_attention_backward", error,
+                 [&] { attn::backward(attn::read_backward(args, Data::kUsed)); });
+}

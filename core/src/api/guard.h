@@ -1,0 +1,36 @@
+// Keeps exceptions on this side of the C ABI.
+#pragma once
+
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "attn/status.h"
+#include "problem/refusal.h"
+
+namespace attn {
+
+[[gnu::cold]] inline attn_status report(attn_error* error, attn_status status, const char* function,
+                                        const char* reason) noexcept {
+  if (error) std::snprintf(error->message, sizeof(error->message), "%s: %s", function, reason);
+  return status;
+}
+
+// Runs body; what it throws becomes a status and, unless `error` is NULL, a message.
+template <class Body>
+attn_status guarded(const char* function, attn_error* error, Body body) noexcept {
+  try {
+    body();
+    return ATTN_OK;
+  } catch (const Refusal& refusal) {
+    return report(error, refusal.status, function, refusal.message);
+  } catch (const std::bad_alloc&) {
+    return report(error, ATTN_ERROR_OUT_OF_MEMORY, function, "expected free memory, got none");
+  } catch (const std::exception& exception) {
+    return report(error, ATTN_ERROR_INTERNAL, function, exception.what());
+  } catch (...) {
+    return report(error, ATTN_ERROR_INTERNAL, function, "an unknown exception; please report it");
+  }
+}
+
+}  // namespace attn

@@ -1,0 +1,14 @@
+// What this build and this machine can do.
+#pragma once
+
+namespace attn {
+
+// The name of the CPU kernels in use. Throws Refusal if ATTN_CPU_ISA asks for the impossible.
+const char* cpu_isa();
+
+// The names of all CPU kernels that run here, best first, separated by spaces.
+const char* cpu_isas();
+
+bool has_cuda();
+
+}  // namespace attn

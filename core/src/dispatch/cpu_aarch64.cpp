@@ -1,0 +1,18 @@
+// The candidates of an AArch64 build, where NEON is part of the base architecture.
+#include "dispatch/cpu_choice.h"
+
+namespace attn {
+namespace {
+
+bool always() { return true; }
+
+constexpr CpuCandidate kCandidates[] = {
+    {.kernels = &cpu::kNeonKernels, .runs_here = always},
+    {.kernels = &cpu::kScalarKernels, .runs_here = always},
+};
+
+}  // namespace
+
+std::span<const CpuCandidate> cpu_candidates() { return kCandidates; }
+
+}  // namespace attn

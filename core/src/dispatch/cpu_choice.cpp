@@ -1,0 +1,66 @@
+// Picks the best candidate that runs here, or the one that ATTN_CPU_ISA names.
+#include "dispatch/cpu_choice.h"
+
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "dispatch/capabilities.h"
+#include "problem/refusal.h"
+
+namespace attn {
+namespace {
+
+constexpr const char* kKnownIsas[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon"};
+
+struct Choice {
+  const cpu::KernelTable* kernels = nullptr;  // NULL: refused
+  std::string asked_for;                      // ATTN_CPU_ISA
+  bool is_known = true;
+};
+
+Choice choose() {
+  const char* asked_for = std::getenv("ATTN_CPU_ISA");
+  const bool is_forced = asked_for && *asked_for;
+  Choice choice{.asked_for = is_forced ? asked_for : ""};
+  for (const CpuCandidate& candidate : cpu_candidates()) {
+    const bool is_wanted = !is_forced || choice.asked_for == candidate.kernels->isa;
+    if (!is_wanted || !candidate.runs_here()) continue;
+    choice.kernels = candidate.kernels;
+    return choice;
+  }
+  choice.is_known = false;
+  for (std::string_view isa : kKnownIsas) choice.is_known |= choice.asked_for == isa;
+  return choice;
+}
+
+}  // namespace
+
+const cpu::KernelTable& chosen_cpu_kernels() {
+  static const Choice choice = choose();
+  if (choice.kernels) return *choice.kernels;
+  const char* asked_for = choice.asked_for.c_str();
+  if (choice.is_known) {
+    refuse_unsupported("expected the environment's ATTN_CPU_ISA to be one that runs here (%s), got "
+                       "%s; change or unset it", cpu_isas(), asked_for);
+  }
+  refuse_argument("expected the environment's ATTN_CPU_ISA to name CPU kernels (here: %s), got "
+                  "%.64s; change or unset it", cpu_isas(), asked_for);
+}
+
+const char* cpu_isa() { return chosen_cpu_kernels().isa; }
+
+const char* cpu_isas() {
+  static const std::string names = [] {
+    std::string joined;
+    for (const CpuCandidate& candidate : cpu_candidates()) {
+      if (!candidate.runs_here()) continue;
+      if (!joined.empty()) joined += ' ';
+      joined += candidate.kernels->isa;
+    }
+    return joined;
+  }();
+  return names.c_str();
+}
+
+}  // namespace attn

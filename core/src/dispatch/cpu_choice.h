@@ -1,0 +1,21 @@
+// Which CPU kernels this process uses.
+#pragma once
+
+#include <span>
+
+#include "cpu/kernel_table.h"
+
+namespace attn {
+
+struct CpuCandidate {
+  const cpu::KernelTable* kernels;
+  bool (*runs_here)();  // whether this CPU and its operating system do
+};
+
+// What this build contains, best first; one file per architecture defines it.
+std::span<const CpuCandidate> cpu_candidates();
+
+// The kernels in use, chosen once. Throws Refusal if ATTN_CPU_ISA asks for the impossible.
+const cpu::KernelTable& chosen_cpu_kernels();
+
+}  // namespace attn

@@ -1,0 +1,15 @@
+// The candidates of a build for an architecture without kernels of its own.
+#include "dispatch/cpu_choice.h"
+
+namespace attn {
+namespace {
+
+bool always() { return true; }
+
+constexpr CpuCandidate kCandidates[] = {{.kernels = &cpu::kScalarKernels, .runs_here = always}};
+
+}  // namespace
+
+std::span<const CpuCandidate> cpu_candidates() { return kCandidates; }
+
+}  // namespace attn

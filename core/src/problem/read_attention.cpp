@@ -1,0 +1,225 @@
+// The rules of attn/attention.h, argument by argument.
+#include "problem/read_attention.h"
+
+#include <cmath>
+
+#include "problem/growable_struct.h"
+#include "problem/read_mask.h"
+#include "problem/refusal.h"
+
+namespace attn {
+namespace {
+
+// The sizes with which the growable structs were born; fields appended later do not count.
+constexpr size_t kFirstForwardBytes =
+    offsetof(attn_attention_forward_args, exec) + sizeof(const attn_exec*);
+constexpr size_t kFirstBackwardBytes =
+    offsetof(attn_attention_backward_args, exec) + sizeof(const attn_exec*);
+constexpr size_t kFirstExecBytes = offsetof(attn_exec, stream) + sizeof(void*);
+
+Axis free_axis(const char* letter) { return {.letter = letter, .extent = kAnyExtent}; }
+
+Axis axis(const char* letter, int64_t extent, const char* owner) {
+  return {.letter = letter, .extent = extent, .owner = owner};
+}
+
+// An array of query's rows whose last extent is `width`.
+TensorSpec query_rows(const char* name, Access access, DTypes dtypes, const Problem& problem,
+                      Axis width) {
+  return {.name = name,
+          .access = access,
+          .dtypes = dtypes,
+          .axes = {axis("B", problem.B, "query"), axis("Mq", problem.Mq, "query"),
+                   axis("Hq", problem.Hq, "query"), width}};
+}
+
+TensorSpec key_rows(const char* name, Access access, const Problem& problem, Axis width) {
+  return {.name = name,
+          .access = access,
+          .dtypes = only(problem.query.dtype),
+          .axes = {axis("B", problem.B, "query"), axis("Mkv", problem.Mkv, "key"),
+                   axis("Hkv", problem.Hkv, "key"), width}};
+}
+
+TensorSpec lse_rows(const char* name, Access access, const Problem& problem) {
+  const bool is_double = problem.query.dtype == DType::kFloat64;
+  return {.name = name,
+          .access = access,
+          .dtypes = only(is_double ? DType::kFloat64 : DType::kFloat32),
+          .axes = {axis("B", problem.B, "query"), axis("Hq", problem.Hq, "query"),
+                   axis("Mq", problem.Mq, "query"), {}}};
+}
+
+TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const Problem& problem) {
+  return query_rows(name, access, dtypes, problem, axis("Kv", problem.Kv, "value"));
+}
+
+DTypes out_dtypes(const Problem& problem) {
+  return problem.query.dtype == DType::kFloat64 ? only(DType::kFloat64) : kHalfOrSingle;
+}
+
+void check_heads_and_widths(const Problem& problem) {
+  if (problem.K == 0) refuse_argument("expected query's width K >= 1, got 0; pass a wider query");
+  if (problem.Kv == 0) refuse_argument("expected value's width Kv >= 1, got 0; pass a wider value");
+  if (problem.Hkv == 0) refuse_argument("expected key's heads Hkv >= 1, got 0; pass a key head");
+  if (problem.Hq % problem.Hkv != 0) {
+    refuse_argument("expected query's heads Hq to be a multiple of key's heads Hkv, got Hq=%lld, "
+                    "Hkv=%lld; repeat key and value or change Hkv",
+                    static_cast<long long>(problem.Hq), static_cast<long long>(problem.Hkv));
+  }
+  if (problem.G * problem.Mq >= int64_t{1} << 31) {
+    refuse_argument("expected (Hq / Hkv) * Mq < 2^31, got %lld * %lld; split the queries",
+                    static_cast<long long>(problem.G), static_cast<long long>(problem.Mq));
+  }
+}
+
+// Reads query, key and value, which set every extent.
+void read_operands(const attn_tensor* query, const attn_tensor* key, const attn_tensor* value,
+                   TensorReader& reader, Problem& problem) {
+  problem.query = reader.head_rows({.name = "query",
+                                    .access = Access::kRead,
+                                    .dtypes = kFloating,
+                                    .axes = {free_axis("B"), free_axis("Mq"), free_axis("Hq"),
+                                             free_axis("K")}},
+                                   query);
+  problem.B = query->shape[0];
+  problem.Mq = query->shape[1];
+  problem.Hq = query->shape[2];
+  problem.K = query->shape[3];
+  problem.Mkv = kAnyExtent;  // until key sets them
+  problem.Hkv = kAnyExtent;
+  const Axis key_width = axis("K", problem.K, "query");
+  problem.key = reader.head_rows(key_rows("key", Access::kRead, problem, key_width), key);
+  problem.Mkv = key->shape[1];
+  problem.Hkv = key->shape[2];
+  problem.value = reader.head_rows(key_rows("value", Access::kRead, problem, free_axis("Kv")),
+                                   value);
+  problem.Kv = value->shape[3];
+  problem.G = problem.Hkv == 0 ? 0 : problem.Hq / problem.Hkv;
+  check_heads_and_widths(problem);
+}
+
+double read_scale(double scale, int64_t K) {
+  if (scale == ATTN_SCALE_DEFAULT) return 1.0 / std::sqrt(static_cast<double>(K));
+  if (!std::isfinite(scale)) {
+    refuse_argument("expected scale to be finite or ATTN_SCALE_DEFAULT, got %g; pass a number",
+                    scale);
+  }
+  return scale;
+}
+
+Resources read_resources(const TensorReader& reader, void* workspace, size_t workspace_bytes,
+                         const attn_exec* given) {
+  Resources resources{.device_type = reader.device_type(),
+                      .workspace = workspace,
+                      .workspace_bytes = workspace_bytes};
+  attn_exec& exec = resources.exec;
+  if (given) exec = read_growable("exec", given, exec, kFirstExecBytes);
+  if (exec.num_threads < 0) {
+    refuse_argument("expected exec's num_threads >= 0, got %d; pass 0 for the default",
+                    exec.num_threads);
+  }
+  if (exec.reserved != 0) {
+    refuse_argument("expected exec's reserved to be 0, got %d; initialise with ATTN_EXEC_INIT",
+                    exec.reserved);
+  }
+  return resources;
+}
+
+// Reads what the forward left for the backward, and the gradients that come in.
+void read_backward_inputs(const attn_attention_backward_args& args, TensorReader& reader,
+                          BackwardProblem& problem) {
+  problem.out = reader.head_rows(
+      out_rows("out", Access::kRead, out_dtypes(problem), problem), args.out);
+  problem.lse = reader.row_scalars(lse_rows("lse", Access::kRead, problem), args.lse);
+  problem.grad_out = reader.head_rows(
+      out_rows("grad_out", Access::kRead, only(problem.out.dtype), problem), args.grad_out);
+  if (args.grad_lse) {
+    problem.grad_lse = reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem),
+                                          args.grad_lse);
+  }
+}
+
+void read_grad_bias(const attn_tensor* grad_bias, const attn_tensor* bias, TensorReader& reader,
+                    BackwardProblem& problem) {
+  if (!bias || problem.bias.dtype == DType::kBool) {
+    refuse_argument("expected grad_bias to be NULL, got a tensor; %s",
+                    bias ? "a bool bias has no gradient" : "the mask has no bias");
+  }
+  const int64_t* shape = bias->shape;
+  problem.grad_bias = reader.scores(
+      {.name = "grad_bias",
+       .access = Access::kWritten,
+       .dtypes = only(problem.bias.dtype),
+       .axes = {axis("B", shape[0], "bias"), axis("Hq", shape[1], "bias"),
+                axis("Mq", shape[2], "bias"), axis("Mkv", shape[3], "bias")}},
+      grad_bias);
+  problem.grad_bias_sums_b = shape[0] != problem.B;
+  problem.grad_bias_sums_h = shape[1] != problem.Hq;
+  problem.grad_bias_sums_m = shape[2] != problem.Mq;
+  problem.grad_bias_sums_n = shape[3] != problem.Mkv;
+}
+
+void read_gradients(const attn_attention_backward_args& args, const attn_tensor* bias,
+                    TensorReader& reader, BackwardProblem& problem) {
+  const Axis key_width = axis("K", problem.K, "query");
+  const Axis value_width = axis("Kv", problem.Kv, "value");
+  if (args.grad_query) {
+    problem.grad_query =
+        reader.head_rows(query_rows("grad_query", Access::kWritten, only(problem.query.dtype),
+                                    problem, key_width), args.grad_query);
+  }
+  if (args.grad_key) {
+    problem.grad_key = reader.head_rows(
+        key_rows("grad_key", Access::kWritten, problem, key_width), args.grad_key);
+  }
+  if (args.grad_value) {
+    problem.grad_value = reader.head_rows(
+        key_rows("grad_value", Access::kWritten, problem, value_width), args.grad_value);
+  }
+  if (args.grad_bias) read_grad_bias(args.grad_bias, bias, reader, problem);
+}
+
+template <class Args>
+void require_args(const Args* args) {
+  if (!args) refuse_argument("expected args to be a struct, got NULL; pass one");
+}
+
+}  // namespace
+
+ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader::Data data) {
+  require_args(given);
+  const attn_attention_forward_args args = read_growable<attn_attention_forward_args>(
+      "args", given, ATTN_ATTENTION_FORWARD_INIT, kFirstForwardBytes);
+  ForwardCall call;
+  ForwardProblem& problem = call.problem;
+  TensorReader reader(data);
+  read_operands(args.query, args.key, args.value, reader, problem);
+  problem.scale = read_scale(args.scale, problem.K);
+  read_mask(args.mask, reader, problem);
+  problem.out = reader.head_rows(
+      out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
+  if (args.lse) {
+    problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
+  }
+  call.resources = read_resources(reader, args.workspace, args.workspace_bytes, args.exec);
+  return call;
+}
+
+BackwardCall read_backward(const attn_attention_backward_args* given, TensorReader::Data data) {
+  require_args(given);
+  const attn_attention_backward_args args = read_growable<attn_attention_backward_args>(
+      "args", given, ATTN_ATTENTION_BACKWARD_INIT, kFirstBackwardBytes);
+  BackwardCall call;
+  BackwardProblem& problem = call.problem;
+  TensorReader reader(data);
+  read_operands(args.query, args.key, args.value, reader, problem);
+  problem.scale = read_scale(args.scale, problem.K);
+  const attn_tensor* bias = read_mask(args.mask, reader, problem);
+  read_backward_inputs(args, reader, problem);
+  read_gradients(args, bias, reader, problem);
+  call.resources = read_resources(reader, args.workspace, args.workspace_bytes, args.exec);
+  return call;
+}
+
+}  // namespace attn

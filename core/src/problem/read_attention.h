@@ -1,0 +1,35 @@
+// Validates the arguments of one attention call and translates them into a Problem.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attn/attention.h"
+#include "problem/problem.h"
+#include "problem/tensor_reader.h"
+
+namespace attn {
+
+// Where and with what a call runs.
+struct Resources {
+  int32_t device_type = ATTN_DEVICE_CPU;
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+  attn_exec exec = ATTN_EXEC_INIT;
+};
+
+struct ForwardCall {
+  ForwardProblem problem;
+  Resources resources;
+};
+
+struct BackwardCall {
+  BackwardProblem problem;
+  Resources resources;
+};
+
+// Both throw Refusal; `data` says whether the arrays themselves matter.
+ForwardCall read_forward(const attn_attention_forward_args* args, TensorReader::Data data);
+BackwardCall read_backward(const attn_attention_backward_args* args, TensorReader::Data data);
+
+}  // namespace attn

@@ -1,0 +1,84 @@
+// Turns the attn_tensors of one call into the arrays of a Problem, refusing what breaks the
+// contract of attn/tensor.h and attn/attention.h.
+#pragma once
+
+#include <cstdint>
+
+#include "attn/tensor.h"
+#include "problem/problem.h"
+
+namespace attn {
+
+// A set of DTypes, one bit each.
+using DTypes = unsigned;
+constexpr DTypes only(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
+constexpr DTypes kHalfOrSingle =
+    only(DType::kFloat32) | only(DType::kBFloat16) | only(DType::kFloat16);
+constexpr DTypes kFloating = kHalfOrSingle | only(DType::kFloat64);
+
+constexpr int64_t kAnyExtent = -1;
+
+// What one axis of a tensor must be.
+struct Axis {
+  const char* letter;         // as in attn/attention.h: "Mq"
+  int64_t extent;             // or kAnyExtent
+  const char* owner = "";     // the argument that set the extent: "query"
+  bool may_broadcast = false; // an extent of 1 will do
+};
+
+enum class Access { kRead, kWritten };
+
+// What one tensor argument must be.
+struct TensorSpec {
+  const char* name;
+  Access access;
+  DTypes dtypes;
+  Axis axes[4];  // axes [0, ndim)
+};
+
+class TensorReader {
+ public:
+  enum class Data {
+    kUsed,     // the call will read and write the arrays
+    kIgnored,  // a workspace query: pointers may be anything
+  };
+  explicit TensorReader(Data data) : data_use_(data) {}
+
+  // [B, M, H, width]; the last axis must be contiguous.
+  HeadRows head_rows(const TensorSpec& spec, const attn_tensor* tensor);
+  // [B, Hq, Mq], any strides.
+  RowScalars row_scalars(const TensorSpec& spec, const attn_tensor* tensor);
+  // [B, Hq, Mq, Mkv], any strides; axes of extent 1 broadcast.
+  Scores scores(const TensorSpec& spec, const attn_tensor* tensor);
+
+  // The device that all tensors read so far are on.
+  int32_t device_type() const { return device_type_; }
+
+ private:
+  // The parts of a valid tensor. Strides of axes that never advance are 0, and data is never NULL.
+  struct View {
+    char* data;
+    DType dtype;
+    bool empty = false;
+    int64_t strides[4] = {0, 0, 0, 0};
+  };
+  struct Seen {
+    const char* name;
+    Access access;
+    const void* data;
+  };
+  static constexpr int kMostTensors = 16;
+
+  View view(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
+  void check_device(const TensorSpec& spec, const attn_tensor& tensor);
+  char* check_data(const TensorSpec& spec, DType dtype, const attn_tensor& tensor);
+
+  Data data_use_;
+  const char* device_owner_ = nullptr;  // the first tensor read
+  int32_t device_type_ = 0;
+  int32_t device_id_ = 0;
+  Seen seen_[kMostTensors];
+  int num_seen_ = 0;
+};
+
+}  // namespace attn
