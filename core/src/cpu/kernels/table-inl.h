@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
+#include "cpu/kernels/backward-inl.h"
+#include "cpu/kernels/bias_gradient-inl.h"
 #include "cpu/kernels/forward-inl.h"
 #include "cpu/simd/vec_array.h"
 
@@ -19,22 +21,36 @@ auto with_operand(DType dtype, F&& f) {
 }
 
 template <class S, class BFloat16Operand>
-size_t forward_workspace(const ForwardProblem& p, int workers) {
-  return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-    return static_cast<size_t>(tiled_forward_workspace<Op>(p, workers));
-  });
-}
-
-template <class S, class BFloat16Operand>
-void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
-  with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-    tiled_forward<Op>(p, workspace, runner);
-  });
-}
+struct Kernels {
+  static size_t forward_workspace(const ForwardProblem& p, int workers) {
+    return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
+      return static_cast<size_t>(tiled_forward_workspace<Op>(p, workers));
+    });
+  }
+  static void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
+    with_operand<S, BFloat16Operand>(
+        p.query.dtype, [&]<class Op>() { tiled_forward<Op>(p, workspace, runner); });
+  }
+  static size_t backward_workspace(const BackwardProblem& p, int workers) {
+    return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
+      return static_cast<size_t>(larger(attention_backward_workspace<Op>(p, workers),
+                                        bias_gradient_workspace<Op>(p, workers)));
+    });
+  }
+  static void backward(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
+    with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
+      if (p.grad_query || p.grad_key || p.grad_value) {
+        attention_backward<Op>(p, workspace, runner);
+      }
+      if (p.grad_bias) bias_gradient<Op>(p, workspace, runner);
+    });
+  }
+};
 
 template <class S, class BFloat16Operand>
 constexpr KernelTable make_kernel_table(const char* isa) {
-  return {isa, forward_workspace<S, BFloat16Operand>, forward<S, BFloat16Operand>, nullptr, nullptr};
+  using K = Kernels<S, BFloat16Operand>;
+  return {isa, K::forward_workspace, K::forward, K::backward_workspace, K::backward};
 }
 
 }  // namespace
