@@ -7,7 +7,9 @@ set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-exceptions -fno
 set(attn_isa_scalar_flags "")
 set(attn_isa_neon_flags -march=armv8-a)
 set(attn_isa_avx2_flags -mavx2 -mfma -mf16c)
-set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+# GCC 12's AVX-512 headers start from registers left undefined on purpose, and warn of them.
+set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+                          -Wno-maybe-uninitialized)
 set(attn_isa_avx512_bf16_flags ${attn_isa_avx512_flags} -mavx512bf16)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
