@@ -171,7 +171,7 @@ void bind_attention(nb::module_& module) {
   module.attr("ANCHOR_TOP_LEFT") = ATTN_ANCHOR_TOP_LEFT;
   module.attr("ANCHOR_BOTTOM_RIGHT") = ATTN_ANCHOR_BOTTOM_RIGHT;
 
-  module.def("attention_forward", &attention_forward, "query"_a, "key"_a, "value"_a, "out"_a,
+  module.def("attention_forward", &attention_forward, "query"_a.none(), "key"_a.none(), "value"_a.none(), "out"_a.none(),
              "lse"_a = nb::none(), nb::kw_only(), "bias"_a = nb::none(),
              "band_left"_a = ATTN_UNBOUNDED, "band_right"_a = ATTN_UNBOUNDED,
              "band_anchor"_a = ATTN_ANCHOR_TOP_LEFT, "dropout_p"_a = 0.0, "dropout_seed"_a = 0,
@@ -184,8 +184,8 @@ void bind_attention(nb::module_& module) {
                      "scale: float | None = None, num_threads: int = 0) -> None"),
              kForwardDoc);
 
-  module.def("attention_backward", &attention_backward, "query"_a, "key"_a, "value"_a, "out"_a,
-             "lse"_a, "grad_out"_a, nb::kw_only(), "grad_lse"_a = nb::none(),
+  module.def("attention_backward", &attention_backward, "query"_a.none(), "key"_a.none(), "value"_a.none(), "out"_a.none(),
+             "lse"_a.none(), "grad_out"_a.none(), nb::kw_only(), "grad_lse"_a = nb::none(),
              "grad_query"_a = nb::none(), "grad_key"_a = nb::none(), "grad_value"_a = nb::none(),
              "grad_bias"_a = nb::none(), "bias"_a = nb::none(), "band_left"_a = ATTN_UNBOUNDED,
              "band_right"_a = ATTN_UNBOUNDED, "band_anchor"_a = ATTN_ANCHOR_TOP_LEFT,

@@ -1,0 +1,64 @@
+"""Out-variant attention on any array with DLPack or the buffer protocol."""
+
+
+
+from attn_ops.array import Array
+
+UNBOUNDED: int = 9223372036854775807
+
+ANCHOR_TOP_LEFT: int = 0
+
+ANCHOR_BOTTOM_RIGHT: int = 1
+
+def attention_forward(query: Array, key: Array, value: Array, out: Array, lse: Array | None = None, *, bias: Array | None = None, band_left: int = UNBOUNDED, band_right: int = UNBOUNDED, band_anchor: int = ANCHOR_TOP_LEFT, dropout_p: float = 0.0, dropout_seed: int = 0, dropout_offset: int = 0, scale: float | None = None, num_threads: int = 0) -> None:
+    """
+    Write exact attention of `query` over `key` and `value` into `out`, and its lse into `lse`.
+
+    Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; out [B, Mq, Hq, Kv];
+        lse [B, Hq, Mq]; bias broadcastable to [B, Hq, Mq, Mkv]. Hq is a multiple of Hkv.
+    Units: band_left, band_right in keys each side of the diagonal, UNBOUNDED for no limit; scale
+        dimensionless, None for K**-0.5.
+    Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; lse float32 (float64
+        for float64); bias the query's, float32, or bool (true keeps a key).
+    Numerics: softmax in float32; a query that sees no key gives out 0 and lse -inf. No autograd.
+    Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
+        argument, for shapes, dtypes and strides that do not fit; NotImplementedError if no kernel
+        does it. Nothing is copied, and nothing is written unless the call succeeds.
+    """
+
+def attention_backward(query: Array, key: Array, value: Array, out: Array, lse: Array, grad_out: Array, *, grad_lse: Array | None = None, grad_query: Array | None = None, grad_key: Array | None = None, grad_value: Array | None = None, grad_bias: Array | None = None, bias: Array | None = None, band_left: int = UNBOUNDED, band_right: int = UNBOUNDED, band_anchor: int = ANCHOR_TOP_LEFT, dropout_p: float = 0.0, dropout_seed: int = 0, dropout_offset: int = 0, scale: float | None = None, num_threads: int = 0) -> None:
+    """
+    Write the gradients of sum(grad_out * out) + sum(grad_lse * lse) into each grad_* that is given.
+
+    Shapes: as in attention_forward; grad_out as out; grad_lse as lse; grad_query, grad_key, grad_value
+        and grad_bias as query, key, value and bias, in their dtypes. grad_bias is summed over the axes
+        the bias broadcasts.
+    Units, numerics, raises: as in attention_forward. `out` and `lse` are the forward's, and so are
+        bias, band, dropout and scale.
+    """
+
+def version() -> str:
+    """Return the release of libattn, "major.minor.patch"."""
+
+def cpu_isa() -> str:
+    """
+    Return the name of the CPU kernels in use.
+
+    The best this machine runs, unless the environment's ATTN_CPU_ISA names another.
+    Raises: ValueError if ATTN_CPU_ISA names no kernels, NotImplementedError if this
+    build or machine lacks them.
+    """
+
+def cpu_isas() -> list[str]:
+    """
+    Return the names of the CPU kernels this build and machine can run, best first.
+    """
+
+def num_threads() -> int:
+    """
+    Return the threads a call uses when told 0: ATTN_NUM_THREADS, or the CPUs this
+    process may run on.
+    """
+
+def has_cuda() -> bool:
+    """Return whether this build contains CUDA kernels."""

@@ -1,0 +1,167 @@
+"""`attn_ops.array` on NumPy arrays. Runs without torch: tests/packaging runs it once more so."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from attn_ops import array
+from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band
+
+B, MQ, MKV, HQ, HKV, K, KV = 2, 9, 13, 6, 2, 5, 7
+
+
+@pytest.fixture
+def inputs():
+    generator = np.random.default_rng(3)
+    return (
+        generator.standard_normal((B, MQ, HQ, K)),
+        generator.standard_normal((B, MKV, HKV, K)),
+        generator.standard_normal((B, MKV, HKV, KV)),
+    )
+
+
+def softmax_attention(query, key, value, bias=0.0, scale=None):
+    """Return the definition's output in float64, key and value heads repeated."""
+    key, value = (np.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = np.exp(scale * np.einsum("bihk,bjhk->bhij", query, key) + bias)
+    return np.einsum("bhij,bjhv->bihv", weights / weights.sum(-1, keepdims=True), value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(np.float64, 1e-12), (np.float32, 1e-5), (np.float16, 5e-3), (ml_dtypes.bfloat16, 4e-2)],
+)
+def test_attention_is_softmax_attention_in_the_inputs_dtype(inputs, dtype, tolerance):
+    rounded = [x.astype(dtype) for x in inputs]
+    out = array.attention(*rounded)
+    assert out.dtype == dtype
+    expected = softmax_attention(*[x.astype(np.float64) for x in rounded])
+    np.testing.assert_allclose(out.astype(np.float64), expected, atol=tolerance)
+
+
+def test_causal_band_sees_no_later_key(inputs):
+    query, key, value = inputs
+    later = np.where(np.arange(MKV) > np.arange(MQ)[:, None], -np.inf, 0.0)
+    out = array.attention(query, key, value, band=array.CAUSAL)
+    np.testing.assert_allclose(out, softmax_attention(query, key, value, later), rtol=1e-12)
+
+
+def test_query_without_keys_gives_zero_and_minus_infinity(inputs):
+    query, key, value = inputs
+    band = Band(right=-MKV, anchor=ANCHOR_BOTTOM_RIGHT)
+    out, lse = array.attention(query, key, value, band=band, return_lse=True)
+    assert np.all(out == 0)
+    assert np.all(lse == -np.inf)
+
+
+@pytest.mark.parametrize("shape", [(B, HQ, MQ, MKV), (1, HQ, 1, MKV), (B, 1, MQ, 1)])
+def test_bias_broadcasts(inputs, shape):
+    bias = np.random.default_rng(4).standard_normal(shape)
+    np.testing.assert_allclose(
+        array.attention(*inputs, bias=bias), softmax_attention(*inputs, bias), rtol=1e-12
+    )
+
+
+def test_out_is_written_and_returned(inputs):
+    large = np.full((B, MQ, HQ, KV + 2), 7.0)
+    result = array.attention(*inputs, out=large[..., 1:-1])
+    assert result.base is large
+    np.testing.assert_array_equal(large[..., 1:-1], array.attention(*inputs))
+    assert np.all(large[..., [0, -1]] == 7.0)
+
+
+def test_lse_has_a_row_per_query(inputs):
+    single = [x.astype(np.float32) for x in inputs]
+    out, lse = array.attention(*single, return_lse=True)
+    assert lse.shape == (B, HQ, MQ)
+    assert lse.dtype == np.float32
+    np.testing.assert_array_equal(out, array.attention(*single))
+
+
+def test_other_frameworks_come_through_dlpack(inputs):
+    class Foreign:
+        """Offers what the array API asks for, and nothing of NumPy."""
+
+        def __init__(self, inner):
+            self.inner, self.shape, self.dtype = inner, inner.shape, f"framework.{inner.dtype}"
+
+        def __dlpack__(self, **options):
+            return self.inner.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.inner.__dlpack_device__()
+
+    out = array.attention(*[Foreign(x) for x in inputs])
+    np.testing.assert_array_equal(out, array.attention(*inputs))
+
+
+def test_backward_matches_finite_differences(inputs):
+    generator = np.random.default_rng(5)
+    bias = generator.standard_normal((1, HQ, MQ, MKV))
+    arrays = dict(zip(("query", "key", "value", "bias"), (*inputs, bias), strict=True))
+    options = {"band": Band(left=4), "dropout_p": 0.3, "dropout_seed": 9, "scale": 0.8}
+    out, lse = array.attention(**arrays, **options, return_lse=True)
+    grad_out, grad_lse = generator.standard_normal(out.shape), generator.standard_normal(lse.shape)
+    gradients = array.attention_backward(
+        **arrays,
+        out=out,
+        lse=lse,
+        grad_out=grad_out,
+        grad_lse=grad_lse,
+        bias_gradient=True,
+        **options,
+    )
+
+    def objective(**changed):
+        moved_out, moved_lse = array.attention(**(arrays | changed), **options, return_lse=True)
+        return np.sum(moved_out * grad_out) + np.sum(moved_lse * grad_lse)
+
+    step = 1e-6
+    for name, values in arrays.items():
+        direction = generator.standard_normal(values.shape)
+        ahead = objective(**{name: values + step * direction})
+        behind = objective(**{name: values - step * direction})
+        gradient = getattr(gradients, name)
+        assert gradient.shape == values.shape
+        np.testing.assert_allclose(
+            np.sum(gradient * direction), (ahead - behind) / (2 * step), rtol=1e-6, err_msg=name
+        )
+
+
+def test_bias_gradient_only_on_request(inputs):
+    bias = np.zeros((1, 1, 1, MKV))
+    out, lse = array.attention(*inputs, bias=bias, return_lse=True)
+    gradients = array.attention_backward(*inputs, out, lse, np.ones_like(out), bias=bias)
+    assert gradients.bias is None
+    with pytest.raises(ValueError, match="bias_gradient=True needs a bias, got None"):
+        array.attention_backward(*inputs, out, lse, np.ones_like(out), bias_gradient=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.zeros((3, 4))}, r"query must have the axes .*got shape \(3, 4\)"),
+        ({"key": np.zeros((B, MKV, HKV, K + 1))}, "key"),
+        ({"value": np.zeros((B, MKV + 1, HKV, KV))}, "value"),
+        ({"key": np.zeros((B, MKV, HKV, K), np.float32)}, "key"),
+        ({"bias": np.zeros((B, HQ, MQ, MKV + 1))}, "bias"),
+        ({"out": np.zeros((B, MQ, HQ, KV + 1))}, "out"),
+        ({"dropout_p": 1.5}, r"dropout.*1\.5"),
+        ({"scale": float("nan")}, "scale"),
+        ({"num_threads": -1}, "num_threads"),
+        ({"band": Band(anchor=2)}, "anchor"),
+    ],
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else None,
+)
+def test_misfit_is_refused_by_name(inputs, change, message):
+    arguments = dict(zip(("query", "key", "value"), inputs, strict=True)) | change
+    with pytest.raises(ValueError, match=message):
+        array.attention(**arguments)
+
+
+@pytest.mark.parametrize("stranger", [[[1.0]], 2.0, "text"])
+def test_list_is_refused_rather_than_converted(inputs, stranger):
+    query, _, value = inputs
+    with pytest.raises(TypeError, match="attention: key must be an array.*got"):
+        array.attention(query, stranger, value)

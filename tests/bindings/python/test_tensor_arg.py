@@ -1,0 +1,130 @@
+"""Which arrays the extension module borrows, and how it refuses the others."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from attn_ops import _native
+
+torch = pytest.importorskip("torch")
+
+SHAPE = (2, 3, 4, 8)
+
+
+def filled(dtype=np.float32, shape=SHAPE):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def forward(array, out=None):
+    """Attention of `array` over itself, written to `out`."""
+    out = np.empty_like(array) if out is None else out
+    _native.attention_forward(array, array, array, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_dtypes_of_numpy(dtype):
+    exact = forward(filled(np.float64).astype(dtype).astype(np.float64))
+    np.testing.assert_allclose(forward(filled(dtype)).astype(np.float64), exact, atol=0.02)
+
+
+def test_torch_and_numpy_give_the_same_bits():
+    for name in ("float32", "float16", "float64"):
+        array = filled(name)
+        out = torch.empty(SHAPE, dtype=getattr(torch, name))
+        _native.attention_forward(*[torch.from_numpy(array)] * 3, out)
+        np.testing.assert_array_equal(out.numpy(), forward(array))
+
+
+def test_torch_bfloat16_matches_ml_dtypes():
+    array = filled(ml_dtypes.bfloat16)
+    tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    out = torch.empty_like(tensor)
+    _native.attention_forward(tensor, tensor, tensor, out)
+    np.testing.assert_array_equal(out.view(torch.int16).numpy(), forward(array).view(np.int16))
+
+
+def test_tensor_that_requires_grad_is_read():
+    tensor = torch.from_numpy(filled()).requires_grad_()
+    out = forward(tensor, np.empty(SHAPE, np.float32))
+    np.testing.assert_array_equal(out, forward(filled()))
+
+
+def test_buffer_without_dlpack_is_read_and_written():
+    array, out = filled(), np.empty(SHAPE, np.float32)
+    _native.attention_forward(*[memoryview(array)] * 3, memoryview(out))
+    np.testing.assert_array_equal(out, forward(array))
+
+
+def test_read_only_input_is_read():
+    array = filled()
+    array.flags.writeable = False
+    np.testing.assert_array_equal(forward(array), forward(filled()))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_any_outer_strides_are_borrowed(dtype):
+    large = filled(dtype, (4, 6, 8, 16))
+    views = [large[::2, 1:4, ::-2, :8], large[1:3, 4:1:-1, :4, 8:], large[:2, ::2, 4:, 3:11]]
+    out = np.zeros((2, 4, 3, 8), dtype).swapaxes(1, 2)
+    expected = np.empty(SHAPE, dtype)
+    _native.attention_forward(*views, out)
+    _native.attention_forward(*[np.ascontiguousarray(view) for view in views], expected)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_shared_head_is_not_expanded():
+    array = filled()
+    shared = np.broadcast_to(array[:, :, :1], SHAPE)
+    out = np.empty(SHAPE, np.float32)
+    _native.attention_forward(array, shared, shared, out)
+    expected = np.empty(SHAPE, np.float32)
+    _native.attention_forward(array, array[:, :, :1], array[:, :, :1], expected)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_inner_stride_is_refused_rather_than_copied():
+    wide = filled(shape=(2, 3, 4, 16))
+    with pytest.raises(ValueError, match="query.*stride"):
+        forward(wide[..., ::2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_read_only_out_is_refused(dtype):
+    out = np.empty(SHAPE, dtype)
+    out.flags.writeable = False
+    with pytest.raises(TypeError, match="attention_forward: out must be a writable array"):
+        forward(filled(dtype), out)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        [[1.0]],
+        "text",
+        3.5,
+        filled(">f4"),
+        filled().astype(object),
+        torch.zeros(SHAPE, device="meta"),
+        torch.zeros(2, 2).to_sparse(),
+    ],
+    ids=["list", "str", "float", "big-endian", "object", "meta", "sparse"],
+)
+def test_what_is_no_array_is_refused_by_name(stranger):
+    array = filled()
+    with pytest.raises(TypeError, match="attention_forward: key must be an array.*got"):
+        _native.attention_forward(array, stranger, array, np.empty_like(array))
+
+
+def test_missing_array_is_refused_by_name():
+    array = filled()
+    with pytest.raises(ValueError, match="value"):
+        _native.attention_forward(array, array, None, np.empty_like(array))
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int32, np.bool_])
+def test_foreign_dtype_is_refused_and_nothing_written(dtype):
+    out = filled()
+    with pytest.raises(ValueError, match=r"query.*float32"):
+        _native.attention_forward(*[np.ones(SHAPE, dtype)] * 3, out)
+    np.testing.assert_array_equal(out, filled())
