@@ -1,0 +1,39 @@
+// Torch tensors as the C ABI sees them, and outputs allocated the way torch allocates.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+
+#include "attn/attn.h"
+
+namespace attn_torch {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Borrows the memory, shape and strides of `tensor`, which must outlive the result.
+attn_tensor view(const Tensor& tensor);
+
+// An optional C ABI argument: the view's address, or NULL where the tensor is absent.
+class OptionalView {
+ public:
+  explicit OptionalView(const std::optional<Tensor>& tensor) : present_(tensor.has_value()) {
+    if (present_) view_ = view(*tensor);
+  }
+  const attn_tensor* get() const { return present_ ? &view_ : nullptr; }
+
+ private:
+  bool present_;
+  attn_tensor view_{};
+};
+
+// An uninitialised contiguous CPU tensor.
+Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype);
+
+// An uninitialised contiguous CPU tensor with the shape and dtype of `like`.
+Tensor empty_contiguous_like(const Tensor& like);
+
+}  // namespace attn_torch

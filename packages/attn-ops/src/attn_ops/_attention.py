@@ -1,0 +1,88 @@
+"""`memory_efficient_attention`: inputs, mask, operator, result, in that order."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attn_ops import _autocast, _choose, _inputs, _torch_ops
+from attn_ops._autograd import attend
+from attn_ops._lower import lower_band
+from attn_ops.mask import Dropout, MaskSpec
+
+if TYPE_CHECKING:
+    from attn_ops.fmha.attn_bias import AttentionBias
+
+
+def memory_efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: "Tensor | AttentionBias | None" = None,
+    p: float = 0.0,
+    scale: float | None = None,
+    *,
+    op: None = None,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Compute dropout(softmax(scale * query key^T + attn_bias), p) value, exactly.
+
+    Memory grows with Mq alone: nothing of size Mq x Mkv is made, in either direction.
+    Differentiable once in query, key, value and a floating-point `attn_bias`.
+
+    Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; result
+        [B, Mq, Hq, Kv]. Hq is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
+        Or 3-D [B, M, K], one head. Or 5-D [B, M, G, H, K], G groups of H heads; a key and value
+        that repeat over H (`expand`) are read once per group. Strides are free but the last, 1.
+    Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; `output_dtype`: any
+        of the first three, default query's. Under autocast all three are cast, as for SDPA.
+    attn_bias: an `AttentionBias`; or a tensor of query's dtype or float32 added to the scaled
+        scores, or bool, True keeping a key. As a tensor [B, Hq, Mq, Mkv] ([B, Mq, Mkv] and
+        [B, G, H, Mq, Mkv] for the other layouts) where any extent may be 1; its gradient has its
+        own shape.
+    p: the probability of dropping, always active if positive; drawn from torch's CPU generator,
+        so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p).
+    scale: default K ** -0.5.
+    op: None, which chooses the best operator.
+    Numerics: softmax in float32 (float64 for float64). A query that sees no key gives 0, and
+        gradients of 0. The same bits on every run and for any number of threads.
+    Raises: ValueError or TypeError if an argument is wrong, naming it; NotImplementedError if no
+        operator serves the device, the dtype or the kind of `attn_bias`.
+    Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
+    """
+    # The usual call at inference costs about as much as torch's own: one operator, which checks in
+    # C++. Whatever it refuses goes on below, where the errors name the arguments.
+    if attn_bias is None and p == 0.0 and op is None:
+        try:
+            if query.dim() == 4 and not (
+                torch.is_grad_enabled()
+                and (query.requires_grad or key.requires_grad or value.requires_grad)
+            ):
+                return _torch_ops.attention(
+                    query, key, value, None, 0.0, scale, output_dtype=output_dtype
+                )
+        except (AttributeError, RuntimeError):
+            pass
+
+    if _autocast.is_enabled(query):
+        query, key, value, attn_bias = _autocast.cast_inputs(query, key, value, attn_bias)
+    inputs = _inputs.Inputs(query, key, value, attn_bias, p, scale, output_dtype)
+    _inputs.check(inputs)
+    _choose.choose(inputs, op)
+    views = _inputs.canonical(inputs)
+    mask = MaskSpec(lower_band(attn_bias), views.bias, _draw_dropout(p))
+    out = attend(views.query, views.key, views.value, mask, scale, output_dtype)
+    return _inputs.restore_layout(out, query)
+
+
+def _draw_dropout(p: float) -> Dropout:
+    """Draw the seed as a tensor, so that `torch.compile` draws it anew at each call."""
+    if p == 0.0:
+        return Dropout()
+    return Dropout(p, torch.randint(2**62, (2,), dtype=torch.int64, device="cpu"))
+
+
+# TorchScript sees a call of the function as the operator of the same signature.
+torch.jit._builtins._register_builtin(  # noqa: SLF001  torch offers no public way
+    memory_efficient_attention, "attn_ops::attention"
+)

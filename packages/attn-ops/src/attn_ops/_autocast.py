@@ -1,0 +1,62 @@
+"""The autocast rule of attention, the one that torch has for scaled_dot_product_attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attn_ops import _torch_ops
+
+_DISPATCH_KEYS = {"cpu": "AutocastCPU"}
+"""Of each device type that has operators."""
+
+
+def is_enabled(query: object) -> bool:
+    """Return whether autocast is on for the device of `query`."""
+    return (
+        isinstance(query, Tensor)
+        and query.device.type in _DISPATCH_KEYS
+        and torch.is_autocast_enabled(query.device.type)
+    )
+
+
+def cast_inputs(
+    query: Tensor, key: Tensor, value: Tensor, bias: Any  # noqa: ANN401  any attn_bias
+) -> tuple[Tensor, Tensor, Tensor, Any]:
+    """Return the inputs in the dtype of the autocast region.
+
+    Float64 stays, as everywhere in autocast; so does a float32 or boolean bias, which kernels
+    read as it is.
+    """
+    dtype = torch.get_autocast_dtype(query.device.type)
+    if isinstance(bias, Tensor) and bias.dtype != torch.float32:
+        bias = _cast(bias, dtype)
+    return _cast(query, dtype), _cast(key, dtype), _cast(value, dtype), bias
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if is_eligible else tensor
+
+
+def _with_cast_inputs(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def rule(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None = None,
+        *mask: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
+    ) -> Tensor:
+        inputs = cast_inputs(query, key, value, bias)
+        with torch.autocast(query.device.type, enabled=False):
+            return operator(*inputs, *mask, **named)
+
+    return rule
+
+
+for _key in _DISPATCH_KEYS.values():
+    _public = torch.ops.attn_ops.attention.default
+    _torch_ops.registry.impl("attention", _with_cast_inputs(_public), _key)
+    _torch_ops.registry.impl("_attention", _with_cast_inputs(_torch_ops.attention), _key)

@@ -1,0 +1,147 @@
+"""Attention on canonical inputs, and its gradient: an autograd function around the operators.
+
+It stands outside the operators because torch then skips its slow path for gradients made in
+Python. `torch.ops.attn_ops.attention` gets the same gradient here.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attn_ops import _torch_ops
+from attn_ops.mask import ANCHOR_TOP_LEFT, UNBOUNDED, Band, Dropout, MaskSpec
+
+
+class Attention(torch.autograd.Function):
+    """Compute (out, lse), differentiable once in query, key, value and bias.
+
+    Its inputs are those of `attn_ops::_attention_forward`, in that order. They are spelled as
+    `*inputs` because torch inspects the signature anew at each call: 60 us for eleven names.
+    """
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  tensors and numbers
+        """Run the forward operator."""
+        *arguments, output_dtype = inputs
+        return _torch_ops.attention_forward(*arguments, output_dtype=output_dtype)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,  # noqa: ANN401  torch's own annotation
+        inputs: tuple[Any, ...],
+        output: tuple[Tensor, Tensor],
+    ) -> None:
+        """Keep what the backward recomputes the probabilities from."""
+        query, key, value, bias, *numbers, dropout_seed, _output_dtype = inputs
+        ctx.save_for_backward(query, key, value, bias, dropout_seed, *output)
+        ctx.numbers = numbers
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs that want one."""
+        *tensors, dropout_seed, out, lse = ctx.saved_tensors
+        grad_out = torch.zeros_like(out) if grad_out is None else _with_unit_stride(grad_out)
+        grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        needed = ctx.needs_input_grad[:4]
+        arguments = (*tensors, *ctx.numbers, dropout_seed, out, lse, grad_out, grad_lse, *needed)
+        # Grad mode is on only if someone means to differentiate again.
+        run = AttentionGradient.apply if torch.is_grad_enabled() else _gradients
+        gradients = run(*arguments)
+        wanted = [gradient if need else None for gradient, need in zip(gradients, needed)]
+        return (*wanted, *[None] * 7)
+
+
+class AttentionGradient(torch.autograd.Function):
+    """The backward operator under autograd, to refuse a second derivative instead of losing it."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Run the backward operator."""
+        return _gradients(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> None:  # noqa: ANN401
+        """Refuse.
+
+        Raises: NotImplementedError always.
+        """
+        raise NotImplementedError(
+            "memory_efficient_attention: expected at most one derivative, got a request for a "
+            "second, which has no operator; use "
+            "torch.nn.functional.scaled_dot_product_attention for that call"
+        )
+
+
+def _gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+    *arguments, need_query, need_key, need_value, need_bias = arguments
+    return _torch_ops.attention_backward(
+        *arguments,
+        need_query=need_query,
+        need_key=need_key,
+        need_value=need_value,
+        need_bias=need_bias,
+    )
+
+
+def _with_unit_stride(grad_out: Tensor) -> Tensor:
+    """Return `grad_out` readable by kernels: `out.sum()` sends one that repeats on every axis."""
+    return grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: MaskSpec,
+    scale: float | None,
+    output_dtype: torch.dtype | None,
+) -> Tensor:
+    """Return the attention of canonical inputs, recorded by autograd where it is wanted."""
+    band, dropout = mask.band, mask.dropout
+    numbers = (dropout.p, scale, band.left, band.right, band.anchor)
+    arguments = (query, key, value, mask.bias, *numbers, dropout.seed)
+    if _wants_gradient(query, key, value, mask.bias):
+        out, _lse = Attention.apply(*arguments, output_dtype)
+        return out
+    return _torch_ops.attention(*arguments, output_dtype=output_dtype)
+
+
+def _wants_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        query.requires_grad
+        or key.requires_grad
+        or value.requires_grad
+        or (bias is not None and bias.requires_grad)
+    )
+
+
+def _attention_rule(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    p: float = 0.0,
+    scale: float | None = None,
+    *,
+    band_left: int = UNBOUNDED,
+    band_right: int = UNBOUNDED,
+    band_anchor: int = ANCHOR_TOP_LEFT,
+    dropout_seed: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    band = Band(band_left, band_right, band_anchor)
+    mask = MaskSpec(band, attn_bias, Dropout(p, dropout_seed))
+    return attend(query, key, value, mask, scale, output_dtype)
+
+
+_torch_ops.registry.impl("attention", _attention_rule, "Autograd")
