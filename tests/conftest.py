@@ -1,92 +1,18 @@
-"""Fixtures of every test: the wheel built from the source distribution, installed without torch."""
+"""Fixtures of every test. This file imports no torch: some tests run where there is none."""
 
-import hashlib
-import os
-import subprocess
-import sys
-import venv
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parent.parent
-WHEEL_SOURCES = ("CMakeLists.txt", "LICENSE", "core", "bindings", "packages/attn-ops")
-
-
-@dataclass(frozen=True)
-class Installation:
-    """A virtual environment that holds NumPy and the wheel of attn-ops, and no torch."""
-
-    python: Path
-    wheel: Path
-
-    def run(self, *arguments: str, cwd: Path | None = None) -> str:
-        """Run the environment's interpreter and return what it printed."""
-        return run([str(self.python), *arguments], cwd=cwd or self.python.parent)
-
-
-def run(command: list[str], *, cwd: Path, **environment: str) -> str:
-    """Run `command` with PYTHONPATH unset; fail the test with its output if it fails."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=inherited | environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout[-6000:]}")
-    return done.stdout
-
-
-def source_files() -> Iterator[Path]:
-    for source in WHEEL_SOURCES:
-        path = REPOSITORY / source
-        files = [path] if path.is_file() else sorted(path.rglob("*"))
-        yield from (file for file in files if file.is_file() and "__pycache__" not in file.parts)
-
-
-def source_key() -> str:
-    digest = hashlib.sha256(sys.version.encode())
-    for file in source_files():
-        digest.update(str(file.relative_to(REPOSITORY)).encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+from wheels import Installation, build_wheel, install_wheel
 
 
 @pytest.fixture(scope="session")
 def wheel() -> Path:
-    """Return the wheel, built in isolation from the source distribution beside it.
-
-    Kept in build/ until a source changes: it takes about a minute.
-    """
-    folder = REPOSITORY / "build" / "wheel" / source_key()
-    if not list(folder.glob("*.whl")):
-        torch_include = run(
-            [sys.executable, str(REPOSITORY / "bindings" / "find_torch_include.py")], cwd=REPOSITORY
-        ).strip()
-        run(
-            [sys.executable, "-m", "build", "--outdir", str(folder), "packages/attn-ops"],
-            cwd=REPOSITORY,
-            ATTN_TORCH_INCLUDE=torch_include,
-            SOURCE_DATE_EPOCH="1600000000",
-        )
-    (built,) = folder.glob("*.whl")
-    return built
+    """Return the wheel of this tree; the source distribution it was built from lies beside it."""
+    return build_wheel()
 
 
 @pytest.fixture(scope="session")
 def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    folder = tmp_path_factory.mktemp("installed_wheel")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    run(
-        [str(python), "-m", "pip", "install", "--quiet", f"{wheel}[numpy]", "ml_dtypes"],
-        cwd=folder,
-    )
-    return Installation(python, wheel)
+    """Return an environment without torch that holds the wheel."""
+    return install_wheel(wheel, tmp_path_factory.mktemp("installed_wheel"))

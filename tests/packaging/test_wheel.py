@@ -1,0 +1,106 @@
+"""What the wheel holds, what its libraries export, and that it is built the same twice."""
+
+import hashlib
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from wheels import BUILD_TIME, run
+
+pytestmark = pytest.mark.slow
+
+CONTENTS = Path(__file__).with_name("wheel_contents.txt")
+
+C_ABI = {
+    "attn_attention_backward",
+    "attn_attention_backward_workspace",
+    "attn_attention_forward",
+    "attn_attention_forward_workspace",
+    "attn_cpu_isa",
+    "attn_cpu_isas",
+    "attn_has_cuda",
+    "attn_num_threads",
+    "attn_version",
+}
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def dynamic_section(library, tag):
+    """Return the values of one tag (NEEDED, RUNPATH, SONAME) of a shared library."""
+    printed = run(["readelf", "--dynamic", "--wide", str(library)], cwd=library.parent)
+    lines = [line for line in printed.splitlines() if f"({tag})" in line]
+    return {line.partition("[")[2].rstrip("]") for line in lines}
+
+
+def strong_symbols(library):
+    """Return what a shared library defines for others, but for weak C++ symbols."""
+    printed = run(["nm", "--dynamic", "--defined-only", "--format=posix", str(library)], cwd=library.parent)
+    symbols = [line.split()[:2] for line in printed.splitlines()]
+    return {name.partition("@")[0] for name, kind in symbols if kind in "TDBR"}
+
+
+def test_wheel_holds_what_is_listed(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = sorted(archive.namelist())
+    abi = f"cpython-{sys.version_info.major}{sys.version_info.minor}-x86_64-linux-gnu"
+    listed = CONTENTS.read_text().replace("{abi}", abi).splitlines()
+    assert names == listed, f"if the change is meant, mend {CONTENTS.name}"
+
+
+def test_source_distribution_holds_no_file_twice(wheel):
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    assert len(names) == len(set(names))
+
+
+def test_core_exports_the_c_abi_only(unpacked):
+    library = unpacked / "attn_ops" / "lib" / "libattn.so.0"
+    assert strong_symbols(library) == C_ABI
+    assert dynamic_section(library, "SONAME") == {"libattn.so.0"}
+    assert not {name for name in dynamic_section(library, "NEEDED") if "omp" in name}
+
+
+def test_extension_exports_its_entry_point_only(unpacked):
+    (extension,) = (unpacked / "attn_ops").glob("_native.*.so")
+    assert strong_symbols(extension) == {"PyInit__native"}
+    assert dynamic_section(extension, "RUNPATH") == {"$ORIGIN/lib"}
+
+
+def test_torch_library_needs_torch_by_name_only(unpacked):
+    library = unpacked / "attn_ops" / "lib" / "libattn_torch.so"
+    needed = dynamic_section(library, "NEEDED")
+    assert {"libattn.so.0", "libtorch_cpu.so"} <= needed
+    assert not needed & {"libc10.so", "libtorch.so", "libtorch_python.so"}
+    assert dynamic_section(library, "RUNPATH") == {"$ORIGIN"}
+
+
+def test_wheel_is_built_the_same_elsewhere(wheel, tmp_path):
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    torch_include = run([sys.executable, str(source / "bindings/find_torch_include.py")], cwd=source)
+    run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), "."],
+        cwd=source,
+        ATTN_TORCH_INCLUDE=torch_include.strip(),
+        SOURCE_DATE_EPOCH=BUILD_TIME,
+    )
+    (again,) = tmp_path.glob("*.whl")
+    assert digests(again) == digests(wheel)
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+def digests(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
