@@ -23,6 +23,8 @@ else()
   set(attn_cpu_candidates cpu_scalar.cpp)
 endif()
 
+set_property(GLOBAL PROPERTY attn_isas ${attn_isas})
+
 # Makes one object library per ISA and lists them in attn_instruction_set_targets.
 function(attn_add_instruction_sets)
   set(targets "")

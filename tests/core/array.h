@@ -1,0 +1,107 @@
+// An owned array of any dtype that the library knows, with values read and written as double.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "attn/tensor.h"
+
+constexpr attn_dtype kFloat32 = {ATTN_DTYPE_FLOAT, 32, 1};
+constexpr attn_dtype kFloat64 = {ATTN_DTYPE_FLOAT, 64, 1};
+constexpr attn_dtype kFloat16 = {ATTN_DTYPE_FLOAT, 16, 1};
+constexpr attn_dtype kBFloat16 = {ATTN_DTYPE_BFLOAT, 16, 1};
+constexpr attn_dtype kBool = {ATTN_DTYPE_BOOL, 8, 1};
+
+constexpr bool same(attn_dtype a, attn_dtype b) { return a.code == b.code && a.bits == b.bits; }
+
+class Array {
+ public:
+  Array() = default;
+
+  // Contiguous zeros.
+  Array(attn_dtype dtype, std::vector<int64_t> shape)
+      : dtype_(dtype), shape_(std::move(shape)), strides_(shape_.size()) {
+    int64_t count = 1;
+    for (size_t axis = shape_.size(); axis-- > 0;) {
+      strides_[axis] = count;
+      count *= shape_[axis];
+    }
+    bytes_.resize(count * dtype.bits / 8);
+  }
+
+  // Values in [-2, 2); for bool, true with chance 3/4.
+  static Array random(attn_dtype dtype, std::vector<int64_t> shape, unsigned seed) {
+    Array array(dtype, std::move(shape));
+    std::mt19937 generator(seed);
+    std::uniform_real_distribution<double> uniform(-2.0, 2.0);
+    for (int64_t i = 0; i < array.size(); ++i) {
+      const double value = uniform(generator);
+      array.set(i, same(dtype, kBool) ? value < 1.0 : value);
+    }
+    return array;
+  }
+
+  // As the library wants it; valid while this array neither moves nor dies.
+  const attn_tensor* tensor() {
+    tensor_ = {.data = bytes_.data(), .shape = shape_.data(), .strides = strides_.data(),
+               .ndim = static_cast<int32_t>(shape_.size()), .device_type = ATTN_DEVICE_CPU,
+               .device_id = 0, .dtype = dtype_};
+    return &tensor_;
+  }
+
+  attn_dtype dtype() const { return dtype_; }
+  int64_t extent(int axis) const { return shape_[axis]; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  int64_t size() const { return static_cast<int64_t>(bytes_.size()) * 8 / dtype_.bits; }
+  std::vector<char>& bytes() { return bytes_; }
+
+  // The place of [a, b, c, d], where indices on axes of extent 1 do not count.
+  int64_t at(int64_t a, int64_t b, int64_t c, int64_t d) const {
+    const int64_t index[] = {a, b, c, d};
+    int64_t place = 0;
+    for (int axis = 0; axis < 4; ++axis) place += shape_[axis] == 1 ? 0 : index[axis] * strides_[axis];
+    return place;
+  }
+
+  double get(int64_t place) const {
+    if (same(dtype_, kFloat64)) return load<double>(place);
+    if (same(dtype_, kFloat32)) return load<float>(place);
+    if (same(dtype_, kFloat16)) return static_cast<double>(load<_Float16>(place));
+    if (same(dtype_, kBool)) return bytes_[place];
+    const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(place)) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+
+  void set(int64_t place, double value) {
+    if (same(dtype_, kFloat64)) return store(place, value);
+    if (same(dtype_, kFloat32)) return store(place, static_cast<float>(value));
+    if (same(dtype_, kFloat16)) return store(place, static_cast<_Float16>(value));
+    if (same(dtype_, kBool)) return store(place, static_cast<char>(value != 0.0));
+    const float single = static_cast<float>(value);
+    uint32_t bits;
+    std::memcpy(&bits, &single, sizeof(bits));
+    store(place, static_cast<uint16_t>(bits >> 16));
+  }
+
+ private:
+  template <class T>
+  T load(int64_t place) const {
+    T value;
+    std::memcpy(&value, bytes_.data() + place * sizeof(T), sizeof(T));
+    return value;
+  }
+  template <class T>
+  void store(int64_t place, T value) {
+    std::memcpy(bytes_.data() + place * sizeof(T), &value, sizeof(T));
+  }
+
+  attn_dtype dtype_{};
+  std::vector<int64_t> shape_;
+  std::vector<int64_t> strides_;
+  std::vector<char> bytes_;
+  attn_tensor tensor_{};
+};

@@ -1,0 +1,159 @@
+// Stands in for the compiler's <immintrin.h>: AVX-512 and AVX512-BF16 on a CPU with AVX2 only.
+// SIMDe emulates what it can; below is what its version 0.7.4 lacks or rounds differently.
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
+#pragma once
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace emulation {
+namespace {
+
+template <class Element, class Register>
+struct Lanes {
+  static constexpr int kCount = sizeof(Register) / sizeof(Element);
+  Element lane[kCount];
+
+  Lanes() = default;
+  Lanes(Register r) { std::memcpy(lane, &r, sizeof r); }
+  operator Register() const {
+    Register r;
+    std::memcpy(&r, lane, sizeof r);
+    return r;
+  }
+};
+
+using Floats = Lanes<float, __m512>;
+using Halves = Lanes<uint16_t, __m256i>;
+using Words = Lanes<uint32_t, __m512i>;
+using Shorts = Lanes<uint16_t, __m512i>;
+
+// What the bfloat16 instructions do to subnormals, both read and produced.
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
+inline float float_of_high_half(uint32_t half) {
+  const uint32_t bits = half << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return flushed(x);
+}
+
+// Each 32-bit lane multiplies two pairs; the odd product is added first, both by fused additions.
+inline __m512 dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
+  Floats result(sum);
+  const Shorts x(reinterpret_cast<__m512i>(a)), y(reinterpret_cast<__m512i>(b));
+  for (int l = 0; l < 16; ++l) {
+    for (int i : {2 * l + 1, 2 * l}) {
+      result.lane[l] = flushed(std::fma(float_of_high_half(x.lane[i]),
+                                        float_of_high_half(y.lane[i]), flushed(result.lane[l])));
+    }
+  }
+  return result;
+}
+
+inline __m256bh cvtneps_pbh(__m512 v) {
+  const Floats x(v);
+  Halves result;
+  for (int l = 0; l < 16; ++l) {
+    const float value = flushed(x.lane[l]);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    result.lane[l] = static_cast<uint16_t>(
+        std::isnan(value) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  return reinterpret_cast<__m256bh>(static_cast<__m256i>(result));
+}
+
+// a * 2^floor(b), rounded once.
+inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
+  const Floats x(a), n(b);
+  Floats result;
+  for (int l = 0; l < 16; ++l) {
+    const float scaled =
+        std::isnan(n.lane[l])
+            ? n.lane[l]
+            : std::ldexp(x.lane[l], static_cast<int>(std::floor(
+                                        std::fmin(std::fmax(n.lane[l], -1e3f), 1e3f))));
+    result.lane[l] = keep >> l & 1 ? scaled : 0.0f;
+  }
+  return result;
+}
+
+inline __m512 cvtph_ps(__m256i halves) {
+  const Lanes<__m128i, __m256i> parts(halves);
+  Lanes<__m256, __m512> result;
+  for (int p = 0; p < 2; ++p) result.lane[p] = _mm256_cvtph_ps(parts.lane[p]);
+  return result;
+}
+
+template <int kRounding>
+inline __m256i cvtps_ph(__m512 v) {
+  const Lanes<__m256, __m512> parts(v);
+  Lanes<__m128i, __m256i> result;
+  for (int p = 0; p < 2; ++p) {
+    result.lane[p] = _mm256_cvtps_ph(parts.lane[p], kRounding & ~_MM_FROUND_NO_EXC);
+  }
+  return result;
+}
+
+inline __m512i cvtepu16_epi32(__m256i v) {
+  const Halves x(v);
+  Words result;
+  for (int l = 0; l < 16; ++l) result.lane[l] = x.lane[l];
+  return result;
+}
+
+inline __m256i cvtepi32_epi16(__m512i v) {
+  const Words x(v);
+  Halves result;
+  for (int l = 0; l < 16; ++l) result.lane[l] = static_cast<uint16_t>(x.lane[l]);
+  return result;
+}
+
+inline __mmask32 cmpeq_epi16_mask(__m512i a, __m512i b) {
+  const Shorts x(a), y(b);
+  __mmask32 result = 0;
+  for (int l = 0; l < 32; ++l) result |= static_cast<__mmask32>(x.lane[l] == y.lane[l]) << l;
+  return result;
+}
+
+// The compiler reduces by halves: lane l with lane l + 8, then l + 4, l + 2, l + 1.
+template <class F>
+inline float reduce_by_halves(__m512 v, F&& join) {
+  Floats x(v);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) x.lane[l] = join(x.lane[l + half], x.lane[l]);
+  }
+  return x.lane[0];
+}
+
+inline float reduce_add_ps(__m512 v) {
+  return reduce_by_halves(v, [](float a, float b) { return a + b; });
+}
+
+inline float reduce_max_ps(__m512 v) {
+  return reduce_by_halves(v, [](float a, float b) { return a > b ? a : b; });
+}
+
+}  // namespace
+}  // namespace emulation
+
+#undef _mm512_dpbf16_ps
+#undef _mm512_maskz_scalef_ps
+#undef _mm512_cvtps_ph
+#define _mm512_dpbf16_ps(sum, a, b) emulation::dpbf16_ps(sum, a, b)
+#define _mm512_cvtneps_pbh(v) emulation::cvtneps_pbh(v)
+#define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
+#define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)
+#define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding)>(v)
+#define _mm512_cvtepu16_epi32(v) emulation::cvtepu16_epi32(v)
+#define _mm512_cvtepi32_epi16(v) emulation::cvtepi32_epi16(v)
+#define _mm512_cmpeq_epi16_mask(a, b) emulation::cmpeq_epi16_mask(a, b)
+#define _mm512_reduce_add_ps(v) emulation::reduce_add_ps(v)
+#define _mm512_reduce_max_ps(v) emulation::reduce_max_ps(v)

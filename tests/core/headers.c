@@ -1,0 +1,12 @@
+/* The public headers as C11: compiling this file is the test. */
+#include "attn/attention.h"
+#include "attn/attn.h"
+#include "attn/mask.h"
+#include "attn/runtime.h"
+#include "attn/status.h"
+#include "attn/tensor.h"
+
+attn_mask mask = ATTN_MASK_INIT;
+attn_exec exec = ATTN_EXEC_INIT;
+attn_attention_forward_args forward = ATTN_ATTENTION_FORWARD_INIT;
+attn_attention_backward_args backward = ATTN_ATTENTION_BACKWARD_INIT;

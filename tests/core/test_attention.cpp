@@ -1,0 +1,171 @@
+// Forward and backward against plain loops, over dtypes, masks, widths and head counts, under the
+// kernels that ATTN_CPU_ISA names.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "calls.h"
+#include "check.h"
+#include "naive_attention.h"
+
+namespace {
+
+struct Precision {
+  const char* name;
+  attn_dtype dtype;
+  double tolerance;  // of a result, relative to 1 + its largest magnitude
+};
+
+constexpr Precision kPrecisions[] = {
+    {"float32", kFloat32, 2e-6},
+    {"bfloat16", kBFloat16, 1.5e-2},
+    {"float16", kFloat16, 2e-3},
+    {"float64", kFloat64, 1e-13},
+};
+
+constexpr Shape kShapes[] = {
+    {},
+    {.B = 1, .Mq = 1, .Mkv = 1, .Hq = 1, .Hkv = 1, .K = 1, .Kv = 1},
+    {.B = 1, .Mq = 1, .Mkv = 300, .Hq = 4, .Hkv = 1, .K = 64, .Kv = 64},
+    {.B = 2, .Mq = 37, .Mkv = 51, .Hq = 3, .Hkv = 3, .K = 31, .Kv = 40},
+    {.B = 1, .Mq = 100, .Mkv = 270, .Hq = 1, .Hkv = 1, .K = 18, .Kv = 33},
+};
+
+// A name and what it does to a mask or to a problem's arrays.
+struct MaskCase {
+  const char* name;
+  attn_band band = {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0};
+  enum { kNone, kAdditive, kAdditiveRow, kKeep, kKeepKeys } bias = kNone;
+  double p = 0.0;
+};
+
+constexpr MaskCase kMasks[] = {
+    {.name = "full"},
+    {.name = "causal", .band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_TOP_LEFT, 0}},
+    {.name = "causal from bottom right",
+     .band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_BOTTOM_RIGHT, 0}},
+    {.name = "window", .band = {3, 2, ATTN_ANCHOR_BOTTOM_RIGHT, 0}},
+    {.name = "window off the keys", .band = {-400, 500, ATTN_ANCHOR_TOP_LEFT, 0}},
+    {.name = "additive bias", .bias = MaskCase::kAdditive},
+    {.name = "additive bias broadcast over rows", .bias = MaskCase::kAdditiveRow},
+    {.name = "keep-mask", .bias = MaskCase::kKeep},
+    {.name = "key padding", .bias = MaskCase::kKeepKeys},
+    {.name = "dropout", .p = 0.3},
+    {.name = "all at once",
+     .band = {40, 7, ATTN_ANCHOR_BOTTOM_RIGHT, 0},
+     .bias = MaskCase::kAdditive,
+     .p = 0.5},
+};
+
+Arrays make_arrays(const Precision& precision, const Shape& s, const MaskCase& mask) {
+  Arrays arrays(precision.dtype, precision.dtype, s, 7);
+  switch (mask.bias) {
+    case MaskCase::kNone: break;
+    case MaskCase::kAdditive: arrays.add_bias(precision.dtype, {s.B, s.Hq, s.Mq, s.Mkv}, 11); break;
+    case MaskCase::kAdditiveRow: arrays.add_bias(kFloat32, {1, s.Hq, 1, s.Mkv}, 12); break;
+    case MaskCase::kKeep: arrays.add_bias(kBool, {s.B, s.Hq, s.Mq, s.Mkv}, 13); break;
+    case MaskCase::kKeepKeys: arrays.add_bias(kBool, {s.B, 1, 1, s.Mkv}, 14); break;
+  }
+  return arrays;
+}
+
+void compare(const std::string& context, const char* name, const Array& got,
+             const std::vector<double>& expected, double tolerance) {
+  double largest = 0.0, worst = 0.0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double value = got.get(static_cast<int64_t>(i));
+    if (value == expected[i]) continue;  // both -infinity
+    largest = std::fmax(largest, std::fabs(expected[i]));
+    worst = std::isnan(value) ? HUGE_VAL : std::fmax(worst, std::fabs(value - expected[i]));
+  }
+  if (worst <= tolerance * (1.0 + largest)) return;
+  char message[300];
+  std::snprintf(message, sizeof(message), "%s: %s is off by %.3g, largest value %.3g",
+                context.c_str(), name, worst, largest);
+  check::fail(__FILE__, __LINE__, "close to the plain loops", message);
+}
+
+// One and three threads must give the same bytes; then those are compared with the plain loops.
+void run_case(const Precision& precision, const Shape& shape, const MaskCase& mask_case) {
+  char context[200];
+  std::snprintf(context, sizeof(context), "%s, %s, Mq %lld, Mkv %lld, K %lld", precision.name,
+                mask_case.name, static_cast<long long>(shape.Mq),
+                static_cast<long long>(shape.Mkv), static_cast<long long>(shape.K));
+  Calls alone(make_arrays(precision, shape, mask_case));
+  Calls threaded(make_arrays(precision, shape, mask_case));
+  threaded.exec.num_threads = 3;
+  for (Calls* calls : {&alone, &threaded}) {
+    calls->mask.band = mask_case.band;
+    calls->mask.dropout = {.p = mask_case.p, .seed = 0x123456789ABCDEF0, .offset = 5};
+    CHECK_IN(context, calls->run_forward() == ATTN_OK);
+    CHECK_IN(context, calls->run_backward() == ATTN_OK);
+    CHECK_IN(calls->error.message, calls->error.message[0] == '\0');
+  }
+  for (const auto& list : {&Calls::forward_outputs, &Calls::backward_outputs}) {
+    const std::vector<Array*> ours = (alone.*list)(), theirs = (threaded.*list)();
+    for (size_t i = 0; i < ours.size(); ++i) {
+      CHECK_IN(context, ours[i]->bytes() == theirs[i]->bytes());
+    }
+  }
+
+  const Arrays& got = alone.arrays;
+  const NaiveForward forward = naive_forward(got, alone.mask);
+  const NaiveBackward backward = naive_backward(got, alone.mask);
+  compare(context, "out", got.out, forward.out, precision.tolerance);
+  compare(context, "lse", got.lse, forward.lse, precision.tolerance);
+  compare(context, "grad_query", got.grad_query, backward.grad_query, 2 * precision.tolerance);
+  compare(context, "grad_key", got.grad_key, backward.grad_key, 2 * precision.tolerance);
+  compare(context, "grad_value", got.grad_value, backward.grad_value, 2 * precision.tolerance);
+  compare(context, "grad_bias", got.grad_bias, backward.grad_bias, 2 * precision.tolerance);
+}
+
+// Extents of 0: nothing to write, or a sum over nothing.
+void run_empty_cases() {
+  for (const Shape& shape : {Shape{.B = 0}, Shape{.Mq = 0}, Shape{.Mkv = 0}, Shape{.Hq = 0}}) {
+    Calls calls(Arrays(kFloat32, kFloat32, shape, 3));
+    mark_unwritten(calls.forward_outputs());
+    mark_unwritten(calls.backward_outputs());
+    CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+    CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+    for (Array* zeros : {&calls.arrays.out, &calls.arrays.grad_query, &calls.arrays.grad_key,
+                         &calls.arrays.grad_value}) {
+      for (int64_t i = 0; i < zeros->size(); ++i) CHECK(zeros->get(i) == 0.0);
+    }
+    for (int64_t i = 0; i < calls.arrays.lse.size(); ++i) {
+      CHECK(calls.arrays.lse.get(i) == -HUGE_VAL);
+    }
+  }
+}
+
+// Any of the narrow dtypes may be the output's.
+void run_output_dtypes() {
+  for (const attn_dtype out_dtype : {kFloat32, kBFloat16, kFloat16}) {
+    Calls calls(Arrays(kBFloat16, out_dtype, {}, 5));
+    CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+    CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+    const NaiveForward expected = naive_forward(calls.arrays, calls.mask);
+    compare("bfloat16 inputs, other output", "out", calls.arrays.out, expected.out, 1.5e-2);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const char* isa = nullptr;
+  attn_error error{};
+  const attn_status status = attn_cpu_isa(&isa, &error);
+  if (status == ATTN_ERROR_UNSUPPORTED) {
+    std::printf("skipped: %s\n", error.message);
+    return check::kSkipped;
+  }
+  CHECK_IN(error.message, status == ATTN_OK);
+  for (const Precision& precision : kPrecisions) {
+    for (const Shape& shape : kShapes) {
+      for (const MaskCase& mask : kMasks) run_case(precision, shape, mask);
+    }
+  }
+  run_empty_cases();
+  run_output_dtypes();
+  return check::outcome();
+}
