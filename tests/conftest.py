@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from wheels import Installation, build_wheel, install_wheel
 
 

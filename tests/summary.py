@@ -31,8 +31,8 @@ def main() -> None:
     counts = [count(report) for report in arguments.reports]
     print()
     for report, (passed, failed, skipped) in zip(arguments.reports, counts, strict=True):
-        missing = "" if report.exists() else "  (did not run to its end)"
-        print(f"{report.stem:>10}  {passed:5} passed  {failed:3} failed  {skipped:3} skipped{missing}")
+        note = "" if report.exists() else "  (did not run to its end)"
+        print(f"{report.stem:>10}  {passed:5} passed {failed:4} failed {skipped:4} skipped{note}")
     passed, failed, skipped = (sum(column) for column in zip(*counts, strict=True))
     print(f"all tests took {arguments.seconds} s")
     print(f"{passed} passed, {failed} failed, {skipped} skipped")

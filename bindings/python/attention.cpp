@@ -60,8 +60,7 @@ attn_status call_with_workspace(Args& args,
 void attention_forward(nb::handle query, nb::handle key, nb::handle value, nb::handle out,
                        nb::handle lse, nb::handle bias, int64_t band_left, int64_t band_right,
                        int32_t band_anchor, double dropout_p, uint64_t dropout_seed,
-                       uint64_t dropout_offset, std::optional<double> scale,
-                       int32_t num_threads) {
+                       uint64_t dropout_offset, std::optional<double> scale, int32_t num_threads) {
   const TensorArg query_arg(kForward, "query", query, Access::kRead);
   const TensorArg key_arg(kForward, "key", key, Access::kRead);
   const TensorArg value_arg(kForward, "value", value, Access::kRead);
@@ -97,8 +96,8 @@ void attention_backward(nb::handle query, nb::handle key, nb::handle value, nb::
                         nb::handle grad_query, nb::handle grad_key, nb::handle grad_value,
                         nb::handle grad_bias, nb::handle bias, int64_t band_left,
                         int64_t band_right, int32_t band_anchor, double dropout_p,
-                        uint64_t dropout_seed, uint64_t dropout_offset,
-                        std::optional<double> scale, int32_t num_threads) {
+                        uint64_t dropout_seed, uint64_t dropout_offset, std::optional<double> scale,
+                        int32_t num_threads) {
   const TensorArg query_arg(kBackward, "query", query, Access::kRead);
   const TensorArg key_arg(kBackward, "key", key, Access::kRead);
   const TensorArg value_arg(kBackward, "value", value, Access::kRead);
@@ -135,8 +134,8 @@ void attention_backward(nb::handle query, nb::handle key, nb::handle value, nb::
   attn_status status;
   {
     nb::gil_scoped_release without_gil;
-    status = call_with_workspace(args, &attn_attention_backward_workspace,
-                                 &attn_attention_backward, error);
+    status = call_with_workspace(args, &attn_attention_backward_workspace, &attn_attention_backward,
+                                 error);
   }
   raise_unless_ok(status, error);
 }
@@ -171,9 +170,9 @@ void bind_attention(nb::module_& module) {
   module.attr("ANCHOR_TOP_LEFT") = ATTN_ANCHOR_TOP_LEFT;
   module.attr("ANCHOR_BOTTOM_RIGHT") = ATTN_ANCHOR_BOTTOM_RIGHT;
 
-  module.def("attention_forward", &attention_forward, "query"_a.none(), "key"_a.none(), "value"_a.none(), "out"_a.none(),
-             "lse"_a = nb::none(), nb::kw_only(), "bias"_a = nb::none(),
-             "band_left"_a = ATTN_UNBOUNDED, "band_right"_a = ATTN_UNBOUNDED,
+  module.def("attention_forward", &attention_forward, "query"_a.none(), "key"_a.none(),
+             "value"_a.none(), "out"_a.none(), "lse"_a = nb::none(), nb::kw_only(),
+             "bias"_a = nb::none(), "band_left"_a = ATTN_UNBOUNDED, "band_right"_a = ATTN_UNBOUNDED,
              "band_anchor"_a = ATTN_ANCHOR_TOP_LEFT, "dropout_p"_a = 0.0, "dropout_seed"_a = 0,
              "dropout_offset"_a = 0, "scale"_a = nb::none(), "num_threads"_a = 0,
              nb::sig("def attention_forward(query: Array, key: Array, value: Array, out: Array, "
@@ -184,13 +183,13 @@ void bind_attention(nb::module_& module) {
                      "scale: float | None = None, num_threads: int = 0) -> None"),
              kForwardDoc);
 
-  module.def("attention_backward", &attention_backward, "query"_a.none(), "key"_a.none(), "value"_a.none(), "out"_a.none(),
-             "lse"_a.none(), "grad_out"_a.none(), nb::kw_only(), "grad_lse"_a = nb::none(),
-             "grad_query"_a = nb::none(), "grad_key"_a = nb::none(), "grad_value"_a = nb::none(),
-             "grad_bias"_a = nb::none(), "bias"_a = nb::none(), "band_left"_a = ATTN_UNBOUNDED,
-             "band_right"_a = ATTN_UNBOUNDED, "band_anchor"_a = ATTN_ANCHOR_TOP_LEFT,
-             "dropout_p"_a = 0.0, "dropout_seed"_a = 0, "dropout_offset"_a = 0,
-             "scale"_a = nb::none(), "num_threads"_a = 0,
+  module.def("attention_backward", &attention_backward, "query"_a.none(), "key"_a.none(),
+             "value"_a.none(), "out"_a.none(), "lse"_a.none(), "grad_out"_a.none(), nb::kw_only(),
+             "grad_lse"_a = nb::none(), "grad_query"_a = nb::none(), "grad_key"_a = nb::none(),
+             "grad_value"_a = nb::none(), "grad_bias"_a = nb::none(), "bias"_a = nb::none(),
+             "band_left"_a = ATTN_UNBOUNDED, "band_right"_a = ATTN_UNBOUNDED,
+             "band_anchor"_a = ATTN_ANCHOR_TOP_LEFT, "dropout_p"_a = 0.0, "dropout_seed"_a = 0,
+             "dropout_offset"_a = 0, "scale"_a = nb::none(), "num_threads"_a = 0,
              nb::sig("def attention_backward(query: Array, key: Array, value: Array, out: Array, "
                      "lse: Array, grad_out: Array, *, grad_lse: Array | None = None, "
                      "grad_query: Array | None = None, grad_key: Array | None = None, "

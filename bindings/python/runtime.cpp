@@ -32,8 +32,9 @@ void bind_runtime(nb::module_& module) {
   module.def("num_threads", &attn_num_threads,
              "Return the threads a call uses when told 0: ATTN_NUM_THREADS, or the CPUs this\n"
              "process may run on.");
-  module.def("has_cuda", [] { return attn_has_cuda() != 0; },
-             "Return whether this build contains CUDA kernels.");
+  module.def(
+      "has_cuda", [] { return attn_has_cuda() != 0; },
+      "Return whether this build contains CUDA kernels.");
 }
 
 }  // namespace attn::python

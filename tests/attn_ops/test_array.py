@@ -163,5 +163,5 @@ def test_misfit_is_refused_by_name(inputs, change, message):
 @pytest.mark.parametrize("stranger", [[[1.0]], 2.0, "text"])
 def test_list_is_refused_rather_than_converted(inputs, stranger):
     query, _, value = inputs
-    with pytest.raises(TypeError, match="attention: key must be an array.*got"):
+    with pytest.raises(TypeError, match=r"attention: key must be an array.*got"):
         array.attention(query, stranger, value)

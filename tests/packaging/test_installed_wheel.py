@@ -1,9 +1,10 @@
-"""The wheel in a clean environment without torch: it imports, computes, and says where things lie."""
+"""The wheel in an environment without torch: it computes, and says where things lie."""
 
 from pathlib import Path
 
 import pytest
-from wheels import REPOSITORY, run
+
+from wheels import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

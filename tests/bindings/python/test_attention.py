@@ -60,9 +60,7 @@ def test_scale_defaults_to_inverse_root_of_width(inputs):
 
 def test_band_and_anchor_reach_the_kernel(inputs):
     query, key, value, _ = inputs
-    out, _ = forward(
-        query, key, value, band_left=1, band_right=2, band_anchor=ANCHOR_BOTTOM_RIGHT
-    )
+    out, _ = forward(query, key, value, band_left=1, band_right=2, band_anchor=ANCHOR_BOTTOM_RIGHT)
     expected, _ = softmax_attention(query, key, value, band(1, 2, MKV - MQ), K**-0.5)
     np.testing.assert_allclose(out, expected, rtol=1e-12)
 
@@ -79,9 +77,9 @@ def test_dropout_depends_on_seed_and_offset_only(inputs):
     query, key, value, _ = inputs
 
     def dropped(seed, offset):
-        return forward(
-            query, key, value, dropout_p=0.5, dropout_seed=seed, dropout_offset=offset
-        )[0]
+        return forward(query, key, value, dropout_p=0.5, dropout_seed=seed, dropout_offset=offset)[
+            0
+        ]
 
     np.testing.assert_array_equal(dropped(2**64 - 1, 3), dropped(2**64 - 1, 3))
     assert not np.array_equal(dropped(1, 3), dropped(2, 3))
@@ -127,7 +125,9 @@ def test_only_wanted_gradients_are_needed(inputs):
     query, key, value, _ = inputs
     out, lse = forward(query, key, value)
     grad_value = np.empty_like(value)
-    _native.attention_backward(query, key, value, out, lse, np.ones_like(out), grad_value=grad_value)
+    _native.attention_backward(
+        query, key, value, out, lse, np.ones_like(out), grad_value=grad_value
+    )
     # Each value row is weighted by probabilities that sum to one over the keys.
     np.testing.assert_allclose(grad_value.sum(1), np.full((B, H, KV), float(MQ)), rtol=1e-12)
 

@@ -50,9 +50,9 @@ def test_isa_of_another_machine_is_not_implemented():
 
 def test_number_of_threads_follows_the_environment():
     assert ask("print(_native.num_threads())", ATTN_NUM_THREADS="3").stdout == "3\n"
-    assert 1 <= _native.num_threads()
+    assert _native.num_threads() >= 1
 
 
 def test_import_loads_neither_numpy_nor_torch():
-    answer = ask("import attn_ops; print({'numpy', 'torch'} & {m for m in sys.modules if sys.modules[m]})")
-    assert answer.stdout == "set()\n"
+    loaded = "[name for name in ('numpy', 'torch') if sys.modules.get(name)]"
+    assert ask(f"import attn_ops; print({loaded})").stdout == "[]\n"

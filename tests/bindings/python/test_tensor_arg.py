@@ -85,7 +85,7 @@ def test_shared_head_is_not_expanded():
 
 def test_inner_stride_is_refused_rather_than_copied():
     wide = filled(shape=(2, 3, 4, 16))
-    with pytest.raises(ValueError, match="query.*stride"):
+    with pytest.raises(ValueError, match=r"query.*stride"):
         forward(wide[..., ::2])
 
 
@@ -93,7 +93,7 @@ def test_inner_stride_is_refused_rather_than_copied():
 def test_read_only_out_is_refused(dtype):
     out = np.empty(SHAPE, dtype)
     out.flags.writeable = False
-    with pytest.raises(TypeError, match="attention_forward: out must be a writable array"):
+    with pytest.raises(TypeError, match=r"attention_forward: out must be a writable array"):
         forward(filled(dtype), out)
 
 
@@ -112,7 +112,7 @@ def test_read_only_out_is_refused(dtype):
 )
 def test_what_is_no_array_is_refused_by_name(stranger):
     array = filled()
-    with pytest.raises(TypeError, match="attention_forward: key must be an array.*got"):
+    with pytest.raises(TypeError, match=r"attention_forward: key must be an array.*got"):
         _native.attention_forward(array, stranger, array, np.empty_like(array))
 
 

@@ -9,7 +9,7 @@ Kv value width. Hq is a multiple of Hkv: query head h reads key head h // (Hq //
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 
@@ -29,9 +29,15 @@ class SupportsDLPack(Protocol):
     """An array of any framework."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The extent of each axis."""
+        ...
+
     @property
-    def dtype(self) -> Any: ...  # noqa: ANN401 - each framework has its own
+    def dtype(self) -> Any:  # noqa: ANN401 - each framework has its own
+        """The element type, whose text ends in NumPy's name for it."""
+        ...
+
     def __dlpack__(self) -> Any: ...  # noqa: ANN401 - a capsule, which has no type
 
 
@@ -210,9 +216,9 @@ def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
 
 def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
     if hasattr(array, "__dlpack__"):
-        return array
+        return cast("SupportsDLPack", array)
     try:
-        return np.asarray(memoryview(array))
+        return np.asarray(memoryview(cast("Buffer", array)))
     except TypeError:
         raise TypeError(
             f"{function}: {name} must be an array with DLPack or the buffer protocol, "
