@@ -48,6 +48,18 @@ inline void query_rows(const char** rows, const Problem& p, const HeadRows& x, i
   }
 }
 
+// Narrows for the one float32 output of a float64 problem: the gradient of a float32 bias.
+template <class S, class Vec>
+void store_float32(float* to, Vec v) {
+  if constexpr (sizeof(typename S::Real) == sizeof(float)) {
+    S::store(to, v);
+  } else {
+    alignas(64) typename S::Real lanes[S::kWidth];
+    S::store(lanes, v);
+    for (int64_t l = 0; l < S::kWidth; ++l) to[l] = static_cast<float>(lanes[l]);
+  }
+}
+
 // Writes the first n Reals of `from`, times `factor`, as a row of `dtype`.
 template <class S>
 void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
@@ -63,6 +75,7 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
     switch (dtype) {
       case DType::kBFloat16: S::store_bfloat16(reinterpret_cast<uint16_t*>(to), v); break;
       case DType::kFloat16: S::store_float16(reinterpret_cast<uint16_t*>(to), v); break;
+      case DType::kFloat32: store_float32<S>(reinterpret_cast<float*>(to), v); break;
       default: S::store(reinterpret_cast<Real*>(to), v); break;
     }
     if (to == partial) {
