@@ -22,7 +22,10 @@ def is_enabled(query: object) -> bool:
 
 
 def cast_inputs(
-    query: Tensor, key: Tensor, value: Tensor, bias: Any  # noqa: ANN401  any attn_bias
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Any,  # noqa: ANN401  any attn_bias
 ) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Return the inputs in the dtype of the autocast region.
 

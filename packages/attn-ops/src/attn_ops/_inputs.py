@@ -34,7 +34,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class CanonicalInputs:
-    """The same tensors as operators read them: views, save where strides make a copy unavoidable."""
+    """The same tensors as operators read them: views, unless strides make a copy unavoidable."""
 
     query: Tensor
     """[B, Mq, Hq, K]"""
@@ -97,10 +97,10 @@ def _check_shapes(inputs: Inputs) -> None:
     query, key, value = inputs.query.shape, inputs.key.shape, inputs.value.shape
     same_batch = query[0] == key[0] == value[0]
     same_keys = key[:-1] == value[:-1] and query[-1] == key[-1]
-    if query.numel() == 0 and min(query[-1], value[-1], *key[2:]) < 1 or value[-1] < 1:
+    if any(extent < 1 for extent in (query[-1], value[-1], *key[2:-1])):
         raise ValueError(
-            f"{_WHO}: expected at least one head and widths of at least 1, got query {list(query)}, "
-            f"key {list(key)}, value {list(value)}"
+            f"{_WHO}: expected one head or more, of width 1 or more, got query {list(query)}, key "
+            f"{list(key)}, value {list(value)}"
         )
     if len(query) == 4:
         same_heads = key[2] > 0 and query[2] % key[2] == 0

@@ -1,4 +1,4 @@
-"""Lowers an `attn_bias` object to the parts of a `MaskSpec`, so that no kernel knows a class name."""
+"""Lowers `attn_bias` objects to the parts of a `MaskSpec`: no kernel knows a class name."""
 
 from collections.abc import Callable
 from typing import Any

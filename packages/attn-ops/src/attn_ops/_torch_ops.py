@@ -49,9 +49,7 @@ def _fake_attention(
     **_named_mask: Any,  # noqa: ANN401
 ) -> Tensor:
     del key
-    return query.new_empty(
-        (*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype
-    )
+    return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
 
 
 @torch.library.register_fake("attn_ops::_attention_forward")

@@ -47,5 +47,5 @@ class MaskSpec:
 
     band: Band = field(default_factory=Band)
     bias: Tensor | None = None
-    """[B or 1, Hq or 1, Mq or 1, Mkv or 1]: added to the scaled scores, or bool: True keeps a key."""
+    """[B or 1, Hq or 1, Mq or 1, Mkv or 1]: added to the scaled scores; or bool, True keeps."""
     dropout: Dropout = field(default_factory=Dropout)
