@@ -11,10 +11,11 @@ namespace attn::cpu {
 namespace {
 
 // Reads S::kWidth elements of `row` from `index` on as Reals; those at or past `width` are 0.
-template <class S, DType kSource>
+// kWhole promises that there are none past it, which keeps loops free of branches.
+template <class S, DType kSource, bool kWhole = false>
 inline typename S::Vec load_elements(const char* row, int64_t index, int64_t width) {
   using Real = typename S::Real;
-  const int64_t left = width - index;
+  const int64_t left = kWhole ? S::kWidth : width - index;
   if constexpr (kSource == DType::kBFloat16 || kSource == DType::kFloat16) {
     const uint16_t* p = reinterpret_cast<const uint16_t*>(row) + index;
     uint16_t padded[S::kWidth];
@@ -49,14 +50,14 @@ struct SingleOperand {
   static Vec dot(Vec sum, Vec a, Vec b) { return S::fma(a, b, sum); }
 
   // Units [unit, unit + kWidth) of a row of `width` elements, zero-padded.
-  template <DType kSource>
+  template <DType kSource, bool kWhole = false>
   static Vec load_units(const char* row, int64_t unit, int64_t width) {
-    return load_elements<S, kSource>(row, unit, width);
+    return load_elements<S, kSource, kWhole>(row, unit, width);
   }
-  // Lane c holds column + c of kDepth consecutive rows.
-  template <DType kSource>
+  // Lane c holds column + c of kDepth consecutive rows, as far as rows are `present`.
+  template <DType kSource, bool kWhole = false>
   static Vec load_columns(const char* const* rows, int64_t, int64_t column, int64_t width) {
-    return load_elements<S, kSource>(rows[0], column, width);
+    return load_elements<S, kSource, kWhole>(rows[0], column, width);
   }
   // Turns kWidth Reals into units in place: p may be what `units` points to.
   static void store_units(Unit* units, Vec v) { S::store(units, v); }

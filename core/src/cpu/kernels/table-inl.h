@@ -4,6 +4,7 @@
 #include "cpu/kernel_table.h"
 #include "cpu/kernels/backward-inl.h"
 #include "cpu/kernels/bias_gradient-inl.h"
+#include "cpu/kernels/decode-inl.h"
 #include "cpu/kernels/forward-inl.h"
 #include "cpu/simd/vec_array.h"
 
@@ -24,12 +25,15 @@ template <class S, class BFloat16Operand>
 struct Kernels {
   static size_t forward_workspace(const ForwardProblem& p, int workers) {
     return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      return static_cast<size_t>(tiled_forward_workspace<Op>(p, workers));
+      return static_cast<size_t>(is_decode(p) ? decode_workspace<Op>(p, workers)
+                                              : tiled_forward_workspace<Op>(p, workers));
     });
   }
   static void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
-    with_operand<S, BFloat16Operand>(
-        p.query.dtype, [&]<class Op>() { tiled_forward<Op>(p, workspace, runner); });
+    with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
+      is_decode(p) ? decode_forward<Op>(p, workspace, runner)
+                   : tiled_forward<Op>(p, workspace, runner);
+    });
   }
   static size_t backward_workspace(const BackwardProblem& p, int workers) {
     return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {

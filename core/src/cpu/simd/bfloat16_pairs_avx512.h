@@ -24,11 +24,11 @@ struct BFloat16Pairs {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
 
-  template <DType kSource>
+  template <DType kSource, bool kWhole = false>
   static Vec load_units(const char* row, int64_t unit, int64_t width) {
     uint16_t halves[32];
     const int64_t index = 2 * unit;
-    const int64_t left = width - index;
+    const int64_t left = kWhole ? 32 : width - index;
     if constexpr (kSource == DType::kBFloat16) {
       const char* p = row + 2 * index;
       if (left < 32) {
@@ -38,9 +38,9 @@ struct BFloat16Pairs {
       }
       return _mm512_loadu_ps(p);
     } else {
-      S::store_bfloat16(halves, load_elements<S, kSource>(row, index, width));
+      S::store_bfloat16(halves, load_elements<S, kSource, kWhole>(row, index, width));
       if (left > 16) {
-        S::store_bfloat16(halves + 16, load_elements<S, kSource>(row, index + 16, width));
+        S::store_bfloat16(halves + 16, load_elements<S, kSource, kWhole>(row, index + 16, width));
       } else {
         std::memset(halves + 16, 0, 32);
       }
@@ -48,10 +48,10 @@ struct BFloat16Pairs {
     }
   }
 
-  template <DType kSource>
+  template <DType kSource, bool kWhole>
   static __m512i load_halves(const char* row, int64_t column, int64_t width) {
     uint16_t halves[16];
-    const int64_t left = width - column;
+    const int64_t left = kWhole ? 16 : width - column;
     if constexpr (kSource == DType::kBFloat16) {
       const uint16_t* p = reinterpret_cast<const uint16_t*>(row) + column;
       if (left < 16) {
@@ -61,18 +61,18 @@ struct BFloat16Pairs {
       }
       return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     } else {
-      S::store_bfloat16(halves, load_elements<S, kSource>(row, column, width));
+      S::store_bfloat16(halves, load_elements<S, kSource, kWhole>(row, column, width));
       return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
     }
   }
 
   // `present` rows (1 or 2) exist; a missing second one counts as 0.
-  template <DType kSource>
+  template <DType kSource, bool kWhole = false>
   static Vec load_columns(const char* const* rows, int64_t present, int64_t column,
                           int64_t width) {
-    __m512i pair = load_halves<kSource>(rows[0], column, width);
+    __m512i pair = load_halves<kSource, kWhole>(rows[0], column, width);
     if (present > 1) {
-      const __m512i second = load_halves<kSource>(rows[1], column, width);
+      const __m512i second = load_halves<kSource, kWhole>(rows[1], column, width);
       pair = _mm512_or_si512(pair, _mm512_slli_epi32(second, 16));
     }
     return _mm512_castsi512_ps(pair);

@@ -81,7 +81,8 @@ struct VecAvx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
   }
 
-  static void transpose(Vec (&rows)[kWidth]) {
+  // Inlined, lest the rows go through memory.
+  [[gnu::always_inline]] static void transpose(Vec (&rows)[kWidth]) {
     Vec pairs[8], quads[8];
     for (int r = 0; r < 8; r += 2) {
       pairs[r] = _mm256_unpacklo_ps(rows[r], rows[r + 1]);

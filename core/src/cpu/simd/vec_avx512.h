@@ -75,7 +75,8 @@ struct VecAvx512 {
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 
-  static void transpose(Vec (&rows)[kWidth]) {
+  // Inlined, lest the rows go through memory.
+  [[gnu::always_inline]] static void transpose(Vec (&rows)[kWidth]) {
     Vec pairs[16], quads[16];
     for (int r = 0; r < 16; r += 2) {
       pairs[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]);

@@ -1,0 +1,453 @@
+// The forward for few query rows over many keys: keys and values are read where they lie, once.
+//
+// Work is cut into splits of a fixed number of keys, merged in order, so that threads share even a
+// single sequence and the sums never depend on how many there are. A task takes several key heads
+// of a split together: the rows of neighbouring heads are neighbours in memory.
+// Source: Dao et al. 2023, "Flash-Decoding for long-context inference".
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/rows-inl.h"
+#include "cpu/kernels/scores-inl.h"
+#include "cpu/kernels/softmax-inl.h"
+#include "parallel/task_runner.h"
+
+namespace attn::cpu {
+namespace {
+
+constexpr int64_t kDecodeRows = 8;  // more rows than this repay packing the keys
+
+inline bool is_decode(const Problem& p) { return p.G * p.Mq <= kDecodeRows; }
+
+template <class Op>
+struct DecodeTiling {
+  using Real = typename Op::S::Real;
+  static constexpr int64_t kSplitKeys = 1024;
+  static constexpr int64_t kTileKeys = 64;
+  static constexpr int64_t kRunBytes = 4096;  // of neighbouring heads' rows, read in one go
+
+  int64_t rows;           // of one key head: G * Mq
+  int64_t key_units;      // units of a packed query
+  int64_t value_columns;  // Kv in whole vectors
+  int64_t splits;
+  int64_t heads;   // key heads per task
+  int64_t groups;  // of heads, per batch element
+
+  explicit DecodeTiling(const Problem& p)
+      : rows(p.G * p.Mq), key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
+        value_columns(round_up(p.Kv, Op::S::kWidth)),
+        splits(larger((p.Mkv + kSplitKeys - 1) / kSplitKeys, 1)),
+        heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
+        groups((p.Hkv + heads - 1) / heads) {}
+};
+
+// What a split found for one query row.
+template <class Op>
+struct DecodeState {
+  using Real = typename Op::S::Real;
+  RunningSoftmax<Real>* running;  // [count]
+  Real* out;                      // [count, value_columns]
+
+  DecodeState(Scratch& scratch, const DecodeTiling<Op>& t, int64_t count)
+      : running(scratch.take<RunningSoftmax<Real>>(count)),
+        out(scratch.take<Real>(count * t.value_columns)) {}
+};
+
+template <class Op>
+struct DecodeScratch {
+  using Real = typename Op::S::Real;
+  using Unit = typename Op::Unit;
+  Unit* queries;        // [heads, rows, key_units]
+  DecodeState<Op> state;  // [heads, rows]
+  Real* scores;         // [rows, kTileKeys]
+  Real* bias;           // [kTileKeys]
+  Real* dropout;        // [kTileKeys]
+  const char* key_rows[DecodeTiling<Op>::kTileKeys];
+  const char* value_rows[DecodeTiling<Op>::kTileKeys];
+
+  DecodeScratch(Scratch& scratch, const DecodeTiling<Op>& t)
+      : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
+        state(scratch, t, t.heads * t.rows),
+        scores(scratch.take<Real>(t.rows * DecodeTiling<Op>::kTileKeys)),
+        bias(scratch.take<Real>(DecodeTiling<Op>::kTileKeys)),
+        dropout(scratch.take<Real>(DecodeTiling<Op>::kTileKeys)) {}
+};
+
+// Scores of one query row against kWidth keys; those at or past n repeat the last one.
+template <class Op, DType kSource>
+typename Op::S::Vec dot_keys(const typename Op::Unit* query, const char* const* keys, int64_t n,
+                             int64_t width) {
+  using S = typename Op::S;
+  constexpr int W = S::kWidth;
+  const char* rows[W];
+#pragma GCC unroll 16
+  for (int k = 0; k < W; ++k) rows[k] = keys[k < n ? k : n - 1];
+  typename S::Vec sum[W];
+#pragma GCC unroll 16
+  for (int k = 0; k < W; ++k) sum[k] = S::set1(0);
+  const int64_t whole = width / Op::kDepth / W * W;
+  for (int64_t u = 0; u < whole; u += W) {
+    const auto q = S::load(query + u);
+#pragma GCC unroll 16
+    for (int k = 0; k < W; ++k) {
+      sum[k] = Op::dot(sum[k], q, Op::template load_units<kSource, true>(rows[k], u, width));
+    }
+  }
+  if (whole < units_of<Op>(width)) {
+    const auto q = S::load(query + whole);
+#pragma GCC unroll 16
+    for (int k = 0; k < W; ++k) {
+      sum[k] = Op::dot(sum[k], q, Op::template load_units<kSource>(rows[k], whole, width));
+    }
+  }
+  S::transpose(sum);
+#pragma GCC unroll 4
+  for (int step = 1; step < W; step *= 2) {
+#pragma GCC unroll 8
+    for (int k = 0; k < W; k += 2 * step) sum[k] = S::add(sum[k], sum[k + step]);
+  }
+  return sum[0];
+}
+
+// out[r, column ...] += P V for kRows rows and kVectors vectors of columns; kWhole: all of them
+// within `width`.
+template <class Op, DType kSource, int kRows, int kVectors, bool kWhole>
+void accumulate_values(typename Op::S::Real* out, int64_t out_stride,
+                       const typename Op::Unit* probabilities, int64_t probability_stride,
+                       const char* const* values, int64_t n, int64_t column, int64_t width) {
+  using S = typename Op::S;
+  typename S::Vec sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v] = S::load(out + r * out_stride + column + v * S::kWidth);
+    }
+  }
+  for (int64_t d = 0; d < units_of<Op>(n); ++d) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const auto value = Op::template load_columns<kSource, kWhole>(
+          values + d * Op::kDepth, n - d * Op::kDepth, column + v * S::kWidth, width);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][v] = Op::dot(sum[r][v], S::set1(probabilities[r * probability_stride + d]), value);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      S::store(out + r * out_stride + column + v * S::kWidth, sum[r][v]);
+    }
+  }
+}
+
+// One split of the keys for a group of key heads.
+template <class Op>
+class DecodeSplit {
+ public:
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  using Tiling = DecodeTiling<Op>;
+
+  DecodeSplit(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s, int64_t b,
+              int64_t group, int64_t split)
+      : p_(p), t_(t), s_(s), b_(b), first_head_(group * t.heads),
+        heads_(smaller(t.heads, p.Hkv - first_head_)), begin_(split * Tiling::kSplitKeys),
+        end_(smaller(begin_ + Tiling::kSplitKeys, p.Mkv)) {}
+
+  void run() {
+    for (int64_t head = 0; head < heads_; ++head) load_queries(head);
+    const KeyRange all = keys_of_rows(p_, 0, p_.Mq);
+    const int64_t end = smaller(end_, all.end);
+    int64_t begin = larger(begin_, all.begin / Tiling::kTileKeys * Tiling::kTileKeys);
+    for (; begin < end; begin += Tiling::kTileKeys) {
+      for (int64_t head = 0; head < heads_; ++head) {
+        attend_tile(head, begin, smaller(Tiling::kTileKeys, end - begin));
+      }
+    }
+  }
+
+  // The result, if this is the only split.
+  void store() {
+    for (int64_t r = 0; r < heads_ * t_.rows; ++r) store_result(r, s_.state.running[r], out(r));
+  }
+
+  // Hands the split's state to the merge; `to` holds [B, Hkv, splits, rows].
+  void store_partial(const DecodeState<Op>& to) {
+    for (int64_t head = 0; head < heads_; ++head) {
+      const int64_t place =
+          ((b_ * p_.Hkv + first_head_ + head) * t_.splits + begin_ / Tiling::kSplitKeys) * t_.rows;
+      for (int64_t r = 0; r < t_.rows; ++r) {
+        to.running[place + r] = s_.state.running[head * t_.rows + r];
+      }
+      Real* target = to.out + place * t_.value_columns;
+      const Real* source = out(head * t_.rows);
+      for (int64_t c = 0; c < t_.rows * t_.value_columns; ++c) target[c] = source[c];
+    }
+  }
+
+  // Merges the splits' states of this group's heads, first to last, and stores the results.
+  void merge(const DecodeState<Op>& from) {
+    for (int64_t head = 0; head < heads_; ++head) {
+      for (int64_t r = 0; r < t_.rows; ++r) {
+        RunningSoftmax<Real> running;
+        Real* sum = out(0);
+        for (int64_t c = 0; c < t_.value_columns; ++c) sum[c] = 0;
+        for (int64_t split = 0; split < t_.splits; ++split) {
+          const int64_t place =
+              ((b_ * p_.Hkv + first_head_ + head) * t_.splits + split) * t_.rows + r;
+          merge_state(running, sum, from.running[place], from.out + place * t_.value_columns);
+        }
+        store_result(head * t_.rows + r, running, sum);
+      }
+    }
+  }
+
+ private:
+  Real* out(int64_t r) { return s_.state.out + r * t_.value_columns; }
+
+  void load_queries(int64_t head) {
+    const char* rows[kDecodeRows];
+    query_rows(rows, p_, p_.query, b_, first_head_ + head, 0, t_.rows);
+    pack_rows<Op>(queries(head), t_.key_units, rows, p_.query.dtype, t_.rows, p_.K);
+    for (int64_t r = head * t_.rows; r < (head + 1) * t_.rows; ++r) s_.state.running[r] = {};
+    Real* state = out(head * t_.rows);
+    for (int64_t c = 0; c < t_.rows * t_.value_columns; ++c) state[c] = 0;
+  }
+
+  typename Op::Unit* queries(int64_t head) {
+    return s_.queries + head * t_.rows * t_.key_units;
+  }
+
+  void attend_tile(int64_t head, int64_t begin, int64_t n) {
+    key_rows(s_.key_rows, p_.key, b_, first_head_ + head, begin, n);
+    key_rows(s_.value_rows, p_.value, b_, first_head_ + head, begin, n);
+    score_tile(head, n);
+    bool excluding = false;
+    for (int64_t r = 0; r < t_.rows; ++r) excluding |= softmax(head, r, begin, n);
+    with_source<Op>(p_.value.dtype, [&]<DType kSource>() {
+      if (excluding && !values_finite<kSource>(n)) {
+        add_values_skipping_zeros<kSource>(head, n);
+      } else {
+        add_values<kSource>(head, n);
+      }
+      return true;
+    });
+  }
+
+  void score_tile(int64_t head, int64_t n) {
+    with_source<Op>(p_.key.dtype, [&]<DType kSource>() {
+      for (int64_t k = 0; k < n; k += S::kWidth) {
+        prefetch(s_.value_rows + k, smaller(S::kWidth, n - k), p_.Kv, p_.value.dtype);
+        for (int64_t r = 0; r < t_.rows; ++r) {
+          S::store(s_.scores + r * Tiling::kTileKeys + k,
+                   dot_keys<Op, kSource>(queries(head) + r * t_.key_units, s_.key_rows + k, n - k,
+                                         p_.K));
+        }
+      }
+      return true;
+    });
+  }
+
+  // Rows of different heads lie pages apart, where no hardware prefetcher follows.
+  static void prefetch(const char* const* rows, int64_t n, int64_t width, DType dtype) {
+    const int64_t bytes = width * element_bytes(dtype);
+    for (int64_t k = 0; k < n; ++k) {
+      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows[k] + at);
+    }
+  }
+
+  // Returns whether the row excludes any key of the tile.
+  bool softmax(int64_t head, int64_t r, int64_t begin, int64_t n) {
+    const QueryRow at = query_row(p_, first_head_ + head, r);
+    const KeyRange keys = p_.keys_of(at.i);
+    ScoreRow<Op> row;
+    row.scores = s_.scores + r * Tiling::kTileKeys;
+    row.n = round_up(n, S::kWidth);
+    row.begin = keys.begin - begin;
+    row.end = smaller(keys.end - begin, n);
+    row.scale = static_cast<Real>(p_.scale * kLog2E);
+    if (p_.bias) {
+      load_bias_row<S>(s_.bias, p_.bias, b_, at.h, at.i, begin, n, static_cast<Real>(kLog2E));
+      row.bias = s_.bias;
+    }
+    if (p_.dropout.enabled) {
+      load_dropout_row(s_.dropout, p_.dropout, b_, at.h, at.i, begin, n);
+      row.dropout = s_.dropout;
+    }
+    const Real rescale = softmax_row(row, s_.state.running[head * t_.rows + r]);
+    if (rescale != Real(1)) scale_row(out(head * t_.rows + r), rescale);
+    return row.bias || row.dropout || row.begin > 0 || row.end < n;
+  }
+
+  void scale_row(Real* row, Real factor) {
+    for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
+      S::store(row + c, S::mul(S::load(row + c), S::set1(factor)));
+    }
+  }
+
+  template <DType kSource>
+  bool values_finite(int64_t n) {
+    auto flag = Op::no_flag();
+    for (int64_t k = 0; k < n; k += Op::kDepth) {
+      for (int64_t c = 0; c < p_.Kv; c += S::kWidth) {
+        flag = Op::flag_nonfinite(
+            flag, Op::template load_columns<kSource>(s_.value_rows + k, n - k, c, p_.Kv));
+      }
+    }
+    return !Op::is_set(flag);
+  }
+
+  template <DType kSource>
+  void add_values(int64_t head, int64_t n) {
+    int64_t r = 0;
+    for (; r + 4 <= t_.rows; r += 4) add_values_of_rows<kSource, 4, 2>(head, r, n);
+    if (r + 2 <= t_.rows) add_values_of_rows<kSource, 2, 4>(head, r, n), r += 2;
+    if (r < t_.rows) add_values_of_rows<kSource, 1, 8>(head, r, n);
+  }
+
+  template <DType kSource, int kRows, int kVectors>
+  void add_values_of_rows(int64_t head, int64_t r, int64_t n) {
+    const auto add = [&]<int kCount, bool kWhole>(int64_t column) {
+      accumulate_values<Op, kSource, kRows, kCount, kWhole>(
+          out(head * t_.rows + r), t_.value_columns, s_.scores + r * Tiling::kTileKeys,
+          Tiling::kTileKeys, s_.value_rows, n, column, p_.Kv);
+    };
+    int64_t column = 0;
+    for (; column + kVectors * S::kWidth <= p_.Kv; column += kVectors * S::kWidth) {
+      add.template operator()<kVectors, true>(column);
+    }
+    for (; column < p_.Kv; column += S::kWidth) add.template operator()<1, false>(column);
+  }
+
+  // As multiply() with skip_zeros: a probability of 0 keeps what a mask excludes out.
+  template <DType kSource>
+  void add_values_skipping_zeros(int64_t head, int64_t n) {
+    for (int64_t r = 0; r < t_.rows; ++r) {
+      const typename Op::Unit* probabilities = s_.scores + r * Tiling::kTileKeys;
+      for (int64_t k = 0; k < n; ++k) {
+        const Real p = Op::element(probabilities + k / Op::kDepth, k % Op::kDepth);
+        if (p == Real(0)) continue;
+        for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
+          Real* to = out(head * t_.rows + r) + c;
+          S::store(to, S::fma(S::set1(p), load_elements<S, kSource>(s_.value_rows[k], c, p_.Kv),
+                              S::load(to)));
+        }
+      }
+    }
+  }
+
+  void merge_state(RunningSoftmax<Real>& running, Real* sum, const RunningSoftmax<Real>& more,
+                   const Real* out) {
+    if (more.total == Real(0)) return;
+    const Real before = running.maximum;
+    if (more.maximum > before) running.maximum = more.maximum;
+    // All scores were NaN if there is a sum without a maximum; any finite reference keeps that.
+    const Real reference = running.maximum == -kInfinity<Real> ? Real(0) : running.maximum;
+    Real factors[2 * S::kWidth];
+    S::store(factors, S::exp2(S::set1(before - reference)));
+    S::store(factors + S::kWidth, S::exp2(S::set1(more.maximum - reference)));
+    const Real old_factor = factors[0];
+    const Real new_factor = more.maximum == -kInfinity<Real> ? Real(1) : factors[S::kWidth];
+    running.total = running.total * old_factor + more.total * new_factor;
+    for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
+      const auto scaled = S::mul(S::load(sum + c), S::set1(old_factor));
+      S::store(sum + c, S::fma(S::load(out + c), S::set1(new_factor), scaled));
+    }
+  }
+
+  void store_result(int64_t r, const RunningSoftmax<Real>& running, const Real* from) {
+    const QueryRow at = query_row(p_, first_head_ + r / t_.rows, r % t_.rows);
+    store_row<S>(p_.out.row(b_, at.i, at.h), p_.out.dtype, from, p_.Kv,
+                 running.total == Real(0) ? Real(0) : Real(1) / running.total);
+    if (p_.lse) p_.lse.at<Real>(b_, at.h, at.i) = log_sum_exp(running);
+  }
+
+  const ForwardProblem& p_;
+  const Tiling& t_;
+  DecodeScratch<Op>& s_;
+  const int64_t b_, first_head_, heads_, begin_, end_;
+};
+
+template <class Op>
+int64_t decode_scratch_bytes(const DecodeTiling<Op>& tiling) {
+  Scratch scratch(nullptr);
+  DecodeScratch<Op>(scratch, tiling);
+  return scratch.used();
+}
+
+template <class Op>
+int64_t decode_partial_rows(const ForwardProblem& p, const DecodeTiling<Op>& tiling) {
+  return tiling.splits > 1 ? p.B * p.Hkv * tiling.splits * tiling.rows : 0;
+}
+
+template <class Op>
+int64_t decode_workspace(const ForwardProblem& p, int workers) {
+  const DecodeTiling<Op> tiling(p);
+  Scratch shared(nullptr);
+  DecodeState<Op>(shared, tiling, decode_partial_rows(p, tiling));
+  return kAlignmentSlack + shared.used() + workers * decode_scratch_bytes<Op>(tiling);
+}
+
+// One call, as its tasks see it.
+template <class Op>
+struct DecodeCall {
+  const ForwardProblem& p;
+  DecodeTiling<Op> tiling;
+  Scratch shared;
+  DecodeState<Op> partial;  // [B, Hkv, splits, rows], if there are several splits
+  int64_t scratch_bytes;
+  char* scratch;
+
+  DecodeCall(const ForwardProblem& problem, void* workspace, int workers)
+      : p(problem), tiling(problem), shared(workspace),
+        partial(shared, tiling, decode_partial_rows(problem, tiling)),
+        scratch_bytes(decode_scratch_bytes<Op>(tiling)),
+        scratch(shared.take<char>(workers * scratch_bytes)) {}
+
+  void attend(int64_t task, int worker) const {
+    with_split(task / tiling.splits, task % tiling.splits, worker, [&](DecodeSplit<Op>& split) {
+      split.run();
+      tiling.splits > 1 ? split.store_partial(partial) : split.store();
+    });
+  }
+  void merge(int64_t task, int worker) const {
+    with_split(task, 0, worker, [&](DecodeSplit<Op>& split) { split.merge(partial); });
+  }
+
+ private:
+  template <class F>
+  void with_split(int64_t group, int64_t split, int worker, F&& f) const {
+    Scratch memory(scratch + worker * scratch_bytes);
+    DecodeScratch<Op> pieces(memory, tiling);
+    DecodeSplit<Op> work(p, tiling, pieces, group / tiling.groups, group % tiling.groups, split);
+    f(work);
+  }
+};
+
+template <class Op>
+void decode_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
+  DecodeCall<Op> call(p, workspace, runner.workers);
+  const int64_t groups = p.B * call.tiling.groups;
+  runner.run(
+      groups * call.tiling.splits,
+      [](int64_t task, int worker, void* opaque) {
+        static_cast<const DecodeCall<Op>*>(opaque)->attend(task, worker);
+      },
+      &call);
+  if (call.tiling.splits == 1) return;
+  runner.run(
+      groups,
+      [](int64_t task, int worker, void* opaque) {
+        static_cast<const DecodeCall<Op>*>(opaque)->merge(task, worker);
+      },
+      &call);
+}
+
+}  // namespace
+}  // namespace attn::cpu
