@@ -9,7 +9,7 @@ set(attn_isa_neon_flags -march=armv8-a)
 set(attn_isa_avx2_flags -mavx2 -mfma -mf16c)
 # GCC 12's AVX-512 headers start from registers left undefined on purpose, and warn of them.
 set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-                          -Wno-maybe-uninitialized)
+                          -Wno-uninitialized -Wno-maybe-uninitialized)
 set(attn_isa_avx512_bf16_flags ${attn_isa_avx512_flags} -mavx512bf16)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
@@ -23,7 +23,10 @@ else()
   set(attn_cpu_candidates cpu_scalar.cpp)
 endif()
 
+# Read by the tests, some of which compile kernels for themselves.
 set_property(GLOBAL PROPERTY attn_isas ${attn_isas})
+set_property(GLOBAL PROPERTY attn_kernel_flags ${attn_kernel_flags})
+set_property(GLOBAL PROPERTY attn_isa_avx2_flags ${attn_isa_avx2_flags})
 
 # Makes one object library per ISA and lists them in attn_instruction_set_targets.
 function(attn_add_instruction_sets)

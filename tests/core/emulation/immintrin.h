@@ -15,24 +15,29 @@
 namespace emulation {
 namespace {
 
-template <class Element, class Register>
+template <class Element, int kCount>
 struct Lanes {
-  static constexpr int kCount = sizeof(Register) / sizeof(Element);
   Element lane[kCount];
 
   Lanes() = default;
-  Lanes(Register r) { std::memcpy(lane, &r, sizeof r); }
+  template <class Register>
+  explicit Lanes(Register r) {
+    static_assert(sizeof r == sizeof lane);
+    std::memcpy(lane, &r, sizeof r);
+  }
+  template <class Register>
   operator Register() const {
+    static_assert(sizeof(Register) == sizeof lane);
     Register r;
     std::memcpy(&r, lane, sizeof r);
     return r;
   }
 };
 
-using Floats = Lanes<float, __m512>;
-using Halves = Lanes<uint16_t, __m256i>;
-using Words = Lanes<uint32_t, __m512i>;
-using Shorts = Lanes<uint16_t, __m512i>;
+using Floats = Lanes<float, 16>;
+using Words = Lanes<uint32_t, 16>;
+using Halves = Lanes<uint16_t, 16>;
+using Pairs = Lanes<uint16_t, 32>;
 
 // What the bfloat16 instructions do to subnormals, both read and produced.
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
@@ -47,7 +52,7 @@ inline float float_of_high_half(uint32_t half) {
 // Each 32-bit lane multiplies two pairs; the odd product is added first, both by fused additions.
 inline __m512 dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
   Floats result(sum);
-  const Shorts x(reinterpret_cast<__m512i>(a)), y(reinterpret_cast<__m512i>(b));
+  const Pairs x(a), y(b);
   for (int l = 0; l < 16; ++l) {
     for (int i : {2 * l + 1, 2 * l}) {
       result.lane[l] = flushed(std::fma(float_of_high_half(x.lane[i]),
@@ -67,7 +72,7 @@ inline __m256bh cvtneps_pbh(__m512 v) {
     result.lane[l] = static_cast<uint16_t>(
         std::isnan(value) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
   }
-  return reinterpret_cast<__m256bh>(static_cast<__m256i>(result));
+  return result;
 }
 
 // a * 2^floor(b), rounded once.
@@ -86,20 +91,18 @@ inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
 }
 
 inline __m512 cvtph_ps(__m256i halves) {
-  const Lanes<__m128i, __m256i> parts(halves);
-  Lanes<__m256, __m512> result;
-  for (int p = 0; p < 2; ++p) result.lane[p] = _mm256_cvtph_ps(parts.lane[p]);
+  Floats result;
+  _mm256_storeu_ps(result.lane, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
+  _mm256_storeu_ps(result.lane + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
   return result;
 }
 
 template <int kRounding>
 inline __m256i cvtps_ph(__m512 v) {
-  const Lanes<__m256, __m512> parts(v);
-  Lanes<__m128i, __m256i> result;
-  for (int p = 0; p < 2; ++p) {
-    result.lane[p] = _mm256_cvtps_ph(parts.lane[p], kRounding & ~_MM_FROUND_NO_EXC);
-  }
-  return result;
+  const Floats x(v);
+  const __m128i low = _mm256_cvtps_ph(_mm256_loadu_ps(x.lane), kRounding);
+  const __m128i high = _mm256_cvtps_ph(_mm256_loadu_ps(x.lane + 8), kRounding);
+  return _mm256_set_m128i(high, low);
 }
 
 inline __m512i cvtepu16_epi32(__m256i v) {
@@ -117,7 +120,7 @@ inline __m256i cvtepi32_epi16(__m512i v) {
 }
 
 inline __mmask32 cmpeq_epi16_mask(__m512i a, __m512i b) {
-  const Shorts x(a), y(b);
+  const Pairs x(a), y(b);
   __mmask32 result = 0;
   for (int l = 0; l < 32; ++l) result |= static_cast<__mmask32>(x.lane[l] == y.lane[l]) << l;
   return result;
@@ -147,13 +150,15 @@ inline float reduce_max_ps(__m512 v) {
 #undef _mm512_dpbf16_ps
 #undef _mm512_maskz_scalef_ps
 #undef _mm512_cvtps_ph
+#undef _mm512_shuffle_f32x4
 #define _mm512_dpbf16_ps(sum, a, b) emulation::dpbf16_ps(sum, a, b)
 #define _mm512_cvtneps_pbh(v) emulation::cvtneps_pbh(v)
 #define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
 #define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)
-#define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding)>(v)
+#define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding) & ~_MM_FROUND_NO_EXC>(v)
 #define _mm512_cvtepu16_epi32(v) emulation::cvtepu16_epi32(v)
 #define _mm512_cvtepi32_epi16(v) emulation::cvtepi32_epi16(v)
 #define _mm512_cmpeq_epi16_mask(a, b) emulation::cmpeq_epi16_mask(a, b)
+#define _mm512_shuffle_f32x4(a, b, lanes) simde_mm512_shuffle_f32x4(a, b, lanes)
 #define _mm512_reduce_add_ps(v) emulation::reduce_add_ps(v)
 #define _mm512_reduce_max_ps(v) emulation::reduce_max_ps(v)
