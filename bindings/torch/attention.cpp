@@ -3,6 +3,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cmath>
+
 #include "attn/attn.h"
 #include "executor.h"
 #include "scratch.h"
@@ -52,6 +54,13 @@ attn_mask make_mask(const MaskArguments& arguments, const attn_tensor* bias) {
   return mask;
 }
 
+// The core's default is an infinity, which no user means.
+double checked_scale(std::optional<double> scale) {
+  STD_TORCH_CHECK(!scale || std::isfinite(*scale), "attention: expected a finite scale, got ",
+                  *scale);
+  return scale.value_or(ATTN_SCALE_DEFAULT);
+}
+
 // Allocates and runs one forward; `lse` NULL: not wanted.
 Tensor run_forward(const Tensor& query, const Tensor& key, const Tensor& value,
                    const MaskArguments& mask_arguments, std::optional<double> scale,
@@ -73,7 +82,7 @@ Tensor run_forward(const Tensor& query, const Tensor& key, const Tensor& value,
   args.key = &key_view;
   args.value = &value_view;
   args.mask = &mask;
-  args.scale = scale.value_or(ATTN_SCALE_DEFAULT);
+  args.scale = checked_scale(scale);
   args.out = &out_view;
   args.lse = lse ? &lse_view : nullptr;
   args.exec = &exec;
@@ -144,7 +153,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   args.key = &key_view;
   args.value = &value_view;
   args.mask = &mask;
-  args.scale = scale.value_or(ATTN_SCALE_DEFAULT);
+  args.scale = checked_scale(scale);
   args.out = &out_view;
   args.lse = &lse_view;
   args.grad_out = &grad_out_view;

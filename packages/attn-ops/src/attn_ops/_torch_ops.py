@@ -38,6 +38,13 @@ attention_backward: Final = torch.ops.attn_ops._attention_backward.default  # no
 """The gradients of query, key, value and bias; shape [0] for one that is not needed."""
 
 
+def _refuse_other_devices(*tensors: Tensor) -> None:
+    """Raise where a real kernel would: a result on the meta device would hide the lack of one."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            raise NotImplementedError(f"attn_ops: expected CPU tensors, got one on {tensor.device}")
+
+
 @torch.library.register_fake("attn_ops::attention")
 @torch.library.register_fake("attn_ops::_attention")
 def _fake_attention(
@@ -48,7 +55,7 @@ def _fake_attention(
     output_dtype: torch.dtype | None = None,
     **_named_mask: Any,  # noqa: ANN401
 ) -> Tensor:
-    del key
+    _refuse_other_devices(query, key, value)
     return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
 
 

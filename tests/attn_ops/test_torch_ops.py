@@ -1,0 +1,104 @@
+"""The operators themselves: torch's own checks on each, their errors, and how they are loaded."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from attn_ops import _library
+from attn_ops.mask import UNBOUNDED
+
+OPS = torch.ops.attn_ops
+SEED = torch.tensor([3, 4])
+
+
+def arguments(make_inputs, bias_shape, dropout_p, **options):
+    query, key, value = make_inputs(hkv=2, **options)
+    bias = None if bias_shape is None else torch.randn(bias_shape, dtype=torch.float64)
+    seed = None if dropout_p == 0.0 else SEED
+    return query, key, value, bias, dropout_p, 0.3, UNBOUNDED, 1, 1, seed
+
+
+CASES = pytest.mark.parametrize(
+    ("bias_shape", "dropout_p"), [(None, 0.0), ((1, 4, 5, 1), 0.0), ((2, 4, 5, 7), 0.25)]
+)
+
+
+@CASES
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck_attention(make_inputs, bias_shape, dropout_p, requires_grad):
+    *inputs, p, scale, left, right, anchor, seed = arguments(
+        make_inputs, bias_shape, dropout_p, requires_grad=requires_grad
+    )
+    band = {"band_left": left, "band_right": right, "band_anchor": anchor}
+    torch.library.opcheck(
+        OPS.attention.default, (*inputs, p, scale), {**band, "dropout_seed": seed}
+    )
+
+
+@CASES
+def test_opcheck_attention_without_gradient(make_inputs, bias_shape, dropout_p):
+    torch.library.opcheck(OPS._attention.default, arguments(make_inputs, bias_shape, dropout_p))
+
+
+@CASES
+def test_opcheck_forward(make_inputs, bias_shape, dropout_p):
+    inputs = arguments(make_inputs, bias_shape, dropout_p)
+    torch.library.opcheck(OPS._attention_forward.default, inputs)
+
+
+@CASES
+@pytest.mark.parametrize("wanted", [(True, True, True), (True, False, False), (False, True, False)])
+def test_opcheck_backward(make_inputs, bias_shape, dropout_p, wanted):
+    inputs = arguments(make_inputs, bias_shape, dropout_p)
+    out, lse = OPS._attention_forward(*inputs)
+    names = ("need_query", "need_key", "need_value")
+    needs = dict(zip(names, wanted, strict=True)) | {"need_bias": bias_shape is not None}
+    torch.library.opcheck(
+        OPS._attention_backward.default,
+        (*inputs, out, lse, torch.randn_like(out), torch.randn_like(lse)),
+        needs,
+    )
+
+
+def test_lse_is_the_log_of_the_sum_of_exponentials(make_inputs):
+    query, key, value = make_inputs()
+    _, lse = OPS._attention_forward(
+        query, key, value, None, 0.0, 1.0, UNBOUNDED, UNBOUNDED, 0, None
+    )
+    expected = torch.einsum("bihk,bjhk->bhij", query, key).logsumexp(-1)
+    torch.testing.assert_close(lse, expected)
+
+
+@pytest.mark.parametrize(
+    "seed", [None, torch.tensor([1.0, 2.0]), torch.tensor([1]), torch.arange(4)[::2]]
+)
+def test_dropout_needs_a_seed(make_inputs, seed):
+    with pytest.raises(RuntimeError, match="needs dropout_seed"):
+        OPS.attention(*make_inputs(), p=0.5, dropout_seed=seed)
+
+
+def test_operator_refuses_what_the_core_refuses(make_inputs):
+    query, key, value = make_inputs()
+    with pytest.raises(RuntimeError, match="4-D query"):
+        OPS.attention(query[0], key[0], value[0])
+    with pytest.raises(RuntimeError, match="finite scale"):
+        OPS.attention(query, key, value, scale=float("inf"))
+    with pytest.raises(RuntimeError, match="key"):
+        OPS.attention(query, key[..., :3], value)
+    with pytest.raises(RuntimeError, match="bias"):
+        OPS.attention(query, key, value, torch.zeros(3, 3, 3, 3, dtype=torch.float64))
+
+
+def test_second_copy_of_the_library_is_refused(tmp_path):
+    copy = shutil.copy(_library.torch_library(), tmp_path)
+    # The copy finds the core where the original's run path would.
+    shutil.copy(_library.library_dir() / "libattn.so.0", tmp_path)
+    program = f"import torch; torch.ops.load_library({str(copy)!r}); import attn_ops"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "another copy of libattn_torch.so" in done.stderr
