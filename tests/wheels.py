@@ -31,8 +31,12 @@ class Installation:
 
 
 def run(command: list[str], *, cwd: Path, **environment: str) -> str:
-    """Run `command` with PYTHONPATH unset; fail the test with its output if it fails."""
+    """Run `command` and return what it printed; fail the test with that if it fails.
+
+    The tools beside this interpreter (CMake, Ninja) come first; PYTHONPATH is unset.
+    """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inherited["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         command,
         cwd=cwd,
