@@ -24,6 +24,7 @@ struct BackwardTiling {
   int64_t block_keys;
   int64_t blocks;  // per (b, key head); at least 1, so that dQ is written even without keys
   int64_t tiles;   // of query rows, per (b, key head)
+  int64_t tasks;   // a block each
 
   explicit BackwardTiling(const Problem& p) : widths(p) {
     const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
@@ -33,6 +34,7 @@ struct BackwardTiling {
     block_keys = smaller(block_keys, larger(round_up(p.Mkv, kTileKeys), kTileKeys));
     blocks = larger((p.Mkv + block_keys - 1) / block_keys, 1);
     tiles = (p.G * p.Mq + kTileQueries - 1) / kTileQueries;
+    tasks = p.B * p.Hkv * blocks;
   }
 };
 
@@ -249,7 +251,8 @@ int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
   const BackwardTiling<Op> tiling(p);
   Scratch shared(nullptr);
   GradQuerySum<Op>(shared, p, tiling);
-  return kAlignmentSlack + shared.used() + workers * backward_scratch_bytes<Op>(p, tiling);
+  return kAlignmentSlack + shared.used() +
+         busy_workers(workers, tiling.tasks) * backward_scratch_bytes<Op>(p, tiling);
 }
 
 template <class Op>
@@ -265,12 +268,12 @@ void attention_backward(const BackwardProblem& p, void* workspace, const TaskRun
     Context(const BackwardProblem& problem, void* workspace, int workers)
         : p(problem), tiling(problem), shared(workspace), sum(shared, problem, tiling),
           scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
-          scratch(shared.take<char>(workers * scratch_bytes)) {}
+          scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
   };
   Context context(p, workspace, runner.workers);
   for (int64_t t = 0; t < context.sum.num_turns; ++t) context.sum.turns[t] = 0;
   runner.run(
-      p.B * p.Hkv * context.tiling.blocks,
+      context.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
         Context& c = *static_cast<Context*>(opaque);
         const int64_t head = task / c.tiling.blocks;

@@ -148,7 +148,9 @@ int64_t bias_gradient_scratch_bytes(const BackwardProblem& p) {
 
 template <class Op>
 int64_t bias_gradient_workspace(const BackwardProblem& p, int workers) {
-  return p.bias ? kAlignmentSlack + workers * bias_gradient_scratch_bytes<Op>(p) : 0;
+  if (!p.grad_bias) return 0;
+  return kAlignmentSlack +
+         busy_workers(workers, BiasTiling(p).tasks()) * bias_gradient_scratch_bytes<Op>(p);
 }
 
 template <class Op>

@@ -34,13 +34,14 @@ struct DecodeTiling {
   int64_t splits;
   int64_t heads;   // key heads per task
   int64_t groups;  // of heads, per batch element
+  int64_t tasks;   // a split of a group each
 
   explicit DecodeTiling(const Problem& p)
       : rows(p.G * p.Mq), key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
         value_columns(round_up(p.Kv, Op::S::kWidth)),
         splits(larger((p.Mkv + kSplitKeys - 1) / kSplitKeys, 1)),
         heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads) {}
+        groups((p.Hkv + heads - 1) / heads), tasks(p.B * groups * splits) {}
 };
 
 // What a split found for one query row.
@@ -391,7 +392,8 @@ int64_t decode_workspace(const ForwardProblem& p, int workers) {
   const DecodeTiling<Op> tiling(p);
   Scratch shared(nullptr);
   DecodeState<Op>(shared, tiling, decode_partial_rows(p, tiling));
-  return kAlignmentSlack + shared.used() + workers * decode_scratch_bytes<Op>(tiling);
+  return kAlignmentSlack + shared.used() +
+         busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(tiling);
 }
 
 // One call, as its tasks see it.
@@ -408,7 +410,7 @@ struct DecodeCall {
       : p(problem), tiling(problem), shared(workspace),
         partial(shared, tiling, decode_partial_rows(problem, tiling)),
         scratch_bytes(decode_scratch_bytes<Op>(tiling)),
-        scratch(shared.take<char>(workers * scratch_bytes)) {}
+        scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void attend(int64_t task, int worker) const {
     with_split(task / tiling.splits, task % tiling.splits, worker, [&](DecodeSplit<Op>& split) {
@@ -433,16 +435,15 @@ struct DecodeCall {
 template <class Op>
 void decode_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
   DecodeCall<Op> call(p, workspace, runner.workers);
-  const int64_t groups = p.B * call.tiling.groups;
   runner.run(
-      groups * call.tiling.splits,
+      call.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
         static_cast<const DecodeCall<Op>*>(opaque)->attend(task, worker);
       },
       &call);
   if (call.tiling.splits == 1) return;
   runner.run(
-      groups,
+      p.B * call.tiling.groups,
       [](int64_t task, int worker, void* opaque) {
         static_cast<const DecodeCall<Op>*>(opaque)->merge(task, worker);
       },

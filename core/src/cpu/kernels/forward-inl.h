@@ -25,6 +25,7 @@ struct ForwardTiling {
   int64_t keys;           // per tile
   int64_t block_rows;     // query rows that share one packed tile
   int64_t blocks;         // per (b, key head)
+  int64_t tasks;          // a block each
 
   ForwardTiling(const Problem& p, int workers) {
     key_units = round_up(units_of<Op>(p.K), Op::S::kWidth);
@@ -40,6 +41,7 @@ struct ForwardTiling {
     block_rows = smaller(smaller(kTileBytes / row_bytes, share), rows);
     block_rows = round_up(larger(block_rows, 1), kStripRows);
     blocks = (rows + block_rows - 1) / block_rows;
+    tasks = p.B * p.Hkv * blocks;
   }
 };
 
@@ -205,7 +207,8 @@ class ForwardBlock {
 template <class Op>
 int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
   const ForwardTiling<Op> tiling(p, workers);
-  return kAlignmentSlack + workers * ForwardScratch<Op>(nullptr, tiling).bytes;
+  return kAlignmentSlack +
+         busy_workers(workers, tiling.tasks) * ForwardScratch<Op>(nullptr, tiling).bytes;
 }
 
 template <class Op>
@@ -220,7 +223,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
                   Scratch(workspace).take<char>(0)};
   context.scratch_bytes = ForwardScratch<Op>(nullptr, context.tiling).bytes;
   runner.run(
-      p.B * p.Hkv * context.tiling.blocks,
+      context.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
         Context& c = *static_cast<Context*>(opaque);
         // The last blocks come first: under a causal mask they are the longest.

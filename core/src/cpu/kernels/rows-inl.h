@@ -106,5 +106,10 @@ class Scratch {
 // Bytes lost to aligning a workspace's start.
 constexpr int64_t kAlignmentSlack = 64;
 
+// How many workers of a call ever get a task, and so need scratch.
+inline int64_t busy_workers(int64_t workers, int64_t tasks) {
+  return workers < tasks ? workers : tasks;
+}
+
 }  // namespace
 }  // namespace attn::cpu

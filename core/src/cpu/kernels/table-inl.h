@@ -14,8 +14,9 @@ namespace {
 // Calls f<Operand>() with the operands that problems of this dtype are multiplied with.
 template <class S, class BFloat16Operand, class F>
 auto with_operand(DType dtype, F&& f) {
+  using Double = VecArray<double, sizeof(typename S::Vec) / sizeof(double)>;
   switch (dtype) {
-    case DType::kFloat64: return f.template operator()<SingleOperand<VecArray<double, 4>>>();
+    case DType::kFloat64: return f.template operator()<SingleOperand<Double>>();
     case DType::kBFloat16: return f.template operator()<BFloat16Operand>();
     default: return f.template operator()<SingleOperand<S>>();
   }
