@@ -2,10 +2,12 @@
 #include <nanobind/nanobind.h>
 
 #include "attention.h"
+#include "ceilings.h"
 #include "runtime.h"
 
 NB_MODULE(_native, module) {
   module.doc() = "Out-variant attention on any array with DLPack or the buffer protocol.";
   attn::python::bind_attention(module);
   attn::python::bind_runtime(module);
+  attn::python::bind_ceilings(module);
 }

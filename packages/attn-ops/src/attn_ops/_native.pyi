@@ -62,3 +62,22 @@ def num_threads() -> int:
 
 def has_cuda() -> bool:
     """Return whether this build contains CUDA kernels."""
+
+def float32_ceiling(num_threads: int, seconds: float) -> float:
+    """
+    Return the float32 multiply-adds that `num_threads` threads reach, in FLOP/s.
+
+    Raises: ValueError if num_threads < 1 or seconds <= 0.
+    """
+
+def bfloat16_ceiling(num_threads: int, seconds: float) -> float | None:
+    """
+    Return the same of bfloat16 dot products, or None where the CPU has none.
+    """
+
+def read_ceiling(num_threads: int, seconds: float) -> float:
+    """
+    Return the bytes per second that `num_threads` threads read from memory.
+
+    Together they read at least 256 MiB, each a part of its own.
+    """
