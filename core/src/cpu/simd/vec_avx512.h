@@ -36,9 +36,9 @@ struct VecAvx512 {
   static Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
 
   static Vec exp2(Vec x) {
-    // The bounds come first: x86's min and max return the second operand if either is NaN.
-    x = _mm512_max_ps(set1(kExp2Lowest), x);
-    x = _mm512_min_ps(set1(kExp2Highest), x);
+    // Unlike shifting into the exponent, vscalef needs no bounds: it saturates by itself. It would
+    // keep subnormals, though, where the other instruction sets flush; NaN stays.
+    const Mask is_kept = _mm512_cmp_ps_mask(x, set1(kExp2Lowest + 0.5f), _CMP_NLT_UQ);
     const Vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const Vec r = sub(x, n);
     Vec p = fma(set1(kExp2C5), r, set1(kExp2C4));
@@ -46,8 +46,7 @@ struct VecAvx512 {
     p = fma(p, r, set1(kExp2C2));
     p = fma(p, r, set1(kExp2C1));
     p = fma(p, r, set1(1.0f));
-    // vscalef would keep subnormals, which no other instruction set does here.
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n, set1(kExp2Lowest), _CMP_NEQ_UQ), p, n);
+    return _mm512_maskz_scalef_ps(is_kept, p, n);
   }
 
   static float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
