@@ -7,10 +7,6 @@
 set(attn_kernel_flags $<IF:$<BOOL:${ATTN_SANITIZE}>,-O1,-O3> $<$<BOOL:${ATTN_SANITIZE}>:-g1>
                       -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
                       -fno-rtti -fno-lto)
-if(ATTN_SANITIZE)
-  # Instrumented code at -O3 takes minutes to compile, and finds no more.
-  list(APPEND attn_kernel_flags -O1)
-endif()
 
 set(attn_isa_scalar_flags "")
 set(attn_isa_neon_flags -march=armv8-a)
