@@ -15,7 +15,9 @@ LENGTHS = [(1, 1), (1, 5), (5, 1), (4, 4), (3, 7), (7, 3), (0, 3), (3, 0)]
 
 
 def materialized(sees, num_queries, num_keys):
-    rows = [[0.0 if sees(i, j) else -torch.inf for j in range(num_keys)] for i in range(num_queries)]
+    rows = [
+        [0.0 if sees(i, j) else -torch.inf for j in range(num_keys)] for i in range(num_queries)
+    ]
     return torch.tensor(rows).reshape(num_queries, num_keys)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attn_ops import _torch_ops
-from attn_ops.mask import ANCHOR_TOP_LEFT, UNBOUNDED, Band, Dropout, MaskSpec
+from attn_ops.mask import ANCHOR_TOP_LEFT, UNBOUNDED, MaskSpec
 
 
 class Attention(torch.autograd.Function):
@@ -115,9 +115,42 @@ def attend(
 ) -> Tensor:
     """Return the attention of canonical inputs, recorded by autograd where it is wanted."""
     band, dropout = mask.band, mask.dropout
-    numbers = (dropout.p, scale, band.left, band.right, band.anchor)
-    arguments = (query, key, value, mask.bias, *numbers, dropout.seed)
-    if _wants_gradient(query, key, value, mask.bias):
+    # Dynamo refuses an autograd function that gets one tensor twice, and knows what to do with an
+    # operator. Called directly, the function costs less.
+    run = torch.ops.attn_ops.attention.default if torch.compiler.is_compiling() else _attend
+    return run(
+        query,
+        key,
+        value,
+        mask.bias,
+        dropout.p,
+        scale,
+        band_left=band.left,
+        band_right=band.right,
+        band_anchor=band.anchor,
+        dropout_seed=dropout.seed,
+        output_dtype=output_dtype,
+    )
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    p: float = 0.0,
+    scale: float | None = None,
+    *,
+    band_left: int = UNBOUNDED,
+    band_right: int = UNBOUNDED,
+    band_anchor: int = ANCHOR_TOP_LEFT,
+    dropout_seed: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Run `attn_ops::attention`; it has this signature, and this function as its autograd rule."""
+    band = (band_left, band_right, band_anchor)
+    arguments = (query, key, value, attn_bias, p, scale, *band, dropout_seed)
+    if _wants_gradient(query, key, value, attn_bias):
         out, _lse = Attention.apply(*arguments, output_dtype)
         return out
     return _torch_ops.attention(*arguments, output_dtype=output_dtype)
@@ -132,23 +165,4 @@ def _wants_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     )
 
 
-def _attention_rule(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_bias: Tensor | None = None,
-    p: float = 0.0,
-    scale: float | None = None,
-    *,
-    band_left: int = UNBOUNDED,
-    band_right: int = UNBOUNDED,
-    band_anchor: int = ANCHOR_TOP_LEFT,
-    dropout_seed: Tensor | None = None,
-    output_dtype: torch.dtype | None = None,
-) -> Tensor:
-    band = Band(band_left, band_right, band_anchor)
-    mask = MaskSpec(band, attn_bias, Dropout(p, dropout_seed))
-    return attend(query, key, value, mask, scale, output_dtype)
-
-
-_torch_ops.registry.impl("attention", _attention_rule, "Autograd")
+_torch_ops.registry.impl("attention", _attend, "Autograd")
