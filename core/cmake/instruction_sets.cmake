@@ -3,9 +3,7 @@
 # No fast-math: NaN and infinity carry meaning here. No contraction: each ISA rounds as written.
 # No LTO, ever: it could move code built for one ISA into another's path.
 # Units are containers that hold one or two elements, so types may alias.
-# Sanitized, these files would take the compiler minutes each at -O3.
-set(attn_kernel_flags $<IF:$<BOOL:${ATTN_SANITIZE}>,-O1,-O3> $<$<BOOL:${ATTN_SANITIZE}>:-g1>
-                      -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
+set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
                       -fno-rtti -fno-lto)
 
 set(attn_isa_scalar_flags "")
