@@ -9,6 +9,7 @@ from attn_ops import (
     LowerTriangularMask,
     memory_efficient_attention,
 )
+from eager_attention import make_inputs, softmax_attention
 
 TRIANGULAR = [
     LowerTriangularMask(),
@@ -23,28 +24,28 @@ def gradients(out, inputs):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_4d_inputs_give_softmax_attention(make_inputs, eager, requires_grad):
+def test_4d_inputs_give_softmax_attention(requires_grad):
     inputs = make_inputs(requires_grad=requires_grad)
-    assert_close(memory_efficient_attention(*inputs), eager(*inputs))
+    assert_close(memory_efficient_attention(*inputs), softmax_attention(*inputs))
 
 
-def test_3d_inputs_are_one_head(make_inputs, eager):
+def test_3d_inputs_are_one_head():
     inputs = make_inputs(hq=1, hkv=1)
     out = memory_efficient_attention(*[x.squeeze(2) for x in inputs])
-    assert_close(out, eager(*inputs).squeeze(2))
+    assert_close(out, softmax_attention(*inputs).squeeze(2))
 
 
 @pytest.mark.parametrize("mask", [None, *TRIANGULAR], ids=repr)
 @pytest.mark.parametrize("hkv", [1, 2, 4])
-def test_grouped_heads_forward_and_backward(make_inputs, eager, mask, hkv):
+def test_grouped_heads_forward_and_backward(mask, hkv):
     inputs = make_inputs(hkv=hkv, requires_grad=True)
     bias = None if mask is None else mask.materialize((5, 7), torch.float64)
-    out, expected = memory_efficient_attention(*inputs, mask), eager(*inputs, bias)
+    out, expected = memory_efficient_attention(*inputs, mask), softmax_attention(*inputs, bias)
     assert_close(out, expected)
     assert_close(gradients(out, inputs), gradients(expected, inputs))
 
 
-def test_5d_inputs_expanded_over_heads_get_gradients_of_the_unexpanded(make_inputs, eager):
+def test_5d_inputs_expanded_over_heads_get_gradients_of_the_unexpanded():
     inputs = make_inputs(hq=6, hkv=2, requires_grad=True)
     query, key, value = inputs
     out = memory_efficient_attention(
@@ -52,43 +53,43 @@ def test_5d_inputs_expanded_over_heads_get_gradients_of_the_unexpanded(make_inpu
         key.reshape(2, 7, 2, 1, 8).expand(2, 7, 2, 3, 8),
         value.reshape(2, 7, 2, 1, 6).expand(2, 7, 2, 3, 6),
     )
-    expected = eager(*inputs)
+    expected = softmax_attention(*inputs)
     assert out.shape == (2, 5, 2, 3, 6)
     assert_close(out.flatten(2, 3), expected)
     assert_close(gradients(out.flatten(2, 3), inputs), gradients(expected, inputs))
 
 
-def test_5d_inputs_with_heads_of_their_own(make_inputs, eager):
+def test_5d_inputs_with_heads_of_their_own():
     inputs = make_inputs(hq=6, hkv=6)
     out = memory_efficient_attention(*[x.unflatten(2, (2, 3)) for x in inputs])
-    assert_close(out, eager(*inputs).unflatten(2, (2, 3)))
+    assert_close(out, softmax_attention(*inputs).unflatten(2, (2, 3)))
 
 
-def test_expanded_leaves_get_a_gradient_for_every_index(make_inputs, eager):
+def test_expanded_leaves_get_a_gradient_for_every_index():
     query, key, value = (x.unflatten(2, (2, 1)) for x in make_inputs(hq=2, hkv=2))
     key, value = (x.expand(2, 7, 2, 3, -1).requires_grad_() for x in (key, value))
     query = query.expand(2, 5, 2, 3, -1)
     flat = [x.detach().reshape(*x.shape[:2], 6, -1).requires_grad_() for x in (query, key, value)]
     found = gradients(memory_efficient_attention(query, key, value).flatten(2, 3), (key, value))
-    expected = gradients(eager(*flat), flat[1:])
+    expected = gradients(softmax_attention(*flat), flat[1:])
     assert_close([x.flatten(2, 3) for x in found], list(expected))
 
 
-def test_strided_views_are_read_in_place(make_inputs, eager):
+def test_strided_views_are_read_in_place():
     packed = torch.randn(2, 7, 3, 4, 8, dtype=torch.float64)
-    assert_close(memory_efficient_attention(*packed.unbind(2)), eager(*packed.unbind(2)))
+    assert_close(
+        memory_efficient_attention(*packed.unbind(2)), softmax_attention(*packed.unbind(2))
+    )
     by_head = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in make_inputs()]
-    assert_close(memory_efficient_attention(*by_head), eager(*by_head))
+    assert_close(memory_efficient_attention(*by_head), softmax_attention(*by_head))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 7), (1, 4, 5, 7), (2, 1, 1, 7), (1, 1, 5, 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_tensor_bias_broadcasts_and_has_a_gradient_of_its_own_shape(
-    make_inputs, eager, shape, dtype
-):
+def test_tensor_bias_broadcasts_and_has_a_gradient_of_its_own_shape(shape, dtype):
     inputs = make_inputs(hkv=2, requires_grad=True)
     bias = torch.randn(shape, dtype=dtype, requires_grad=True)
-    out, expected = memory_efficient_attention(*inputs, bias), eager(*inputs, bias)
+    out, expected = memory_efficient_attention(*inputs, bias), softmax_attention(*inputs, bias)
     assert_close(out, expected)
     found = gradients(out, [*inputs, bias])
     assert found[3].shape == bias.shape
@@ -96,64 +97,64 @@ def test_tensor_bias_broadcasts_and_has_a_gradient_of_its_own_shape(
     assert_close(found, gradients(expected, [*inputs, bias]))
 
 
-def test_bias_only_gradient(make_inputs, eager):
+def test_bias_only_gradient():
     inputs = make_inputs()
     bias = torch.randn(1, 4, 5, 7, dtype=torch.float64, requires_grad=True)
     found = gradients(memory_efficient_attention(*inputs, bias), bias)
-    assert_close(found, gradients(eager(*inputs, bias), bias))
+    assert_close(found, gradients(softmax_attention(*inputs, bias), bias))
 
 
-def test_expanded_bias_gets_the_gradient_of_the_unexpanded(make_inputs, eager):
+def test_expanded_bias_gets_the_gradient_of_the_unexpanded():
     inputs = make_inputs()
     bias = torch.randn(4, 1, 7, dtype=torch.float64, requires_grad=True)
     found = gradients(memory_efficient_attention(*inputs, bias.expand(2, 4, 5, 7)), bias)
-    assert_close(found, gradients(eager(*inputs, bias), bias))
+    assert_close(found, gradients(softmax_attention(*inputs, bias), bias))
 
 
-def test_boolean_bias_keeps_where_true(make_inputs, eager):
+def test_boolean_bias_keeps_where_true():
     inputs = make_inputs(requires_grad=True)
     keep = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(1)) > 0.4
     keep[0, 0, 2] = False
-    out, expected = memory_efficient_attention(*inputs, keep), eager(*inputs, keep)
+    out, expected = memory_efficient_attention(*inputs, keep), softmax_attention(*inputs, keep)
     assert_close(out, expected)
     assert (out[0, 2] == 0).all()
     assert_close(gradients(out, inputs), gradients(expected, inputs))
 
 
-def test_bias_of_3d_inputs(make_inputs, eager):
+def test_bias_of_3d_inputs():
     inputs = make_inputs(hq=1, hkv=1)
     bias = torch.randn(2, 5, 7, dtype=torch.float64)
     out = memory_efficient_attention(*[x.squeeze(2) for x in inputs], bias)
-    assert_close(out, eager(*inputs, bias.unsqueeze(1)).squeeze(2))
+    assert_close(out, softmax_attention(*inputs, bias.unsqueeze(1)).squeeze(2))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 3, 5, 7), (1, 1, 3, 5, 7), (2, 2, 1, 5, 7), (1,) * 5])
-def test_bias_of_5d_inputs(make_inputs, eager, shape):
+def test_bias_of_5d_inputs(shape):
     inputs = make_inputs(hq=6, hkv=6)
     bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     out = memory_efficient_attention(*[x.unflatten(2, (2, 3)) for x in inputs], bias)
     full = bias.expand(-1, 2, 3, -1, -1).flatten(1, 2)
-    expected = eager(*inputs, full)
+    expected = softmax_attention(*inputs, full)
     assert_close(out.flatten(2, 3), expected)
     assert_close(gradients(out.flatten(2, 3), bias), gradients(expected, bias))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_scale_replaces_the_default(make_inputs, eager, requires_grad):
+def test_scale_replaces_the_default(requires_grad):
     inputs = make_inputs(requires_grad=requires_grad)
     for scale in (0.1, 0, -1.5):
         out = memory_efficient_attention(*inputs, scale=scale)
-        assert_close(out, eager(*inputs, scale=scale))
+        assert_close(out, softmax_attention(*inputs, scale=scale))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("output_dtype", [None, torch.float32, torch.bfloat16, torch.float16])
-def test_output_dtype_is_honoured(make_inputs, eager, dtype, output_dtype, requires_grad):
+def test_output_dtype_is_honoured(dtype, output_dtype, requires_grad):
     inputs = [x.detach().to(dtype).requires_grad_(requires_grad) for x in make_inputs()]
     out = memory_efficient_attention(*inputs, output_dtype=output_dtype)
     assert out.dtype == (output_dtype or dtype)
-    expected = eager(*[x.double() for x in inputs])
+    expected = softmax_attention(*[x.double() for x in inputs])
     assert_close(out.double(), expected, atol=2e-2, rtol=2e-2)
     if requires_grad:
         found = gradients(out, inputs)
@@ -165,7 +166,7 @@ def test_output_dtype_is_honoured(make_inputs, eager, dtype, output_dtype, requi
 @pytest.mark.parametrize(
     "empty", [{"batch": 0}, {"mq": 0}, {"mkv": 0}, {"mq": 0, "mkv": 0}], ids=str
 )
-def test_empty_extents_give_empty_or_zero(make_inputs, empty):
+def test_empty_extents_give_empty_or_zero(empty):
     inputs = make_inputs(**empty, requires_grad=True)
     out = memory_efficient_attention(*inputs)
     assert out.shape == (*inputs[0].shape[:3], 6)
@@ -175,7 +176,7 @@ def test_empty_extents_give_empty_or_zero(make_inputs, empty):
         assert (gradient == 0).all()
 
 
-def test_queries_before_the_first_key_give_zero(make_inputs):
+def test_queries_before_the_first_key_give_zero():
     inputs = make_inputs(mq=7, mkv=3, requires_grad=True)
     out = memory_efficient_attention(*inputs, LowerTriangularFromBottomRightMask())
     assert (out[:, :4] == 0).all()
@@ -191,7 +192,7 @@ def dropped_weights(query, key, p, seed):
     return memory_efficient_attention(query, key, value, p=p)
 
 
-def test_dropout_repeats_with_the_seed_and_keeps_the_expected_part(make_inputs):
+def test_dropout_repeats_with_the_seed_and_keeps_the_expected_part():
     query, key, value = make_inputs(batch=4, mq=64, mkv=64)
     weights = dropped_weights(query, key, 0.25, seed=3)
     assert_close(weights, dropped_weights(query, key, 0.25, seed=3), rtol=0, atol=0)
@@ -202,7 +203,7 @@ def test_dropout_repeats_with_the_seed_and_keeps_the_expected_part(make_inputs):
     assert_close(out, torch.einsum("bihj,bjhv->bihv", weights, value))
 
 
-def test_dropout_backward_redraws_the_forward_mask(make_inputs):
+def test_dropout_backward_redraws_the_forward_mask():
     inputs = make_inputs(mq=9, mkv=11, requires_grad=True)
     query, key, value = inputs
     kept = dropped_weights(query.detach(), key.detach(), 0.5, seed=8) != 0
@@ -214,11 +215,11 @@ def test_dropout_backward_redraws_the_forward_mask(make_inputs):
     assert_close(gradients(out, inputs), gradients(expected, inputs))
 
 
-def test_dropout_of_everything_gives_zero(make_inputs):
+def test_dropout_of_everything_gives_zero():
     assert (memory_efficient_attention(*make_inputs(), p=1.0) == 0).all()
 
 
-def test_torch_num_threads_is_obeyed(make_inputs):
+def test_torch_num_threads_is_obeyed():
     inputs = make_inputs(mq=300, mkv=300, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:

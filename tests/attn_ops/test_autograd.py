@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from attn_ops import LowerTriangularMask, memory_efficient_attention
 from attn_ops._autograd import Attention
 from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, UNBOUNDED
+from eager_attention import make_inputs
 
 
 def out_and_lse(query, key, value, bias=None):
@@ -15,19 +16,19 @@ def out_and_lse(query, key, value, bias=None):
     return Attention.apply(query, key, value, bias, 0.0, 0.3, *band, None, None)
 
 
-def test_gradcheck_of_output_and_lse_together(make_inputs):
+def test_gradcheck_of_output_and_lse_together():
     inputs = make_inputs(mq=3, mkv=4, hq=2, hkv=1, requires_grad=True)
     bias = torch.randn(1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(out_and_lse, [*inputs, bias])
 
 
-def test_lse_alone_has_a_gradient(make_inputs):
+def test_lse_alone_has_a_gradient():
     inputs = make_inputs(mq=3, mkv=4, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *x: out_and_lse(*x)[1], inputs)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (3,), (1, 3)])
-def test_only_wanted_gradients_are_made(make_inputs, wanted):
+def test_only_wanted_gradients_are_made(wanted):
     tensors = [*make_inputs(), torch.randn(2, 4, 5, 7, dtype=torch.float64)]
     for index in wanted:
         tensors[index].requires_grad_()
@@ -35,7 +36,7 @@ def test_only_wanted_gradients_are_made(make_inputs, wanted):
     assert [x.grad is not None for x in tensors] == [index in wanted for index in range(4)]
 
 
-def test_no_grad_records_nothing(make_inputs):
+def test_no_grad_records_nothing():
     inputs = make_inputs(requires_grad=True)
     with torch.no_grad():
         assert not memory_efficient_attention(*inputs).requires_grad
@@ -43,7 +44,7 @@ def test_no_grad_records_nothing(make_inputs):
         assert memory_efficient_attention(*inputs).is_inference()
 
 
-def test_public_operator_has_the_same_gradient(make_inputs):
+def test_public_operator_has_the_same_gradient():
     inputs = make_inputs(requires_grad=True)
     out = torch.ops.attn_ops.attention(*inputs, band_right=0)
     expected = memory_efficient_attention(*inputs, LowerTriangularMask())
@@ -56,7 +57,7 @@ def test_public_operator_has_the_same_gradient(make_inputs):
         assert_close(found, wanted)
 
 
-def test_second_derivative_is_refused(make_inputs):
+def test_second_derivative_is_refused():
     query, key, value = make_inputs(requires_grad=True)
     out = memory_efficient_attention(query, key, value)
     (gradient,) = torch.autograd.grad(out.sum(), query, create_graph=True)
@@ -64,7 +65,7 @@ def test_second_derivative_is_refused(make_inputs):
         gradient.sum().backward()
 
 
-def test_functional_gradient(make_inputs):
+def test_functional_gradient():
     query, key, value = make_inputs()
     found = torch.func.grad(lambda x: memory_efficient_attention(x, key, value).sum())(query)
     leaf = query.clone().requires_grad_()
@@ -72,7 +73,7 @@ def test_functional_gradient(make_inputs):
     assert_close(found, leaf.grad)
 
 
-def test_vmap_over_a_gradient_is_refused(make_inputs):
+def test_vmap_over_a_gradient_is_refused():
     inputs = [x.unsqueeze(0) for x in make_inputs(requires_grad=True)]
 
     def per_sample(query, key, value):
@@ -82,14 +83,14 @@ def test_vmap_over_a_gradient_is_refused(make_inputs):
         torch.vmap(per_sample)(*inputs)
 
 
-def test_vmap_without_gradient_loops(make_inputs):
+def test_vmap_without_gradient_loops():
     inputs = [torch.stack([x, 2 * x]) for x in make_inputs()]
     out = torch.vmap(memory_efficient_attention)(*inputs)
     for i in range(2):
         assert_close(out[i], memory_efficient_attention(*[x[i] for x in inputs]))
 
 
-def test_checkpointing_redraws_the_same_dropout(make_inputs):
+def test_checkpointing_redraws_the_same_dropout():
     inputs = make_inputs(requires_grad=True)
     torch.manual_seed(2)
     out = memory_efficient_attention(*inputs, p=0.5)

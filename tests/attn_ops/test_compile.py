@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 import attn_ops
 from attn_ops import LowerTriangularFromBottomRightMask, LowerTriangularMask
+from eager_attention import make_inputs
 
 MASKS = [None, LowerTriangularMask(), LowerTriangularFromBottomRightMask().make_local_attention(3)]
 
@@ -141,7 +142,7 @@ class ScriptedAttention(nn.Module):
 
 
 @torchscript
-def test_scripted_module_survives_saving_and_has_gradients(make_inputs, tmp_path):
+def test_scripted_module_survives_saving_and_has_gradients(tmp_path):
     inputs = make_inputs(hkv=2, requires_grad=True)
     expected = ScriptedAttention()(*inputs)
     torch.jit.script(ScriptedAttention()).save(tmp_path / "attention.pt")
@@ -153,7 +154,7 @@ def test_scripted_module_survives_saving_and_has_gradients(make_inputs, tmp_path
 
 
 @torchscript
-def test_traced_module(make_inputs):
+def test_traced_module():
     inputs = make_inputs()
     traced = torch.jit.trace(ScriptedAttention(), inputs)
     longer = make_inputs(mq=11, mkv=13)

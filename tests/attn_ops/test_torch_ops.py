@@ -9,12 +9,13 @@ import torch
 
 from attn_ops import _library
 from attn_ops.mask import UNBOUNDED
+from eager_attention import make_inputs
 
 OPS = torch.ops.attn_ops
 SEED = torch.tensor([3, 4])
 
 
-def arguments(make_inputs, bias_shape, dropout_p, **options):
+def arguments(bias_shape, dropout_p, **options):
     query, key, value = make_inputs(hkv=2, **options)
     bias = None if bias_shape is None else torch.randn(bias_shape, dtype=torch.float64)
     seed = None if dropout_p == 0.0 else SEED
@@ -28,9 +29,9 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_attention(make_inputs, bias_shape, dropout_p, requires_grad):
+def test_opcheck_attention(bias_shape, dropout_p, requires_grad):
     *inputs, p, scale, left, right, anchor, seed = arguments(
-        make_inputs, bias_shape, dropout_p, requires_grad=requires_grad
+        bias_shape, dropout_p, requires_grad=requires_grad
     )
     band = {"band_left": left, "band_right": right, "band_anchor": anchor}
     torch.library.opcheck(
@@ -39,20 +40,20 @@ def test_opcheck_attention(make_inputs, bias_shape, dropout_p, requires_grad):
 
 
 @CASES
-def test_opcheck_attention_without_gradient(make_inputs, bias_shape, dropout_p):
-    torch.library.opcheck(OPS._attention.default, arguments(make_inputs, bias_shape, dropout_p))
+def test_opcheck_attention_without_gradient(bias_shape, dropout_p):
+    torch.library.opcheck(OPS._attention.default, arguments(bias_shape, dropout_p))
 
 
 @CASES
-def test_opcheck_forward(make_inputs, bias_shape, dropout_p):
-    inputs = arguments(make_inputs, bias_shape, dropout_p)
+def test_opcheck_forward(bias_shape, dropout_p):
+    inputs = arguments(bias_shape, dropout_p)
     torch.library.opcheck(OPS._attention_forward.default, inputs)
 
 
 @CASES
 @pytest.mark.parametrize("wanted", [(True, True, True), (True, False, False), (False, True, False)])
-def test_opcheck_backward(make_inputs, bias_shape, dropout_p, wanted):
-    inputs = arguments(make_inputs, bias_shape, dropout_p)
+def test_opcheck_backward(bias_shape, dropout_p, wanted):
+    inputs = arguments(bias_shape, dropout_p)
     out, lse = OPS._attention_forward(*inputs)
     names = ("need_query", "need_key", "need_value")
     needs = dict(zip(names, wanted, strict=True)) | {"need_bias": bias_shape is not None}
@@ -63,7 +64,7 @@ def test_opcheck_backward(make_inputs, bias_shape, dropout_p, wanted):
     )
 
 
-def test_lse_is_the_log_of_the_sum_of_exponentials(make_inputs):
+def test_lse_is_the_log_of_the_sum_of_exponentials():
     query, key, value = make_inputs()
     _, lse = OPS._attention_forward(
         query, key, value, None, 0.0, 1.0, UNBOUNDED, UNBOUNDED, 0, None
@@ -75,12 +76,12 @@ def test_lse_is_the_log_of_the_sum_of_exponentials(make_inputs):
 @pytest.mark.parametrize(
     "seed", [None, torch.tensor([1.0, 2.0]), torch.tensor([1]), torch.arange(4)[::2]]
 )
-def test_dropout_needs_a_seed(make_inputs, seed):
+def test_dropout_needs_a_seed(seed):
     with pytest.raises(RuntimeError, match="needs dropout_seed"):
         OPS.attention(*make_inputs(), p=0.5, dropout_seed=seed)
 
 
-def test_operator_refuses_what_the_core_refuses(make_inputs):
+def test_operator_refuses_what_the_core_refuses():
     query, key, value = make_inputs()
     with pytest.raises(RuntimeError, match="4-D query"):
         OPS.attention(query[0], key[0], value[0])

@@ -1,6 +1,5 @@
 """Models saved from Python run in a C++ program that links libtorch and loads our operators."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from torch import nn
 
 import attn_ops
 from attn_ops import _library
+from wheels import REPOSITORY, run
 
 pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parent
@@ -32,21 +32,20 @@ def fingerprint(out):
     return torch.dot(flat, torch.arange(flat.numel(), dtype=torch.float64).cos()).item()
 
 
-def run(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def run_model(tmp_path_factory):
-    build = tmp_path_factory.mktemp("libtorch")
+def run_model():
+    """Return a function from a saved model and a length to the fingerprint of its output.
+
+    The program stays in build/: it takes half a minute to compile.
+    """
+    build = REPOSITORY / "build" / "libtorch"
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    run("cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", prefix)
-    run("cmake", "--build", str(build))
+    run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", prefix], cwd=SOURCE)
+    run(["cmake", "--build", str(build)], cwd=SOURCE)
 
     def run_saved(model, length):
-        return float(run(str(build / "run_model"), str(_library.torch_library()), model, length))
+        arguments = [str(_library.torch_library()), model, str(length)]
+        return float(run([str(build / "run_model"), *arguments], cwd=build))
 
     return run_saved
 
@@ -57,17 +56,15 @@ def test_scripted_module(run_model, tmp_path):
     torch.jit.script(Model()).save(file)
     for length in (5, 12):
         expected = fingerprint(Model()(make_input(length)))
-        assert run_model(file, str(length)) == pytest.approx(expected, rel=1e-5)
+        assert run_model(file, length) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
 def test_ahead_of_time_compiled_package(run_model, tmp_path):
     length = torch.export.Dim("length", min=2, max=4096)
     with torch.no_grad():
-        program = torch.export.export(
-            Model(), (make_input(6),), dynamic_shapes={"x": {1: length}}
-        )
+        program = torch.export.export(Model(), (make_input(6),), dynamic_shapes={"x": {1: length}})
     file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "m.pt2"))
     for length in (5, 12):
         expected = fingerprint(Model()(make_input(length)))
-        assert run_model(file, str(length)) == pytest.approx(expected, rel=1e-5)
+        assert run_model(file, length) == pytest.approx(expected, rel=1e-5)

@@ -1,6 +1,5 @@
 """What the tests of the torch API compare with: the definition of attention in eager torch."""
 
-import pytest
 import torch
 
 
@@ -22,19 +21,9 @@ def softmax_attention(query, key, value, bias=None, scale=None):
     return torch.einsum("bhij,bjhv->bihv", weights, value)
 
 
-@pytest.fixture
-def eager():
-    return softmax_attention
-
-
-@pytest.fixture
-def make_inputs():
-    """Return a maker of (query, key, value) in [B, M, H, K], float64 unless told."""
-
-    def make(batch=2, mq=5, mkv=7, hq=4, hkv=4, width=8, value_width=6, **options):
-        options = {"dtype": torch.float64, **options}
-        generator = torch.Generator().manual_seed(17)
-        shapes = [(batch, mq, hq, width), (batch, mkv, hkv, width), (batch, mkv, hkv, value_width)]
-        return [torch.randn(shape, generator=generator, **options) for shape in shapes]
-
-    return make
+def make_inputs(batch=2, mq=5, mkv=7, hq=4, hkv=4, width=8, value_width=6, **options):
+    """Return the same random query, key and value at each call, float64 unless told."""
+    options = {"dtype": torch.float64, **options}
+    generator = torch.Generator().manual_seed(17)
+    shapes = [(batch, mq, hq, width), (batch, mkv, hkv, width), (batch, mkv, hkv, value_width)]
+    return [torch.randn(shape, generator=generator, **options) for shape in shapes]
