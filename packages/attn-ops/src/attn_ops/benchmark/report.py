@@ -1,0 +1,124 @@
+"""The results as a table for the terminal, as Markdown, and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from attn_ops.benchmark.ceilings import Ceilings
+from attn_ops.benchmark.machine import Machine
+from attn_ops.benchmark.measure import Timing
+from attn_ops.benchmark.results import Result
+
+_COLUMNS = ("case", "threads", "ours", "baseline", "speedup", "rate", "of ceiling", "target")
+_STYLES = {True: "green", False: "red", None: ""}
+
+
+def ceilings_line(ceilings: Ceilings) -> str:
+    """Return the machine's limits on one line."""
+    bfloat16 = (
+        f"{ceilings.bfloat16 / 1e9:.0f} GFLOP/s"
+        if ceilings.bfloat16
+        else "no unit, so float32's counts"
+    )
+    return (
+        f"Ceilings on {_threads(ceilings.threads)}: float32 {ceilings.float32 / 1e9:.0f} GFLOP/s, "
+        f"bfloat16 {bfloat16}, memory read {ceilings.read / 1e9:.1f} GB/s"
+    )
+
+
+def terminal_table(results: Sequence[Result]) -> Table:
+    """Return the results for rich to print: green where the target is met, red where it is not."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(_COLUMNS[0], min_width=20)
+    for column in _COLUMNS[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(*_cells(result), style=_STYLES[result.meets_target])
+    return table
+
+
+def markdown(machine: Machine, ceilings: Sequence[Ceilings], results: Sequence[Result]) -> str:
+    """Return everything as Markdown."""
+    lines = [
+        f"{machine}.",
+        *(f"{ceilings_line(ceiling)}." for ceiling in ceilings),
+        "",
+    ]
+    lines += [_markdown_row(_COLUMNS), _markdown_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
+    lines += [_markdown_row(_cells(result)) for result in results]
+    return "\n".join(lines) + "\n"
+
+
+def to_json(machine: Machine, ceilings: Sequence[Ceilings], results: Sequence[Result]) -> str:
+    """Return everything as JSON; times in seconds, rates in FLOP/s or bytes/s."""
+    return json.dumps(
+        {
+            "machine": asdict(machine),
+            "ceilings": [asdict(ceiling) for ceiling in ceilings],
+            "results": [_json_row(result) for result in results],
+        },
+        indent=2,
+    )
+
+
+def _cells(result: Result) -> list[str]:
+    case = result.case
+    if result.ours is None or result.baseline is None:
+        wrong = f"WRONG: off by {result.error.largest:.1e}, allowed {result.error.allowed:.1e}"
+        return [case.name, str(result.threads), wrong, *[""] * (len(_COLUMNS) - 3)]
+    unit = "GB/s" if case.limit == "read" else "GFLOP/s"
+    return [
+        case.name,
+        "2 and 1" if case.kind == "two threads" else str(result.threads),
+        _time(result.ours),
+        _time(result.baseline),
+        f"{result.speedup:.2f}",
+        "" if result.rate is None else f"{result.rate / 1e9:.1f} {unit}",
+        "" if result.share is None else f"{result.share:.0%}",
+        _target(result),
+    ]
+
+
+def _target(result: Result) -> str:
+    if result.meets_target is None:
+        return ""
+    target = result.case.target
+    aims = [] if target.speedup is None else [f"{target.speedup:.2f}"]
+    aims += [] if target.share is None else [f"{target.share:.0%}"]
+    return f"{', '.join(aims)}: {'met' if result.meets_target else 'missed'}"
+
+
+def _time(timing: Timing) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if timing.median * scale >= 1:
+            return f"{timing.median * scale:.3g} {unit}"
+    return f"{timing.median * 1e6:.3g} us"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _json_row(result: Result) -> dict[str, object]:
+    dtype = str(result.case.dtype).removeprefix("torch.")
+    return {
+        "name": result.case.name,
+        "case": asdict(result.case) | {"dtype": dtype},
+        "threads": result.threads,
+        "ours": None if result.ours is None else asdict(result.ours),
+        "baseline": None if result.baseline is None else asdict(result.baseline),
+        "speedup": result.speedup,
+        "rate": result.rate,
+        "share_of_ceiling": result.share,
+        "baseline_share_of_ceiling": result.baseline_share,
+        "meets_target": result.meets_target,
+        "error": result.error.largest,
+        "error_allowed": result.error.allowed,
+    }
