@@ -244,7 +244,10 @@ class DecodeSplit {
   void score_tile(int64_t head, int64_t n) {
     with_source<Op>(p_.key.dtype, [&]<DType kSource>() {
       for (int64_t k = 0; k < n; k += S::kWidth) {
-        prefetch(s_.value_rows + k, smaller(S::kWidth, n - k), p_.Kv, p_.value.dtype);
+        // Rows of different heads lie pages apart, where no hardware prefetcher follows.
+        for (int64_t j = k; j < smaller(k + S::kWidth, n); ++j) {
+          prefetch_row(s_.value_rows[j], p_.Kv * element_bytes(p_.value.dtype));
+        }
         for (int64_t r = 0; r < t_.rows; ++r) {
           S::store(s_.scores + r * Tiling::kTileKeys + k,
                    dot_keys<Op, kSource>(queries(head) + r * t_.key_units, s_.key_rows + k, n - k,
@@ -253,14 +256,6 @@ class DecodeSplit {
       }
       return true;
     });
-  }
-
-  // Rows of different heads lie pages apart, where no hardware prefetcher follows.
-  static void prefetch(const char* const* rows, int64_t n, int64_t width, DType dtype) {
-    const int64_t bytes = width * element_bytes(dtype);
-    for (int64_t k = 0; k < n; ++k) {
-      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows[k] + at);
-    }
   }
 
   // Returns whether the row excludes any key of the tile.

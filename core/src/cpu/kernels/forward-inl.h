@@ -120,8 +120,22 @@ class ForwardBlock {
     pack_transposed<Op>(s_.keys, s_.rows, p_.key.dtype, n, p_.K);
     key_rows(s_.rows, p_.value, b_, key_head_, begin, n);
     const bool finite = pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, n, p_.Kv);
+    const int64_t strips = (rows_ + ForwardTiling<Op>::kStripRows - 1) / ForwardTiling<Op>::kStripRows;
     for (int64_t strip = 0; strip < rows_; strip += ForwardTiling<Op>::kStripRows) {
+      prefetch_next_tile(begin + n, strip / ForwardTiling<Op>::kStripRows, strips);
       attend_strip(strip, smaller(ForwardTiling<Op>::kStripRows, rows_ - strip), begin, n, finite);
+    }
+  }
+
+  // Fetches this strip's share of the tile that comes next, while this one computes: its rows lie
+  // too far apart for the hardware to foresee.
+  void prefetch_next_tile(int64_t begin, int64_t strip, int64_t strips) const {
+    const int64_t share = (t_.keys + strips - 1) / strips;
+    const int64_t from = begin + strip * share;
+    const int64_t to = smaller(from + share, smaller(begin + t_.keys, p_.Mkv));
+    for (int64_t j = from; j < to; ++j) {
+      prefetch_row(p_.key.row(b_, j, key_head_), p_.K * element_bytes(p_.key.dtype));
+      prefetch_row(p_.value.row(b_, j, key_head_), p_.Kv * element_bytes(p_.value.dtype));
     }
   }
 

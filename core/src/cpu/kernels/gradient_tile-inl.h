@@ -200,9 +200,10 @@ class GradientTile {
   bool load_ranges(const QueryTile<Op>& tile, int64_t begin, int64_t n) {
     bool masked = false;
     for (int64_t r = 0; r < kTileQueries; ++r) {
-      const int64_t from = r < tile.n ? larger(tile.ranges[r].begin - begin, 0) : 0;
-      const int64_t to = r < tile.n ? smaller(tile.ranges[r].end - begin, n) : n;
-      masked |= from > 0 || to < n;
+      const bool exists = r < tile.n;
+      const int64_t from = exists ? larger(tile.ranges[r].begin - begin, 0) : 0;
+      const int64_t to = exists ? smaller(tile.ranges[r].end - begin, n) : 0;
+      masked |= exists && (from > 0 || to < n);
       begin_[r] = static_cast<Real>(from);
       end_[r] = static_cast<Real>(larger(to, 0));
     }
@@ -223,6 +224,10 @@ class GradientTile {
         const QueryRow at = query_row(p, tile.key_head, tile.first + r);
         load_dropout_row(by_row_ + r * kTileKeys, p.dropout, tile.b, at.h, at.i, begin, n);
       }
+      // The row that an odd last one is paired with must not multiply by what lies there.
+      if (tile.n % Op::kDepth != 0) {
+        for (int64_t c = 0; c < n; ++c) by_row_[tile.n * kTileKeys + c] = 0;
+      }
       transpose_tile(dropout_, tile.n, n);
     }
   }
@@ -239,59 +244,75 @@ class GradientTile {
     }
   }
 
+  // What the loop over a tile reads and writes; a copy, since its stores might otherwise change
+  // the members, for all the compiler knows.
+  struct Arrays {
+    Real* probabilities;
+    Real* grad_scores;
+    const Real* lse;
+    const Real* delta;
+    const Real* begin;
+    const Real* end;
+    const Real* bias;
+    const Real* dropout;
+  };
+
   // dS = P * (dP * dropout - delta), over kDepth keys at a time.
   template <bool kAsUnits, bool kMasked>
   void differentiate(const QueryTile<Op>& tile, int64_t n, Real scale) {
     constexpr int D = Op::kDepth;
+    const Arrays arrays{probabilities, grad_scores, tile.lse, tile.delta,
+                        begin_,        end_,        bias_,    dropout_};
+    const int64_t rows = tile.n;
+    Unit* by_depth = grad_scores_by_depth;
     for (int64_t k = 0; k < n; k += D) {
-      for (int64_t r = 0; r < tile.n; r += S::kWidth) {
+      for (int64_t r = 0; r < rows; r += S::kWidth) {
         typename S::Vec grad[D];
         for (int d = 0; d < D; ++d) {
-          grad[d] = k + d < n ? differentiate_vector<kAsUnits, kMasked>(tile, k + d, r, scale)
+          grad[d] = k + d < n ? differentiate_vector<kAsUnits, kMasked>(arrays, k + d, r, scale)
                               : S::set1(0);
         }
         if (kAsUnits) {
-          Op::store_paired_rows(grad_scores_by_depth + k / D * kTileQueries + r, grad[0],
-                                grad[D - 1]);
+          Op::store_paired_rows(by_depth + k / D * kTileQueries + r, grad[0], grad[D - 1]);
         }
       }
     }
   }
 
   template <bool kAsUnits, bool kMasked>
-  typename S::Vec differentiate_vector(const QueryTile<Op>& tile, int64_t key, int64_t r,
-                                       Real scale) {
+  [[gnu::always_inline]] static typename S::Vec differentiate_vector(const Arrays& a, int64_t key,
+                                                                     int64_t r, Real scale) {
     const int64_t at = key * kTileQueries + r;
-    auto x = S::mul(S::load(probabilities + at), S::set1(scale));
-    if (kMasked && bias_) x = S::add(x, S::load(bias_ + at));
-    auto p = S::exp2(S::sub(x, S::load(tile.lse + r)));
-    auto grad = S::load(grad_scores + at);
+    auto x = S::mul(S::load(a.probabilities + at), S::set1(scale));
+    if (kMasked && a.bias) x = S::add(x, S::load(a.bias + at));
+    auto p = S::exp2(S::sub(x, S::load(a.lse + r)));
+    auto grad = S::load(a.grad_scores + at);
     auto dropped = p;
-    if (dropout_) {
-      const auto factor = S::load(dropout_ + at);
+    if (a.dropout) {
+      const auto factor = S::load(a.dropout + at);
       dropped = S::mul(p, factor);
       grad = S::mul(grad, factor);
     }
-    grad = S::mul(p, S::sub(grad, S::load(tile.delta + r)));
+    grad = S::mul(p, S::sub(grad, S::load(a.delta + r)));
     if (kMasked) {
       // Selected rather than multiplied: an excluded key may have scored NaN.
       const auto zero = S::set1(0);
       const auto column = S::set1(static_cast<Real>(key));
-      const auto before = S::less(column, S::load(begin_ + r));
-      const auto within = S::less(column, S::load(end_ + r));
+      const auto before = S::less(column, S::load(a.begin + r));
+      const auto within = S::less(column, S::load(a.end + r));
       dropped = S::select(within, S::select(before, zero, dropped), zero);
       grad = S::select(within, S::select(before, zero, grad), zero);
-      if (bias_) {
-        const auto excluded = S::equal(S::load(bias_ + at), S::set1(-kInfinity<Real>));
+      if (a.bias) {
+        const auto excluded = S::equal(S::load(a.bias + at), S::set1(-kInfinity<Real>));
         dropped = S::select(excluded, zero, dropped);
         grad = S::select(excluded, zero, grad);
       }
     }
     if (kAsUnits) {
-      Op::store_units(probabilities + key * kTileQueries + r / Op::kDepth, dropped);
-      Op::store_units(grad_scores + key * kTileQueries + r / Op::kDepth, grad);
+      Op::store_units(a.probabilities + key * kTileQueries + r / Op::kDepth, dropped);
+      Op::store_units(a.grad_scores + key * kTileQueries + r / Op::kDepth, grad);
     } else {
-      S::store(grad_scores + at, grad);
+      S::store(a.grad_scores + at, grad);
     }
     return grad;
   }

@@ -24,6 +24,7 @@ struct RunningSoftmax {
 };
 
 // One row's tile of scores. `n` is a whole number of vectors; every array has room for it.
+// Passed by value: stores to the scores might otherwise change it, for all the compiler knows.
 template <class Op>
 struct ScoreRow {
   using Real = typename Op::S::Real;
@@ -37,7 +38,7 @@ struct ScoreRow {
 
 // Scales the scores in place, adds the bias and excludes what band and bias exclude.
 template <class Op>
-typename Op::S::Vec mask_scores(const ScoreRow<Op>& row) {
+typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
   using S = typename Op::S;
   using Real = typename S::Real;
   const auto excluded = S::set1(-kInfinity<Real>);
@@ -62,7 +63,7 @@ typename Op::S::Vec mask_scores(const ScoreRow<Op>& row) {
 }
 
 template <class Op>
-typename Op::S::Vec largest_score(const ScoreRow<Op>& row) {
+typename Op::S::Vec largest_score(const ScoreRow<Op> row) {
   using S = typename Op::S;
   const auto scale = S::set1(row.scale);
   auto most = S::set1(-kInfinity<typename S::Real>);
@@ -75,7 +76,7 @@ typename Op::S::Vec largest_score(const ScoreRow<Op>& row) {
 // Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
 // Returns the factor that brings what was accumulated before to the new maximum; 1 if it stayed.
 template <class Op>
-typename Op::S::Real softmax_row(const ScoreRow<Op>& row,
+typename Op::S::Real softmax_row(const ScoreRow<Op> row,
                                  RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;

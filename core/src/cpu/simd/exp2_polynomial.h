@@ -10,8 +10,8 @@ constexpr float kExp2C3 = 0.05550733581185341f;
 constexpr float kExp2C4 = 0.009671512991189957f;
 constexpr float kExp2C5 = 0.001326472731307149f;
 
-// Below this 2^x is flushed to 0, above it saturates to infinity.
+// Below this 2^x is flushed to 0. There is no bound above: x is a score less its row's maximum or
+// log-sum-exp, so at most rounding lifts it over 0.
 constexpr float kExp2Lowest = -127.0f;
-constexpr float kExp2Highest = 128.0f;
 
 }  // namespace attn::cpu

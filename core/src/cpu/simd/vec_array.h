@@ -96,7 +96,6 @@ struct VecArray {
       return each([&](int l) { return std::exp2(x[l]); });
     } else {
       x = x < set1(kExp2Lowest) ? set1(kExp2Lowest) : x;
-      x = x > set1(kExp2Highest) ? set1(kExp2Highest) : x;
       // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
       const Vec rounder = set1(12582912.0f);
       const Vec rounded = x + rounder;

@@ -34,9 +34,8 @@ struct VecAvx2 {
   static Vec select(Mask m, Vec yes, Vec no) { return _mm256_blendv_ps(no, yes, m); }
 
   static Vec exp2(Vec x) {
-    // The bounds come first: x86's min and max return the second operand if either is NaN.
+    // The bound comes first: x86's max returns the second operand if either is NaN.
     x = _mm256_max_ps(set1(kExp2Lowest), x);
-    x = _mm256_min_ps(set1(kExp2Highest), x);
     const __m256i n = _mm256_cvtps_epi32(x);
     const Vec r = sub(x, _mm256_cvtepi32_ps(n));
     Vec p = fma(set1(kExp2C5), r, set1(kExp2C4));

@@ -34,9 +34,8 @@ struct VecNeon {
   static Vec select(Mask m, Vec yes, Vec no) { return vbslq_f32(m, yes, no); }
 
   static Vec exp2(Vec x) {
-    // These bounds let NaN through: Arm's min and max return NaN if either operand is.
+    // The bound lets NaN through: Arm's max returns NaN if either operand is.
     x = vmaxq_f32(set1(kExp2Lowest), x);
-    x = vminq_f32(set1(kExp2Highest), x);
     const int32x4_t n = vcvtnq_s32_f32(x);
     const Vec r = sub(x, vcvtq_f32_s32(n));
     Vec p = fma(set1(kExp2C5), r, set1(kExp2C4));
