@@ -5,6 +5,10 @@
 # Units are containers that hold one or two elements, so types may alias.
 set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
                       -fno-rtti -fno-lto)
+if(ATTN_SANITIZE)
+  # Instrumented code at -O3 takes minutes to compile, and finds no more.
+  list(APPEND attn_kernel_flags -O1 -g1)
+endif()
 
 set(attn_isa_scalar_flags "")
 set(attn_isa_neon_flags -march=armv8-a)

@@ -1,6 +1,7 @@
 // One forward and one backward call with everything they need, ready to be run or spoilt.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -11,7 +12,8 @@ struct Shape {
   int64_t B = 2, Mq = 5, Mkv = 7, Hq = 4, Hkv = 2, K = 8, Kv = 6;
 };
 
-constexpr unsigned char kUnwritten = 0xA5;
+constexpr char kUnwritten = '\xA5';
+constexpr char kGarbage = '\xFF';  // as any floating-point number: NaN
 
 // The arrays of one problem. grad_bias stays empty without a bias.
 struct Arrays {
@@ -46,8 +48,8 @@ struct EditableTensor {
 
   EditableTensor() = default;
   explicit EditableTensor(Array& array) : tensor(*array.tensor()) {
-    std::memcpy(shape, tensor.shape, tensor.ndim * sizeof(int64_t));
-    std::memcpy(strides, tensor.strides, tensor.ndim * sizeof(int64_t));
+    std::copy_n(tensor.shape, tensor.ndim, shape);
+    std::copy_n(tensor.strides, tensor.ndim, strides);
   }
   EditableTensor(const EditableTensor&) = delete;
   EditableTensor& operator=(const EditableTensor&) = delete;
@@ -99,7 +101,7 @@ struct Calls {
     size_t bytes = 0;
     const attn_status status = attn_attention_forward_workspace(&forward, &bytes, &error);
     if (status != ATTN_OK) return status;
-    workspace.resize(bytes);
+    workspace.assign(bytes, kGarbage);
     forward.workspace = workspace.data();
     forward.workspace_bytes = bytes;
     return attn_attention_forward(&forward, &error);
@@ -108,7 +110,7 @@ struct Calls {
     size_t bytes = 0;
     const attn_status status = attn_attention_backward_workspace(&backward, &bytes, &error);
     if (status != ATTN_OK) return status;
-    workspace.resize(bytes);
+    workspace.assign(bytes, kGarbage);
     backward.workspace = workspace.data();
     backward.workspace_bytes = bytes;
     return attn_attention_backward(&backward, &error);
@@ -122,13 +124,13 @@ struct Calls {
 };
 
 inline void mark_unwritten(const std::vector<Array*>& arrays) {
-  for (Array* array : arrays) std::memset(array->bytes().data(), kUnwritten, array->bytes().size());
+  for (Array* array : arrays) std::fill(array->bytes().begin(), array->bytes().end(), kUnwritten);
 }
 
 inline bool is_unwritten(const std::vector<Array*>& arrays) {
   for (Array* array : arrays) {
     for (const char byte : array->bytes()) {
-      if (static_cast<unsigned char>(byte) != kUnwritten) return false;
+      if (byte != kUnwritten) return false;
     }
   }
   return true;
