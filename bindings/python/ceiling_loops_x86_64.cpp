@@ -71,8 +71,8 @@ int64_t multiply_sse2(int64_t rounds) {
       sums[j] = _mm256_or_si256(sums[j], _mm256_load_si256(vectors + i + j));
     }
   }
-  const __m256i sum = _mm256_or_si256(_mm256_or_si256(sums[0], sums[1]),
-                                      _mm256_or_si256(sums[2], sums[3]));
+  const __m256i sum =
+      _mm256_or_si256(_mm256_or_si256(sums[0], sums[1]), _mm256_or_si256(sums[2], sums[3]));
   return _mm256_extract_epi64(sum, 0) + _mm256_extract_epi64(sum, 3);
 }
 
@@ -90,8 +90,8 @@ int64_t read_sse2(const void* data, size_t bytes) {
 }  // namespace
 
 CeilingLoops ceiling_loops() {
-  CeilingLoops loops{.multiply_float32 = multiply_sse2, .multiply_bfloat16 = nullptr,
-                     .read = read_sse2};
+  CeilingLoops loops{
+      .multiply_float32 = multiply_sse2, .multiply_bfloat16 = nullptr, .read = read_sse2};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     loops.multiply_float32 = multiply_avx2;
     loops.read = read_avx2;

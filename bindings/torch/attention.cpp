@@ -38,9 +38,8 @@ attn_dropout make_dropout(double p, const std::optional<Tensor>& seed) {
                   "attention: dropout needs dropout_seed, a contiguous int64 CPU tensor that holds "
                   "a seed and an offset");
   const auto* words = static_cast<const int64_t*>(seed->const_data_ptr());
-  return {.p = p,
-          .seed = static_cast<uint64_t>(words[0]),
-          .offset = static_cast<uint64_t>(words[1])};
+  return {
+      .p = p, .seed = static_cast<uint64_t>(words[0]), .offset = static_cast<uint64_t>(words[1])};
 }
 
 attn_mask make_mask(const MaskArguments& arguments, const attn_tensor* bias) {
@@ -108,20 +107,21 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
                      output_dtype, nullptr);
 }
 
-std::tuple<Tensor, Tensor> attention_forward(
-    const Tensor& query, const Tensor& key, const Tensor& value, std::optional<Tensor> bias,
-    double dropout_p, std::optional<double> scale, int64_t band_left, int64_t band_right,
-    int64_t band_anchor, std::optional<Tensor> dropout_seed,
-    std::optional<ScalarType> output_dtype) {
+std::tuple<Tensor, Tensor> attention_forward(const Tensor& query, const Tensor& key,
+                                             const Tensor& value, std::optional<Tensor> bias,
+                                             double dropout_p, std::optional<double> scale,
+                                             int64_t band_left, int64_t band_right,
+                                             int64_t band_anchor,
+                                             std::optional<Tensor> dropout_seed,
+                                             std::optional<ScalarType> output_dtype) {
   check_4d("query", query);
   const auto shape = query.sizes();
   const bool is_double = query.scalar_type() == ScalarType::Double;
-  const Tensor lse = empty({shape[0], shape[2], shape[1]},
-                           is_double ? ScalarType::Double : ScalarType::Float);
-  const Tensor out =
-      run_forward(query, key, value,
-                  {bias, band_left, band_right, band_anchor, dropout_p, dropout_seed}, scale,
-                  output_dtype, &lse);
+  const Tensor lse =
+      empty({shape[0], shape[2], shape[1]}, is_double ? ScalarType::Double : ScalarType::Float);
+  const Tensor out = run_forward(
+      query, key, value, {bias, band_left, band_right, band_anchor, dropout_p, dropout_seed}, scale,
+      output_dtype, &lse);
   return {out, lse};
 }
 

@@ -19,11 +19,13 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
                  std::optional<Tensor> dropout_seed, std::optional<ScalarType> output_dtype);
 
 // The output and the lse, which the backward needs.
-std::tuple<Tensor, Tensor> attention_forward(
-    const Tensor& query, const Tensor& key, const Tensor& value, std::optional<Tensor> bias,
-    double dropout_p, std::optional<double> scale, int64_t band_left, int64_t band_right,
-    int64_t band_anchor, std::optional<Tensor> dropout_seed,
-    std::optional<ScalarType> output_dtype);
+std::tuple<Tensor, Tensor> attention_forward(const Tensor& query, const Tensor& key,
+                                             const Tensor& value, std::optional<Tensor> bias,
+                                             double dropout_p, std::optional<double> scale,
+                                             int64_t band_left, int64_t band_right,
+                                             int64_t band_anchor,
+                                             std::optional<Tensor> dropout_seed,
+                                             std::optional<ScalarType> output_dtype);
 
 // The gradients of query, key, value and bias; shape [0] where one is not needed.
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(

@@ -7,8 +7,8 @@
 // The schemas spell ATTN_UNBOUNDED and ATTN_ANCHOR_TOP_LEFT out.
 static_assert(ATTN_UNBOUNDED == 9223372036854775807 && ATTN_ANCHOR_TOP_LEFT == 0);
 
-// Fake kernels, autograd and autocast rules are attn_ops/_torch_ops.py's. An operator that carries no
-// autograd of its own begins with an underscore.
+// Fake kernels, autograd and autocast rules are attn_ops/_torch_ops.py's. An operator that carries
+// no autograd of its own begins with an underscore.
 STABLE_TORCH_LIBRARY(attn_ops, m) {
   m.def(
       "attention(Tensor query, Tensor key, Tensor value, Tensor? attn_bias=None, float p=0.0, "

@@ -32,12 +32,11 @@ Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype) {
     strides[axis] = stride;
     stride *= shape[axis] > 1 ? shape[axis] : 1;
   }
-  const auto torch_dtype =
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const auto torch_dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(ndim), shape,
-                                                  strides.data(), torch_dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(ndim), shape, strides.data(),
+                                                  torch_dtype, aoti_torch_device_type_cpu(), 0,
+                                                  &handle));
   return Tensor(handle);
 }
 

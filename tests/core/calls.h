@@ -74,10 +74,19 @@ struct Calls {
   attn_error error{};
 
   explicit Calls(Arrays given)
-      : arrays(std::move(given)), query(arrays.query), key(arrays.key), value(arrays.value),
-        bias(arrays.bias), out(arrays.out), lse(arrays.lse), grad_out(arrays.grad_out),
-        grad_lse(arrays.grad_lse), grad_query(arrays.grad_query), grad_key(arrays.grad_key),
-        grad_value(arrays.grad_value), grad_bias(arrays.grad_bias) {
+      : arrays(std::move(given)),
+        query(arrays.query),
+        key(arrays.key),
+        value(arrays.value),
+        bias(arrays.bias),
+        out(arrays.out),
+        lse(arrays.lse),
+        grad_out(arrays.grad_out),
+        grad_lse(arrays.grad_lse),
+        grad_query(arrays.grad_query),
+        grad_key(arrays.grad_key),
+        grad_value(arrays.grad_value),
+        grad_bias(arrays.grad_bias) {
     const bool has_bias = !arrays.bias.shape().empty();
     if (has_bias) mask.bias = bias.get();
     exec.num_threads = 1;

@@ -24,9 +24,9 @@ constexpr int kSkipped = 77;
 
 }  // namespace check
 
-#define CHECK_IN(context, condition)                                           \
-  do {                                                                         \
-    if (!(condition)) check::fail(__FILE__, __LINE__, #condition, (context));  \
+#define CHECK_IN(context, condition)                                          \
+  do {                                                                        \
+    if (!(condition)) check::fail(__FILE__, __LINE__, #condition, (context)); \
   } while (false)
 
 #define CHECK(condition) CHECK_IN("", condition)

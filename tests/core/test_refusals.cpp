@@ -47,7 +47,8 @@ const Case kCases[] = {
     {"lse to have 3 axes, got 4", [](Calls& c) { c.lse.tensor.ndim = 4; }},
     {"value's shape to be an array", [](Calls& c) { c.value.tensor.shape = 0; }},
     {"query's strides to be an array", [](Calls& c) { c.query.tensor.strides = 0; }},
-    {"bias to have 4 axes, got 5", [](Calls& c) {
+    {"bias to have 4 axes, got 5",
+     [](Calls& c) {
        some_tensor = c.bias.tensor;
        some_tensor.ndim = 5;
        some_tensor.shape = some_tensor.strides = five_numbers;
@@ -113,7 +114,8 @@ const Case kCases[] = {
     {"query's width K >= 1", [](Calls& c) { c.query.shape[3] = c.key.shape[3] = 0; }},
     {"value's width Kv >= 1", [](Calls& c) { c.value.shape[3] = 0; }},
     {"key's heads Hkv >= 1", [](Calls& c) { c.key.shape[2] = c.value.shape[2] = 0; }},
-    {"(Hq / Hkv) * Mq < 2^31", [](Calls& c) {
+    {"(Hq / Hkv) * Mq < 2^31",
+     [](Calls& c) {
        c.query.shape[1] = int64_t{1} << 30;
        c.query.strides[1] = 0;
      }},
@@ -165,8 +167,8 @@ const Case kCases[] = {
      ATTN_ERROR_INVALID_ARGUMENT, false},
     {"out apart from query", [](Calls& c) { c.out.tensor.data = c.query.tensor.data; },
      Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
-    {"lse apart from out", [](Calls& c) { c.lse.tensor.data = c.out.tensor.data; },
-     Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"lse apart from out", [](Calls& c) { c.lse.tensor.data = c.out.tensor.data; }, Where::kForward,
+     ATTN_ERROR_INVALID_ARGUMENT, false},
     {"grad_key apart from grad_query",
      [](Calls& c) { c.grad_key.tensor.data = c.grad_query.tensor.data; }, Where::kBackward,
      ATTN_ERROR_INVALID_ARGUMENT, false},

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wheels import run
-
 from attn_ops import _native
+from wheels import run
 
 pytestmark = pytest.mark.slow
 

@@ -56,12 +56,12 @@ typedef struct attn_attention_backward_args {
   const attn_tensor* query;
   const attn_tensor* key;
   const attn_tensor* value;
-  const attn_mask* mask; /* as in the forward, dropout's seed and offset included */
-  double scale;          /* as in the forward */
-  const attn_tensor* out; /* the forward's */
-  const attn_tensor* lse; /* the forward's */
-  const attn_tensor* grad_out; /* out's shape and dtype */
-  const attn_tensor* grad_lse; /* lse's shape and dtype, or NULL: 0 */
+  const attn_mask* mask;         /* as in the forward, dropout's seed and offset included */
+  double scale;                  /* as in the forward */
+  const attn_tensor* out;        /* the forward's */
+  const attn_tensor* lse;        /* the forward's */
+  const attn_tensor* grad_out;   /* out's shape and dtype */
+  const attn_tensor* grad_lse;   /* lse's shape and dtype, or NULL: 0 */
   const attn_tensor* grad_query; /* written; query's shape and dtype, or NULL: not wanted */
   const attn_tensor* grad_key;   /* written; key's shape and dtype, or NULL */
   const attn_tensor* grad_value; /* written; value's shape and dtype, or NULL */
@@ -72,11 +72,11 @@ typedef struct attn_attention_backward_args {
   const attn_exec* exec;
 } attn_attention_backward_args;
 
+/* clang-format off */
 #define ATTN_ATTENTION_BACKWARD_INIT                                                           \
-  {                                                                                            \
-    sizeof(attn_attention_backward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0, \
-        0, 0, 0, 0                                                                             \
-  }
+  {sizeof(attn_attention_backward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0,  \
+   0, 0, 0, 0}
+/* clang-format on */
 
 /* Stores the bytes of workspace the call described by `args` needs. Only shapes, dtypes, the mask
    and exec are read: data pointers and workspace may be NULL. Validates all but those. */

@@ -17,9 +17,9 @@
    anchor and Mkv - Mq for the bottom-right one (per sequence, if there are sequences).
    Causal is {ATTN_UNBOUNDED, 0}; the last w keys up to the diagonal are {w - 1, 0}. */
 typedef struct attn_band {
-  int64_t left;   /* keys before the diagonal, or ATTN_UNBOUNDED; may be negative */
-  int64_t right;  /* keys after the diagonal, or ATTN_UNBOUNDED; may be negative */
-  int32_t anchor; /* ATTN_ANCHOR_* */
+  int64_t left;     /* keys before the diagonal, or ATTN_UNBOUNDED; may be negative */
+  int64_t right;    /* keys after the diagonal, or ATTN_UNBOUNDED; may be negative */
+  int32_t anchor;   /* ATTN_ANCHOR_* */
   int32_t reserved; /* 0 */
 } attn_band;
 
@@ -69,10 +69,8 @@ typedef struct attn_mask {
   attn_blocks blocks;
 } attn_mask;
 
-#define ATTN_MASK_INIT                                              \
-  {                                                                 \
-    sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0,   \
-        {0.0, 0, 0}, {0, 0, 0}, {0, 0}, {0, 0, 0}                   \
-  }
+#define ATTN_MASK_INIT                                                                           \
+  {sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0, {0.0, 0, 0}, {0, 0, 0}, {0, 0}, \
+   {0, 0, 0}}
 
 #endif /* ATTN_MASK_H */

@@ -21,7 +21,7 @@ typedef void (*attn_parallel_for)(int64_t begin, int64_t end, int64_t grain, att
 
 /* How to run one call. Initialise with ATTN_EXEC_INIT; NULL in its place means the same. */
 typedef struct attn_exec {
-  size_t struct_size; /* sizeof(attn_exec) */
+  size_t struct_size;  /* sizeof(attn_exec) */
   int32_t num_threads; /* at most this many; 0: attn_num_threads(). Results do not depend on it. */
   int32_t reserved;    /* 0 */
   attn_parallel_for parallel_for; /* NULL: the library's own pool */

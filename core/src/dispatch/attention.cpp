@@ -11,9 +11,7 @@ namespace {
 // Kernels get their workspace at a multiple of this; callers may pass any address.
 constexpr size_t kWorkspaceAlignment = 64;
 
-size_t with_room_to_align(size_t bytes) {
-  return bytes == 0 ? 0 : bytes + kWorkspaceAlignment - 1;
-}
+size_t with_room_to_align(size_t bytes) { return bytes == 0 ? 0 : bytes + kWorkspaceAlignment - 1; }
 
 // Returns where the kernels' workspace begins, having checked that `needed` bytes are there.
 void* aligned_workspace(const Resources& resources, size_t needed) {
@@ -22,8 +20,10 @@ void* aligned_workspace(const Resources& resources, size_t needed) {
     refuse_argument("expected a workspace of %zu bytes, got NULL; ask the workspace query", needed);
   }
   if (resources.workspace_bytes < needed) {
-    refuse_argument("expected workspace_bytes >= %zu, got %zu; ask the workspace query with the "
-                    "same arguments", needed, resources.workspace_bytes);
+    refuse_argument(
+        "expected workspace_bytes >= %zu, got %zu; ask the workspace query with the "
+        "same arguments",
+        needed, resources.workspace_bytes);
   }
   const uintptr_t address = reinterpret_cast<uintptr_t>(resources.workspace);
   return reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment *

@@ -41,11 +41,15 @@ const cpu::KernelTable& chosen_cpu_kernels() {
   if (choice.kernels) return *choice.kernels;
   const char* asked_for = choice.asked_for.c_str();
   if (choice.is_known) {
-    refuse_unsupported("expected the environment's ATTN_CPU_ISA to be one that runs here (%s), got "
-                       "%s; change or unset it", cpu_isas(), asked_for);
+    refuse_unsupported(
+        "expected the environment's ATTN_CPU_ISA to be one that runs here (%s), got "
+        "%s; change or unset it",
+        cpu_isas(), asked_for);
   }
-  refuse_argument("expected the environment's ATTN_CPU_ISA to name CPU kernels (here: %s), got "
-                  "%.64s; change or unset it", cpu_isas(), asked_for);
+  refuse_argument(
+      "expected the environment's ATTN_CPU_ISA to name CPU kernels (here: %s), got "
+      "%.64s; change or unset it",
+      cpu_isas(), asked_for);
 }
 
 const char* cpu_isa() { return chosen_cpu_kernels().isa; }

@@ -34,8 +34,8 @@ class ThreadPool {
   // The posted job. A thread may read it only after it has taken a ticket.
   Work work_ = nullptr;
   void* context_ = nullptr;
-  std::atomic<int> tickets_{0};      // workers that have yet to come; the ticket is the worker
-  std::atomic<int> unfinished_{0};   // tickets neither returned nor withdrawn
+  std::atomic<int> tickets_{0};     // workers that have yet to come; the ticket is the worker
+  std::atomic<int> unfinished_{0};  // tickets neither returned nor withdrawn
 };
 
 void ThreadPool::run(int workers, Work work, void* context) {

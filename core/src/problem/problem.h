@@ -80,9 +80,9 @@ struct Band {
 
 struct Dropout {
   bool enabled = false;
-  uint32_t key[2] = {0, 0};   // derived from seed and offset, see attn/mask.h
-  uint32_t threshold = 0;     // a draw below it drops the probability
-  double keep_scale = 1.0;    // 1 / (1 - p); 0 if p = 1
+  uint32_t key[2] = {0, 0};  // derived from seed and offset, see attn/mask.h
+  uint32_t threshold = 0;    // a draw below it drops the probability
+  double keep_scale = 1.0;   // 1 / (1 - p); 0 if p = 1
 };
 
 // What forward and backward share.
@@ -110,9 +110,9 @@ struct ForwardProblem : Problem {};
 
 struct BackwardProblem : Problem {
   HeadRows grad_out;
-  RowScalars grad_lse;                         // optional
-  HeadRows grad_query, grad_key, grad_value;   // written where present
-  Scores grad_bias;                            // written where present; stride 0 sums
+  RowScalars grad_lse;                        // optional
+  HeadRows grad_query, grad_key, grad_value;  // written where present
+  Scores grad_bias;                           // written where present; stride 0 sums
   // Whether grad_bias sums over an axis; an axis of extent 1 in the problem is not summed.
   bool grad_bias_sums_b = false, grad_bias_sums_h = false, grad_bias_sums_m = false,
        grad_bias_sums_n = false;

@@ -46,8 +46,10 @@ TensorSpec lse_rows(const char* name, Access access, const Problem& problem) {
   return {.name = name,
           .access = access,
           .dtypes = only(is_double ? DType::kFloat64 : DType::kFloat32),
-          .axes = {axis("B", problem.B, "query"), axis("Hq", problem.Hq, "query"),
-                   axis("Mq", problem.Mq, "query"), {}}};
+          .axes = {axis("B", problem.B, "query"),
+                   axis("Hq", problem.Hq, "query"),
+                   axis("Mq", problem.Mq, "query"),
+                   {}}};
 }
 
 TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const Problem& problem) {
@@ -63,9 +65,10 @@ void check_heads_and_widths(const Problem& problem) {
   if (problem.Kv == 0) refuse_argument("expected value's width Kv >= 1, got 0; pass a wider value");
   if (problem.Hkv == 0) refuse_argument("expected key's heads Hkv >= 1, got 0; pass a key head");
   if (problem.Hq % problem.Hkv != 0) {
-    refuse_argument("expected query's heads Hq to be a multiple of key's heads Hkv, got Hq=%lld, "
-                    "Hkv=%lld; repeat key and value or change Hkv",
-                    static_cast<long long>(problem.Hq), static_cast<long long>(problem.Hkv));
+    refuse_argument(
+        "expected query's heads Hq to be a multiple of key's heads Hkv, got Hq=%lld, "
+        "Hkv=%lld; repeat key and value or change Hkv",
+        static_cast<long long>(problem.Hq), static_cast<long long>(problem.Hkv));
   }
   if (problem.G * problem.Mq >= int64_t{1} << 31) {
     refuse_argument("expected (Hq / Hkv) * Mq < 2^31, got %lld * %lld; split the queries",
@@ -76,12 +79,12 @@ void check_heads_and_widths(const Problem& problem) {
 // Reads query, key and value, which set every extent.
 void read_operands(const attn_tensor* query, const attn_tensor* key, const attn_tensor* value,
                    TensorReader& reader, Problem& problem) {
-  problem.query = reader.head_rows({.name = "query",
-                                    .access = Access::kRead,
-                                    .dtypes = kFloating,
-                                    .axes = {free_axis("B"), free_axis("Mq"), free_axis("Hq"),
-                                             free_axis("K")}},
-                                   query);
+  problem.query =
+      reader.head_rows({.name = "query",
+                        .access = Access::kRead,
+                        .dtypes = kFloating,
+                        .axes = {free_axis("B"), free_axis("Mq"), free_axis("Hq"), free_axis("K")}},
+                       query);
   problem.B = query->shape[0];
   problem.Mq = query->shape[1];
   problem.Hq = query->shape[2];
@@ -92,8 +95,8 @@ void read_operands(const attn_tensor* query, const attn_tensor* key, const attn_
   problem.key = reader.head_rows(key_rows("key", Access::kRead, problem, key_width), key);
   problem.Mkv = key->shape[1];
   problem.Hkv = key->shape[2];
-  problem.value = reader.head_rows(key_rows("value", Access::kRead, problem, free_axis("Kv")),
-                                   value);
+  problem.value =
+      reader.head_rows(key_rows("value", Access::kRead, problem, free_axis("Kv")), value);
   problem.Kv = value->shape[3];
   problem.G = problem.Hkv == 0 ? 0 : problem.Hq / problem.Hkv;
   check_heads_and_widths(problem);
@@ -129,14 +132,14 @@ Resources read_resources(const TensorReader& reader, void* workspace, size_t wor
 // Reads what the forward left for the backward, and the gradients that come in.
 void read_backward_inputs(const attn_attention_backward_args& args, TensorReader& reader,
                           BackwardProblem& problem) {
-  problem.out = reader.head_rows(
-      out_rows("out", Access::kRead, out_dtypes(problem), problem), args.out);
+  problem.out =
+      reader.head_rows(out_rows("out", Access::kRead, out_dtypes(problem), problem), args.out);
   problem.lse = reader.row_scalars(lse_rows("lse", Access::kRead, problem), args.lse);
   problem.grad_out = reader.head_rows(
       out_rows("grad_out", Access::kRead, only(problem.out.dtype), problem), args.grad_out);
   if (args.grad_lse) {
-    problem.grad_lse = reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem),
-                                          args.grad_lse);
+    problem.grad_lse =
+        reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem), args.grad_lse);
   }
 }
 
@@ -147,13 +150,13 @@ void read_grad_bias(const attn_tensor* grad_bias, const attn_tensor* bias, Tenso
                     bias ? "a bool bias has no gradient" : "the mask has no bias");
   }
   const int64_t* shape = bias->shape;
-  problem.grad_bias = reader.scores(
-      {.name = "grad_bias",
-       .access = Access::kWritten,
-       .dtypes = only(problem.bias.dtype),
-       .axes = {axis("B", shape[0], "bias"), axis("Hq", shape[1], "bias"),
-                axis("Mq", shape[2], "bias"), axis("Mkv", shape[3], "bias")}},
-      grad_bias);
+  problem.grad_bias =
+      reader.scores({.name = "grad_bias",
+                     .access = Access::kWritten,
+                     .dtypes = only(problem.bias.dtype),
+                     .axes = {axis("B", shape[0], "bias"), axis("Hq", shape[1], "bias"),
+                              axis("Mq", shape[2], "bias"), axis("Mkv", shape[3], "bias")}},
+                    grad_bias);
   problem.grad_bias_sums_b = shape[0] != problem.B;
   problem.grad_bias_sums_h = shape[1] != problem.Hq;
   problem.grad_bias_sums_m = shape[2] != problem.Mq;
@@ -165,13 +168,13 @@ void read_gradients(const attn_attention_backward_args& args, const attn_tensor*
   const Axis key_width = axis("K", problem.K, "query");
   const Axis value_width = axis("Kv", problem.Kv, "value");
   if (args.grad_query) {
-    problem.grad_query =
-        reader.head_rows(query_rows("grad_query", Access::kWritten, only(problem.query.dtype),
-                                    problem, key_width), args.grad_query);
+    problem.grad_query = reader.head_rows(
+        query_rows("grad_query", Access::kWritten, only(problem.query.dtype), problem, key_width),
+        args.grad_query);
   }
   if (args.grad_key) {
-    problem.grad_key = reader.head_rows(
-        key_rows("grad_key", Access::kWritten, problem, key_width), args.grad_key);
+    problem.grad_key =
+        reader.head_rows(key_rows("grad_key", Access::kWritten, problem, key_width), args.grad_key);
   }
   if (args.grad_value) {
     problem.grad_value = reader.head_rows(
@@ -197,8 +200,8 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
   read_operands(args.query, args.key, args.value, reader, problem);
   problem.scale = read_scale(args.scale, problem.K);
   read_mask(args.mask, reader, problem);
-  problem.out = reader.head_rows(
-      out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
+  problem.out =
+      reader.head_rows(out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
   if (args.lse) {
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }

@@ -22,23 +22,28 @@ void refuse_later_parts(const attn_mask& mask) {
   const attn_pages& pages = mask.pages;
   const attn_blocks& blocks = mask.blocks;
   if (sequences.q_start || sequences.k_start || sequences.k_len) {
-    refuse_unsupported("expected mask's sequences to be NULL, got tensors; no kernel packs "
-                       "sequences yet, call once per sequence");
+    refuse_unsupported(
+        "expected mask's sequences to be NULL, got tensors; no kernel packs "
+        "sequences yet, call once per sequence");
   }
   if (pages.block_table || pages.page_size != 0) {
-    refuse_unsupported("expected mask's pages to be NULL and 0, got values; no kernel reads pages "
-                       "yet, gather the keys");
+    refuse_unsupported(
+        "expected mask's pages to be NULL and 0, got values; no kernel reads pages "
+        "yet, gather the keys");
   }
   if (blocks.offsets || blocks.indices || blocks.block_size != 0) {
-    refuse_unsupported("expected mask's blocks to be NULL and 0, got values; no kernel skips "
-                       "blocks yet, pass a bool bias");
+    refuse_unsupported(
+        "expected mask's blocks to be NULL and 0, got values; no kernel skips "
+        "blocks yet, pass a bool bias");
   }
 }
 
 Band read_band(const attn_band& band, int64_t Mq, int64_t Mkv) {
   if (band.anchor != ATTN_ANCHOR_TOP_LEFT && band.anchor != ATTN_ANCHOR_BOTTOM_RIGHT) {
-    refuse_argument("expected mask's band.anchor to be ATTN_ANCHOR_TOP_LEFT (0) or "
-                    "ATTN_ANCHOR_BOTTOM_RIGHT (1), got %d; pick one", band.anchor);
+    refuse_argument(
+        "expected mask's band.anchor to be ATTN_ANCHOR_TOP_LEFT (0) or "
+        "ATTN_ANCHOR_BOTTOM_RIGHT (1), got %d; pick one",
+        band.anchor);
   }
   if (band.reserved != 0) {
     refuse_argument("expected mask's band.reserved to be 0, got %d; initialise with ATTN_MASK_INIT",

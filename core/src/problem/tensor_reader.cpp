@@ -53,8 +53,10 @@ struct DTypeList {
     refuse_argument("expected %s's dtype to be %s, got %s; convert it", spec.name, expected.text,
                     entry.name);
   }
-  refuse_argument("expected %s's dtype to be %s, got DLPack code %d with %d bits and %d lanes; "
-                  "convert it", spec.name, expected.text, got.code, got.bits, got.lanes);
+  refuse_argument(
+      "expected %s's dtype to be %s, got DLPack code %d with %d bits and %d lanes; "
+      "convert it",
+      spec.name, expected.text, got.code, got.bits, got.lanes);
 }
 
 DType check_dtype(const TensorSpec& spec, attn_dtype got) {
@@ -82,8 +84,10 @@ void check_structure(const TensorSpec& spec, int ndim, const attn_tensor* tensor
 void check_extent(const TensorSpec& spec, int index, int64_t got) {
   const Axis& axis = spec.axes[index];
   if (got < 0 || got >= kExtentLimit) {
-    refuse_argument("expected %s's extent %s (axis %d) to be in [0, 2^31), got %lld; pass the real "
-                    "shape", spec.name, axis.letter, index, static_cast<long long>(got));
+    refuse_argument(
+        "expected %s's extent %s (axis %d) to be in [0, 2^31), got %lld; pass the real "
+        "shape",
+        spec.name, axis.letter, index, static_cast<long long>(got));
   }
   if (axis.extent == kAnyExtent || got == axis.extent || (axis.may_broadcast && got == 1)) return;
   refuse_argument("expected %s's extent %s (axis %d) to be %lld%s%s%s, got %lld; reshape %s",
@@ -104,8 +108,10 @@ void check_reach(const TensorSpec& spec, int ndim, const attn_tensor& tensor) {
     if (stride > kReachLimit || stride < -kReachLimit ||
         __builtin_mul_overflow(magnitude(stride), tensor.shape[axis] - 1, &step) ||
         (reach += step < kReachLimit ? step : kReachLimit) >= kReachLimit) {
-      refuse_argument("expected %s's elements within 2^59 of the first, got stride %lld on axis %d; "
-                      "pass strides in elements", spec.name, static_cast<long long>(stride), axis);
+      refuse_argument(
+          "expected %s's elements within 2^59 of the first, got stride %lld on axis %d; "
+          "pass strides in elements",
+          spec.name, static_cast<long long>(stride), axis);
     }
   }
 }
@@ -127,9 +133,10 @@ void check_no_overlap(const TensorSpec& spec, int ndim, const attn_tensor& tenso
     }
     if (next < 0) return;
     if (next_stride <= span) {
-      refuse_argument("expected %s's elements not to overlap, got stride %lld on axis %d; pass an "
-                      "output whose elements are apart", spec.name,
-                      static_cast<long long>(tensor.strides[next]), next);
+      refuse_argument(
+          "expected %s's elements not to overlap, got stride %lld on axis %d; pass an "
+          "output whose elements are apart",
+          spec.name, static_cast<long long>(tensor.strides[next]), next);
     }
     done[next] = true;
     span += next_stride * (tensor.shape[next] - 1);
@@ -147,8 +154,10 @@ void check_contiguous_rows(const TensorSpec& spec, const attn_tensor& tensor) {
 void TensorReader::check_device(const TensorSpec& spec, const attn_tensor& tensor) {
   if (!device_owner_) {
     if (tensor.device_type != ATTN_DEVICE_CPU && tensor.device_type != ATTN_DEVICE_CUDA) {
-      refuse_argument("expected %s's device_type to be ATTN_DEVICE_CPU (1) or ATTN_DEVICE_CUDA (2), "
-                      "got %d; move the tensors", spec.name, tensor.device_type);
+      refuse_argument(
+          "expected %s's device_type to be ATTN_DEVICE_CPU (1) or ATTN_DEVICE_CUDA (2), "
+          "got %d; move the tensors",
+          spec.name, tensor.device_type);
     }
     device_owner_ = spec.name;
     device_type_ = tensor.device_type;
@@ -182,8 +191,7 @@ char* TensorReader::check_data(const TensorSpec& spec, DType dtype, const attn_t
   return static_cast<char*>(tensor.data);
 }
 
-TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim,
-                                      const attn_tensor* tensor) {
+TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim, const attn_tensor* tensor) {
   check_structure(spec, ndim, tensor);
   View view{.data = no_elements, .dtype = check_dtype(spec, tensor->dtype)};
   check_device(spec, *tensor);
@@ -205,20 +213,29 @@ TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim,
 HeadRows TensorReader::head_rows(const TensorSpec& spec, const attn_tensor* tensor) {
   const View rows = view(spec, 4, tensor);
   if (!rows.empty) check_contiguous_rows(spec, *tensor);
-  return {.data = rows.data, .dtype = rows.dtype, .stride_b = rows.strides[0],
-          .stride_m = rows.strides[1], .stride_h = rows.strides[2]};
+  return {.data = rows.data,
+          .dtype = rows.dtype,
+          .stride_b = rows.strides[0],
+          .stride_m = rows.strides[1],
+          .stride_h = rows.strides[2]};
 }
 
 RowScalars TensorReader::row_scalars(const TensorSpec& spec, const attn_tensor* tensor) {
   const View rows = view(spec, 3, tensor);
-  return {.data = rows.data, .stride_b = rows.strides[0], .stride_h = rows.strides[1],
+  return {.data = rows.data,
+          .stride_b = rows.strides[0],
+          .stride_h = rows.strides[1],
           .stride_m = rows.strides[2]};
 }
 
 Scores TensorReader::scores(const TensorSpec& spec, const attn_tensor* tensor) {
   const View all = view(spec, 4, tensor);
-  return {.data = all.data, .dtype = all.dtype, .stride_b = all.strides[0],
-          .stride_h = all.strides[1], .stride_m = all.strides[2], .stride_n = all.strides[3]};
+  return {.data = all.data,
+          .dtype = all.dtype,
+          .stride_b = all.strides[0],
+          .stride_h = all.strides[1],
+          .stride_m = all.strides[2],
+          .stride_n = all.strides[3]};
 }
 
 }  // namespace attn

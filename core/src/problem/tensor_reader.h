@@ -20,10 +20,10 @@ constexpr int64_t kAnyExtent = -1;
 
 // What one axis of a tensor must be.
 struct Axis {
-  const char* letter;         // as in attn/attention.h: "Mq"
-  int64_t extent;             // or kAnyExtent
-  const char* owner = "";     // the argument that set the extent: "query"
-  bool may_broadcast = false; // an extent of 1 will do
+  const char* letter;          // as in attn/attention.h: "Mq"
+  int64_t extent;              // or kAnyExtent
+  const char* owner = "";      // the argument that set the extent: "query"
+  bool may_broadcast = false;  // an extent of 1 will do
 };
 
 enum class Access { kRead, kWritten };

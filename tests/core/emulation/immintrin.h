@@ -80,11 +80,10 @@ inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
   const Floats x(a), n(b);
   Floats result;
   for (int l = 0; l < 16; ++l) {
-    const float scaled =
-        std::isnan(n.lane[l])
-            ? n.lane[l]
-            : std::ldexp(x.lane[l], static_cast<int>(std::floor(
-                                        std::fmin(std::fmax(n.lane[l], -1e3f), 1e3f))));
+    const float scaled = std::isnan(n.lane[l])
+                             ? n.lane[l]
+                             : std::ldexp(x.lane[l], static_cast<int>(std::floor(std::fmin(
+                                                         std::fmax(n.lane[l], -1e3f), 1e3f))));
     result.lane[l] = keep >> l & 1 ? scaled : 0.0f;
   }
   return result;
