@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.jit._builtins import _register_builtin  # torch offers no public way
 
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend
@@ -83,6 +84,4 @@ def _draw_dropout(p: float) -> Dropout:
 
 
 # TorchScript sees a call of the function as the operator of the same signature.
-torch.jit._builtins._register_builtin(  # noqa: SLF001  torch offers no public way
-    memory_efficient_attention, "attn_ops::attention"
-)
+_register_builtin(memory_efficient_attention, "attn_ops::attention")

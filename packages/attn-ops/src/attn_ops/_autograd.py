@@ -39,12 +39,9 @@ class Attention(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(
-        ctx: Any,  # noqa: ANN401
-        grad_out: Tensor | None,
-        grad_lse: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients of the inputs that want one."""
+        grad_out, grad_lse = grad_outputs
         *tensors, dropout_seed, out, lse = ctx.saved_tensors
         grad_out = torch.zeros_like(out) if grad_out is None else _with_unit_stride(grad_out)
         grad_lse = None if grad_lse is None else grad_lse.contiguous()
@@ -77,7 +74,7 @@ class AttentionGradient(torch.autograd.Function):
         """Keep nothing."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> None:  # noqa: ANN401
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> None:  # noqa: ANN401
         """Refuse.
 
         Raises: NotImplementedError always.
@@ -89,8 +86,8 @@ class AttentionGradient(torch.autograd.Function):
         )
 
 
-def _gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
-    *arguments, need_query, need_key, need_value, need_bias = arguments
+def _gradients(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+    *arguments, need_query, need_key, need_value, need_bias = inputs
     return _torch_ops.attention_backward(
         *arguments,
         need_query=need_query,

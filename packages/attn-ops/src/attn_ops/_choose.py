@@ -51,14 +51,13 @@ def choose(inputs: Inputs, op: object = None) -> Operator:
             "memory_efficient_attention: expected op=None, which chooses the best operator, got "
             f"{op!r}"
         )
-    reasons = {operator: operator.not_supported_reasons(inputs) for operator in OPERATORS}
-    for operator, obstacles in reasons.items():
-        if not obstacles:
+    for operator in OPERATORS:
+        if not operator.not_supported_reasons(inputs):
             return operator
-    raise NotImplementedError(_no_operator(inputs, reasons))
+    raise NotImplementedError(_no_operator(inputs))
 
 
-def _no_operator(inputs: Inputs, reasons: dict[Operator, list[str]]) -> str:
+def _no_operator(inputs: Inputs) -> str:
     lines = ["No operator found for `memory_efficient_attention_forward` with inputs:"]
     for name, tensor in (
         ("query", inputs.query),
@@ -68,9 +67,9 @@ def _no_operator(inputs: Inputs, reasons: dict[Operator, list[str]]) -> str:
         lines.append(f"     {name:<11} : {_describe(tensor)}")
     lines.append(f"     {'attn_bias':<11} : {type(inputs.attn_bias)}")
     lines.append(f"     {'p':<11} : {inputs.p}")
-    for operator, obstacles in reasons.items():
+    for operator in OPERATORS:
         lines.append(f"`{operator.name}` is not supported because:")
-        lines.extend(f"    {obstacle}" for obstacle in obstacles)
+        lines.extend(f"    {reason}" for reason in operator.not_supported_reasons(inputs))
     return "\n".join(lines)
 
 
