@@ -1,0 +1,93 @@
+"""What the documents show works: examples run, commands exist, links and paths lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDERS = ("", "bindings", "core", "examples", "packages", "packages/attn-ops", "tests")
+DOCUMENTS = sorted(
+    document for folder in FOLDERS for document in (REPOSITORY / folder).glob("*.md")
+)
+TRACKED_PATH = re.compile(r"`((?:bindings|core|examples|packages|requirements|tests)/[\w./-]+)`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def name(document):
+    return str(document.relative_to(REPOSITORY))
+
+
+def blocks(document, language):
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(), flags=re.DOTALL)
+
+
+def shell_lines():
+    return [
+        pytest.param(line, id=f"{name(document)}: {line}")
+        for document in DOCUMENTS
+        for block in blocks(document, "sh")
+        for line in block.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, id=f"{name(document)}: {number}")
+        for document in DOCUMENTS
+        for number, program in enumerate(blocks(document, "python"))
+    ],
+)
+def test_python_block_runs(program):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_shell_command_exists(line):
+    program, *arguments = line.split()
+    if program == "./dev":
+        assert re.search(rf"^ +{arguments[0]}\) ", (REPOSITORY / "dev").read_text(), re.MULTILINE)
+    elif arguments[:2] == ["-m", "attn_ops"]:
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    elif program == "pip":
+        folder, extra = re.fullmatch(r'"?\./(.+)\[(\w+)\]"?', arguments[-1]).groups()
+        project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
+        assert extra in project["project"]["optional-dependencies"]
+    else:
+        module, *options = arguments[1:]
+        printed = subprocess.run(
+            [sys.executable, "-m", module, "--help"], check=True, capture_output=True, text=True
+        ).stdout
+        assert all(option in printed for option in options if option.startswith("--"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_and_paths_lead_somewhere(document):
+    text = document.read_text()
+    missing = [link for link in LINK.findall(text) if not (document.parent / link).exists()]
+    missing += [path for path in TRACKED_PATH.findall(text) if not (REPOSITORY / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_sentences_have_their_own_lines(document):
+    prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    crowded = [
+        line
+        for line in prose.splitlines()
+        if not line.startswith("|") and re.search(r"[a-z)`]\. [A-Z]", line)
+    ]
+    assert not crowded
+
+
+def test_readmes_of_folders_are_short():
+    for folder in FOLDERS[1:]:
+        readme = REPOSITORY / folder / "README.md"
+        assert len(readme.read_text().splitlines()) <= 40, name(readme)
