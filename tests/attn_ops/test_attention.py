@@ -1,5 +1,8 @@
 """`memory_efficient_attention`: layouts, masks, biases, dropout and dtypes against eager torch."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -219,7 +222,7 @@ def test_dropout_of_everything_gives_zero():
     assert (memory_efficient_attention(*make_inputs(), p=1.0) == 0).all()
 
 
-def test_torch_num_threads_is_obeyed():
+def test_result_does_not_depend_on_the_number_of_threads():
     inputs = make_inputs(mq=300, mkv=300, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:
@@ -231,3 +234,20 @@ def test_torch_num_threads_is_obeyed():
         torch.set_num_threads(threads)
     assert torch.equal(outs[0], outs[1])
     assert torch.equal(outs[0], outs[2])
+
+
+COUNT_STARTED_THREADS = """
+import os, sys, torch, attn_ops
+torch.set_num_threads(int(sys.argv[1]))
+x = torch.randn(2, 500, 4, 64)
+before = len(os.listdir("/proc/self/task"))
+attn_ops.memory_efficient_attention(x, x, x)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_attention_runs_on_the_threads_torch_is_told_to_use(threads):
+    command = [sys.executable, "-c", COUNT_STARTED_THREADS, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == threads - 1

@@ -17,13 +17,13 @@ def out_and_lse(query, key, value, bias=None):
 
 
 def test_gradcheck_of_output_and_lse_together():
-    inputs = make_inputs(mq=3, mkv=4, hq=2, hkv=1, requires_grad=True)
+    inputs = make_inputs(1, 3, 4, 2, 1, width=3, value_width=2, requires_grad=True)
     bias = torch.randn(1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(out_and_lse, [*inputs, bias])
 
 
 def test_lse_alone_has_a_gradient():
-    inputs = make_inputs(mq=3, mkv=4, requires_grad=True)
+    inputs = make_inputs(1, 3, 4, 2, 2, width=3, value_width=2, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *x: out_and_lse(*x)[1], inputs)
 
 
