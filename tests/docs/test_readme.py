@@ -85,9 +85,3 @@ def test_sentences_have_their_own_lines(document):
         if not line.startswith("|") and re.search(r"[a-z)`]\. [A-Z]", line)
     ]
     assert not crowded
-
-
-def test_readmes_of_folders_are_short():
-    for folder in FOLDERS[1:]:
-        readme = REPOSITORY / folder / "README.md"
-        assert len(readme.read_text().splitlines()) <= 40, name(readme)
