@@ -8,6 +8,13 @@
 
 #include "attn/tensor.h"
 
+// GCC 12 knows no _Float16 in C++ on AArch64; the two convert alike.
+#ifdef __aarch64__
+using Half = __fp16;
+#else
+using Half = _Float16;
+#endif
+
 constexpr attn_dtype kFloat32 = {ATTN_DTYPE_FLOAT, 32, 1};
 constexpr attn_dtype kFloat64 = {ATTN_DTYPE_FLOAT, 64, 1};
 constexpr attn_dtype kFloat16 = {ATTN_DTYPE_FLOAT, 16, 1};
@@ -45,9 +52,13 @@ class Array {
 
   // As the library wants it; valid while this array neither moves nor dies.
   const attn_tensor* tensor() {
-    tensor_ = {.data = bytes_.data(), .shape = shape_.data(), .strides = strides_.data(),
-               .ndim = static_cast<int32_t>(shape_.size()), .device_type = ATTN_DEVICE_CPU,
-               .device_id = 0, .dtype = dtype_};
+    tensor_ = {.data = bytes_.data(),
+               .shape = shape_.data(),
+               .strides = strides_.data(),
+               .ndim = static_cast<int32_t>(shape_.size()),
+               .device_type = ATTN_DEVICE_CPU,
+               .device_id = 0,
+               .dtype = dtype_};
     return &tensor_;
   }
 
@@ -61,14 +72,15 @@ class Array {
   int64_t at(int64_t a, int64_t b, int64_t c, int64_t d) const {
     const int64_t index[] = {a, b, c, d};
     int64_t place = 0;
-    for (int axis = 0; axis < 4; ++axis) place += shape_[axis] == 1 ? 0 : index[axis] * strides_[axis];
+    for (int axis = 0; axis < 4; ++axis)
+      place += shape_[axis] == 1 ? 0 : index[axis] * strides_[axis];
     return place;
   }
 
   double get(int64_t place) const {
     if (same(dtype_, kFloat64)) return load<double>(place);
     if (same(dtype_, kFloat32)) return load<float>(place);
-    if (same(dtype_, kFloat16)) return static_cast<double>(load<_Float16>(place));
+    if (same(dtype_, kFloat16)) return static_cast<double>(load<Half>(place));
     if (same(dtype_, kBool)) return bytes_[place];
     const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(place)) << 16;
     float value;
@@ -79,7 +91,7 @@ class Array {
   void set(int64_t place, double value) {
     if (same(dtype_, kFloat64)) return store(place, value);
     if (same(dtype_, kFloat32)) return store(place, static_cast<float>(value));
-    if (same(dtype_, kFloat16)) return store(place, static_cast<_Float16>(value));
+    if (same(dtype_, kFloat16)) return store(place, static_cast<Half>(value));
     if (same(dtype_, kBool)) return store(place, static_cast<char>(value != 0.0));
     const float single = static_cast<float>(value);
     uint32_t bits;

@@ -52,6 +52,13 @@ class Naive {
     return a_.grad_out.get(a_.grad_out.at(b, i, h, c));
   }
 
+  // Whether band and bias let query i see key j.
+  bool sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    if (!band_sees(i, j) || !mask_.bias) return band_sees(i, j);
+    const double bias = a_.bias.get(a_.bias.at(b, h, i, j));
+    return same(a_.bias.dtype(), kBool) ? bias != 0.0 : bias != -kInfinity;
+  }
+
   // Fills p[j] with the probabilities of query i before dropout; returns the row's lse.
   double probabilities(int64_t b, int64_t h, int64_t i, std::vector<double>& p) const {
     double largest = -kInfinity;
@@ -90,14 +97,12 @@ class Naive {
   }
 
   double score(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    if (!band_sees(i, j)) return -kInfinity;
+    if (!sees(b, h, i, j)) return -kInfinity;
     double sum = 0.0;
     for (int64_t c = 0; c < K(); ++c) sum += query(b, i, h, c) * key(b, j, h, c);
     sum *= scale_;
-    if (!mask_.bias) return sum;
-    const double bias = a_.bias.get(a_.bias.at(b, h, i, j));
-    if (same(a_.bias.dtype(), kBool)) return bias != 0.0 ? sum : -kInfinity;
-    return sum + bias;
+    if (!mask_.bias || same(a_.bias.dtype(), kBool)) return sum;
+    return sum + a_.bias.get(a_.bias.at(b, h, i, j));
   }
 
   const Arrays& a_;
@@ -107,6 +112,11 @@ class Naive {
 };
 
 }  // namespace
+
+bool naive_sees(const Arrays& arrays, const attn_mask& mask, int64_t b, int64_t h, int64_t i,
+                int64_t j) {
+  return Naive(arrays, mask).sees(b, h, i, j);
+}
 
 NaiveForward naive_forward(const Arrays& arrays, const attn_mask& mask) {
   const Naive n(arrays, mask);

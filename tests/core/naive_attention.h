@@ -14,6 +14,10 @@ struct NaiveBackward {
   std::vector<double> grad_query, grad_key, grad_value, grad_bias;
 };
 
+// Whether band and bias let query i of head h see key j.
+bool naive_sees(const Arrays& arrays, const attn_mask& mask, int64_t b, int64_t h, int64_t i,
+                int64_t j);
+
 NaiveForward naive_forward(const Arrays& arrays, const attn_mask& mask);
 
 // From the naive forward's own out and lse, not from those in `arrays`.

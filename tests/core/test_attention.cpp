@@ -7,22 +7,10 @@
 
 #include "calls.h"
 #include "check.h"
+#include "close.h"
 #include "naive_attention.h"
 
 namespace {
-
-struct Precision {
-  const char* name;
-  attn_dtype dtype;
-  double tolerance;  // of a result, relative to 1 + its largest magnitude
-};
-
-constexpr Precision kPrecisions[] = {
-    {"float32", kFloat32, 2e-6},
-    {"bfloat16", kBFloat16, 1.5e-2},
-    {"float16", kFloat16, 2e-3},
-    {"float64", kFloat64, 1e-13},
-};
 
 constexpr Shape kShapes[] = {
     {},
@@ -43,8 +31,7 @@ struct MaskCase {
 constexpr MaskCase kMasks[] = {
     {.name = "full"},
     {.name = "causal", .band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_TOP_LEFT, 0}},
-    {.name = "causal from bottom right",
-     .band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_BOTTOM_RIGHT, 0}},
+    {.name = "causal from bottom right", .band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_BOTTOM_RIGHT, 0}},
     {.name = "window", .band = {3, 2, ATTN_ANCHOR_BOTTOM_RIGHT, 0}},
     {.name = "window off the keys", .band = {-400, 500, ATTN_ANCHOR_TOP_LEFT, 0}},
     {.name = "additive bias", .bias = MaskCase::kAdditive},
@@ -70,28 +57,12 @@ Arrays make_arrays(const Precision& precision, const Shape& s, const MaskCase& m
   return arrays;
 }
 
-void compare(const std::string& context, const char* name, const Array& got,
-             const std::vector<double>& expected, double tolerance) {
-  double largest = 0.0, worst = 0.0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const double value = got.get(static_cast<int64_t>(i));
-    if (value == expected[i]) continue;  // both -infinity
-    largest = std::fmax(largest, std::fabs(expected[i]));
-    worst = std::isnan(value) ? HUGE_VAL : std::fmax(worst, std::fabs(value - expected[i]));
-  }
-  if (worst <= tolerance * (1.0 + largest)) return;
-  char message[300];
-  std::snprintf(message, sizeof(message), "%s: %s is off by %.3g, largest value %.3g",
-                context.c_str(), name, worst, largest);
-  check::fail(__FILE__, __LINE__, "close to the plain loops", message);
-}
-
 // One and three threads must give the same bytes; then those are compared with the plain loops.
 void run_case(const Precision& precision, const Shape& shape, const MaskCase& mask_case) {
   char context[200];
   std::snprintf(context, sizeof(context), "%s, %s, Mq %lld, Mkv %lld, K %lld", precision.name,
-                mask_case.name, static_cast<long long>(shape.Mq),
-                static_cast<long long>(shape.Mkv), static_cast<long long>(shape.K));
+                mask_case.name, static_cast<long long>(shape.Mq), static_cast<long long>(shape.Mkv),
+                static_cast<long long>(shape.K));
   Calls alone(make_arrays(precision, shape, mask_case));
   Calls threaded(make_arrays(precision, shape, mask_case));
   threaded.exec.num_threads = 3;
@@ -112,12 +83,13 @@ void run_case(const Precision& precision, const Shape& shape, const MaskCase& ma
   const Arrays& got = alone.arrays;
   const NaiveForward forward = naive_forward(got, alone.mask);
   const NaiveBackward backward = naive_backward(got, alone.mask);
-  compare(context, "out", got.out, forward.out, precision.tolerance);
-  compare(context, "lse", got.lse, forward.lse, precision.tolerance);
-  compare(context, "grad_query", got.grad_query, backward.grad_query, 2 * precision.tolerance);
-  compare(context, "grad_key", got.grad_key, backward.grad_key, 2 * precision.tolerance);
-  compare(context, "grad_value", got.grad_value, backward.grad_value, 2 * precision.tolerance);
-  compare(context, "grad_bias", got.grad_bias, backward.grad_bias, 2 * precision.tolerance);
+  const double tolerance = precision.tolerance;
+  check_close(context, "out", got.out, forward.out, tolerance);
+  check_close(context, "lse", got.lse, forward.lse, tolerance);
+  check_close(context, "grad_query", got.grad_query, backward.grad_query, 2 * tolerance);
+  check_close(context, "grad_key", got.grad_key, backward.grad_key, 2 * tolerance);
+  check_close(context, "grad_value", got.grad_value, backward.grad_value, 2 * tolerance);
+  check_close(context, "grad_bias", got.grad_bias, backward.grad_bias, 2 * tolerance);
 }
 
 // Extents of 0: nothing to write, or a sum over nothing.
@@ -145,7 +117,7 @@ void run_output_dtypes() {
     CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
     CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
     const NaiveForward expected = naive_forward(calls.arrays, calls.mask);
-    compare("bfloat16 inputs, other output", "out", calls.arrays.out, expected.out, 1.5e-2);
+    check_close("bfloat16 inputs, other output", "out", calls.arrays.out, expected.out, 1.5e-2);
   }
 }
 

@@ -5,26 +5,14 @@
 #include <cstring>
 
 #include "calls.h"
+#include "chance.h"
 #include "check.h"
 
 namespace {
 
-using Generator = std::mt19937;
-
-int64_t below(Generator& generator, int64_t limit) {
-  return static_cast<int64_t>(generator() % static_cast<uint64_t>(limit));
-}
-
-bool one_in(Generator& generator, int64_t n) { return below(generator, n) == 0; }
-
-template <class T, size_t n>
-T any_of(Generator& generator, const T (&choices)[n]) {
-  return choices[below(generator, n)];
-}
-
 attn_dtype any_dtype(Generator& generator) {
-  constexpr attn_dtype kChoices[] = {kFloat32, kBFloat16, kFloat16, kFloat64, kBool,
-                                     {ATTN_DTYPE_INT, 32, 1}, {200, 200, 60000}};
+  constexpr attn_dtype kChoices[] = {
+      kFloat32, kBFloat16, kFloat16, kFloat64, kBool, {ATTN_DTYPE_INT, 32, 1}, {200, 200, 60000}};
   return any_of(generator, kChoices);
 }
 
@@ -66,18 +54,18 @@ void damage_options(Calls& c, Generator& generator) {
 // Arguments swapped or left out.
 void damage_pointers(Calls& c, Generator& generator) {
   const attn_tensor** const kPlaces[] = {
-      &c.forward.query, &c.forward.key, &c.forward.value, &c.forward.out, &c.forward.lse,
-      &c.backward.query, &c.backward.key, &c.backward.out, &c.backward.lse, &c.backward.grad_out,
-      &c.backward.grad_lse, &c.backward.grad_query, &c.backward.grad_key, &c.backward.grad_bias,
-      &c.mask.bias};
+      &c.forward.query,     &c.forward.key,        &c.forward.value,     &c.forward.out,
+      &c.forward.lse,       &c.backward.query,     &c.backward.key,      &c.backward.out,
+      &c.backward.lse,      &c.backward.grad_out,  &c.backward.grad_lse, &c.backward.grad_query,
+      &c.backward.grad_key, &c.backward.grad_bias, &c.mask.bias};
   const attn_tensor** const place = any_of(generator, kPlaces);
   *place = one_in(generator, 2) ? nullptr : *any_of(generator, kPlaces);
 }
 
 void damage(Calls& c, Generator& generator) {
-  EditableTensor* const kTensors[] = {&c.query, &c.key, &c.value, &c.bias, &c.out, &c.lse,
-                                      &c.grad_out, &c.grad_lse, &c.grad_query, &c.grad_key,
-                                      &c.grad_value, &c.grad_bias};
+  EditableTensor* const kTensors[] = {&c.query,      &c.key,      &c.value,      &c.bias,
+                                      &c.out,        &c.lse,      &c.grad_out,   &c.grad_lse,
+                                      &c.grad_query, &c.grad_key, &c.grad_value, &c.grad_bias};
   switch (below(generator, 4)) {
     case 0: break;
     case 1: damage_tensor(*any_of(generator, kTensors), generator); break;
