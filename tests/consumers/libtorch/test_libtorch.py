@@ -39,8 +39,8 @@ def run_model():
     The program stays in build/: it takes half a minute to compile.
     """
     build = REPOSITORY / "build" / "libtorch"
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", prefix], cwd=SOURCE)
+    torch_dir = f"-DTorch_DIR={torch.utils.cmake_prefix_path}/Torch"
+    run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", torch_dir], cwd=SOURCE)
     run(["cmake", "--build", str(build)], cwd=SOURCE)
 
     def run_saved(model, length):
