@@ -89,22 +89,23 @@ void multiply_panel_of(const Product<Op>& p, int64_t vectors, const typename Op:
   }
 }
 
-// The same sums, element by element, leaving out every term whose left factor is 0.
+// The same sums in the same order, to the bit, leaving out every term whose left factor is 0.
 template <class Op, bool kDepthMajor>
 [[gnu::noinline]] void multiply_panel_skipping_zeros(const Product<Op>& p, int64_t width,
                                                      const typename Op::Unit* b, int64_t b_stride,
                                                      typename Op::S::Real* c) {
-  using Real = typename Op::S::Real;
+  using S = typename Op::S;
   for (int64_t r = 0; r < p.rows; ++r) {
-    Real* row = c + r * p.c_stride;
-    for (int64_t n = 0; n < width; ++n) row[n] = p.accumulate ? row[n] : Real(0);
-    for (int64_t d = 0; d < p.depth; ++d) {
-      const typename Op::Unit* unit = p.a + (kDepthMajor ? d * p.a_stride + r : r * p.a_stride + d);
-      for (int e = 0; e < Op::kDepth; ++e) {
-        const Real factor = Op::element(unit, e);
-        if (factor == Real(0)) continue;
-        for (int64_t n = 0; n < width; ++n) row[n] += factor * Op::element(b + d * b_stride + n, e);
+    const typename Op::Unit* a = p.a + (kDepthMajor ? r : r * p.a_stride);
+    for (int64_t n = 0; n < width; n += S::kWidth) {
+      typename S::Real* at = c + r * p.c_stride + n;
+      auto sum = p.accumulate ? S::load(at) : S::set1(0);
+      for (int64_t d = 0; d < p.depth; ++d) {
+        const typename Op::Unit* factor = a + d * (kDepthMajor ? p.a_stride : 1);
+        const auto column = Op::zero_where_zero(factor, S::load(b + d * b_stride + n));
+        sum = Op::dot(sum, S::set1(*factor), column);
       }
+      S::store(at, sum);
     }
   }
 }

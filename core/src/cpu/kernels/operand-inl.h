@@ -65,6 +65,10 @@ struct SingleOperand {
   static void store_paired_rows(Unit*, Vec, Vec) {}
 
   static Unit element(const Unit* units, int64_t) { return *units; }
+  // v, but 0 if the factor is: 0 * (infinity or NaN) would be NaN.
+  static Vec zero_where_zero(const Unit* factor, Vec v) {
+    return *factor == Unit(0) ? S::set1(Unit(0)) : v;
+  }
 
   static Flag no_flag() { return S::set1(Unit(0)); }
   static Flag flag_nonfinite(Flag flag, Vec v) { return S::fma(v, S::set1(Unit(0)), flag); }

@@ -96,6 +96,15 @@ struct BFloat16Pairs {
     return value;
   }
 
+  // The elements of v whose factor in the pair is 0 are 0: 0 * (infinity or NaN) would be NaN.
+  static Vec zero_where_zero(const Unit* factors, Vec v) {
+    uint32_t bits;
+    std::memcpy(&bits, factors, sizeof bits);
+    const uint32_t keep = (bits & 0x7fff ? 0xffffu : 0u) | (bits & 0x7fff0000 ? 0xffff0000u : 0u);
+    const __m512i kept = _mm512_set1_epi32(static_cast<int>(keep));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), kept));
+  }
+
   static Flag no_flag() { return 0; }
   static Flag flag_nonfinite(Flag flag, Vec v) {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
