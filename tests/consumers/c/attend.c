@@ -6,8 +6,8 @@
 
 static attn_tensor float32_tensor(float* data, const int64_t* shape, const int64_t* strides,
                                   int32_t ndim) {
-  const attn_tensor tensor = {data, shape, strides, ndim, ATTN_DEVICE_CPU, 0,
-                              {ATTN_DTYPE_FLOAT, 32, 1}};
+  const attn_tensor tensor = {
+      data, shape, strides, ndim, ATTN_DEVICE_CPU, 0, {ATTN_DTYPE_FLOAT, 32, 1}};
   return tensor;
 }
 
