@@ -57,7 +57,7 @@ def test_shell_command_exists(line):
     elif arguments[:2] == ["-m", "attn_ops"]:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     elif program == "pip":
-        folder, extra = re.fullmatch(r'"?\./(.+)\[(\w+)\]"?', arguments[-1]).groups()
+        folder, extra = arguments[-1].strip('"]').split("[")
         project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
         assert extra in project["project"]["optional-dependencies"]
     else:
