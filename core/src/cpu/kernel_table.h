@@ -8,6 +8,7 @@
 
 namespace attn::cpu {
 
+// A workspace starts at a multiple of 64 bytes.
 struct KernelTable {
   const char* isa;  // "scalar", "avx2", "avx512", "avx512_bf16", "neon"
   size_t (*forward_workspace)(const ForwardProblem& problem, int workers);  // bytes

@@ -30,32 +30,54 @@ void* aligned_workspace(const Resources& resources, size_t needed) {
                                  kWorkspaceAlignment);
 }
 
+// Waking a worker takes microseconds, so each must have this many multiply-adds to do.
+constexpr double kLeastWorkPerWorker = 1 << 18;
+// What reading an element of a key or value counts for: with few queries that is the work.
+constexpr double kWorkPerElement = 4;
+
+// Returns how many workers this problem keeps busy. No result depends on it.
+double useful_workers(const Problem& problem) {
+  const double keys = static_cast<double>(problem.B) * static_cast<double>(problem.Mkv) *
+                      static_cast<double>(problem.K + problem.Kv);
+  const double queries = static_cast<double>(problem.Hq) * static_cast<double>(problem.Mq);
+  const double work = keys * (queries + kWorkPerElement * static_cast<double>(problem.Hkv));
+  return 1 + work / kLeastWorkPerWorker;
+}
+
+TaskRunner runner_for(const Problem& problem, const Resources& resources) {
+  TaskRunner runner = make_task_runner(&resources.exec);
+  if (runner.workers > useful_workers(problem)) {
+    runner.workers = static_cast<int>(useful_workers(problem));
+  }
+  return runner;
+}
+
 bool is_on_cuda(const Resources& resources) { return resources.device_type == ATTN_DEVICE_CUDA; }
 
 }  // namespace
 
 size_t forward_workspace(const ForwardCall& call) {
   if (is_on_cuda(call.resources)) return cuda::forward_workspace(call);
-  const int workers = make_task_runner(&call.resources.exec).workers;
+  const int workers = runner_for(call.problem, call.resources).workers;
   return with_room_to_align(chosen_cpu_kernels().forward_workspace(call.problem, workers));
 }
 
 void forward(const ForwardCall& call) {
   if (is_on_cuda(call.resources)) return cuda::forward(call);
   void* workspace = aligned_workspace(call.resources, forward_workspace(call));
-  chosen_cpu_kernels().forward(call.problem, workspace, make_task_runner(&call.resources.exec));
+  chosen_cpu_kernels().forward(call.problem, workspace, runner_for(call.problem, call.resources));
 }
 
 size_t backward_workspace(const BackwardCall& call) {
   if (is_on_cuda(call.resources)) return cuda::backward_workspace(call);
-  const int workers = make_task_runner(&call.resources.exec).workers;
+  const int workers = runner_for(call.problem, call.resources).workers;
   return with_room_to_align(chosen_cpu_kernels().backward_workspace(call.problem, workers));
 }
 
 void backward(const BackwardCall& call) {
   if (is_on_cuda(call.resources)) return cuda::backward(call);
   void* workspace = aligned_workspace(call.resources, backward_workspace(call));
-  chosen_cpu_kernels().backward(call.problem, workspace, make_task_runner(&call.resources.exec));
+  chosen_cpu_kernels().backward(call.problem, workspace, runner_for(call.problem, call.resources));
 }
 
 }  // namespace attn

@@ -68,8 +68,8 @@ struct BackwardScratch {
 
   BackwardScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
       : block(scratch, t.widths, t.block_keys), tile(scratch, t.widths), gradients(scratch, p) {
-    keys_stacked = scratch.take<typename Op::Unit>(panel_units<Op>(
-        units_of<Op>(t.block_keys), t.widths.key_columns));
+    keys_stacked = scratch.take<typename Op::Unit>(
+        panel_units<Op>(units_of<Op>(t.block_keys), t.widths.key_columns));
     keys_finite = scratch.take<bool>(t.block_keys / kTileKeys);
     grad_keys = scratch.take<Real>(t.block_keys * t.widths.key_columns);
     grad_values = scratch.take<Real>(t.block_keys * t.widths.value_columns);
@@ -222,8 +222,7 @@ class BackwardBlock {
     for (int64_t j = 0; j < s_.block.n; ++j) {
       if (p_.grad_key) {
         store_row<S>(p_.grad_key.row(b_, s_.block.begin + j, key_head_), p_.grad_key.dtype,
-                     s_.grad_keys + j * t_.widths.key_columns, p_.K,
-                     static_cast<Real>(p_.scale));
+                     s_.grad_keys + j * t_.widths.key_columns, p_.K, static_cast<Real>(p_.scale));
       }
       if (p_.grad_value) {
         store_row<S>(p_.grad_value.row(b_, s_.block.begin + j, key_head_), p_.grad_value.dtype,
@@ -251,7 +250,7 @@ int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
   const BackwardTiling<Op> tiling(p);
   Scratch shared(nullptr);
   GradQuerySum<Op>(shared, p, tiling);
-  return kAlignmentSlack + shared.used() +
+  return shared.used() +
          busy_workers(workers, tiling.tasks) * backward_scratch_bytes<Op>(p, tiling);
 }
 
@@ -266,7 +265,10 @@ void attention_backward(const BackwardProblem& p, void* workspace, const TaskRun
     char* scratch;
 
     Context(const BackwardProblem& problem, void* workspace, int workers)
-        : p(problem), tiling(problem), shared(workspace), sum(shared, problem, tiling),
+        : p(problem),
+          tiling(problem),
+          shared(workspace),
+          sum(shared, problem, tiling),
           scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
           scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
   };

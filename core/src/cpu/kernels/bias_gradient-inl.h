@@ -14,8 +14,8 @@ namespace {
 
 // How the bias is cut into tasks, and the scores a task visits: all of an axis, or its own part.
 struct BiasTiling {
-  int64_t query_tiles, key_tiles;          // of one head's scores
-  int64_t own_b, own_h, own_q, own_k;      // tasks along each axis; 1 where the bias is summed
+  int64_t query_tiles, key_tiles;      // of one head's scores
+  int64_t own_b, own_h, own_q, own_k;  // tasks along each axis; 1 where the bias is summed
 
   explicit BiasTiling(const BackwardProblem& p)
       : query_tiles((p.Mq + kTileQueries - 1) / kTileQueries),
@@ -34,13 +34,16 @@ struct BiasGradientScratch {
   KeyBlock<Op> block;
   QueryTile<Op> tile;
   GradientTile<Op> gradients;
-  Real* sum;    // [kTileKeys, kTileQueries]
-  Real* row;    // [kTileKeys]
+  Real* sum;  // [kTileKeys, kTileQueries]
+  Real* row;  // [kTileKeys]
   const char** rows;
 
   BiasGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
-      : block(scratch, w, kTileKeys), tile(scratch, w), gradients(scratch, p),
-        sum(scratch.take<Real>(kTileKeys * kTileQueries)), row(scratch.take<Real>(kTileKeys)),
+      : block(scratch, w, kTileKeys),
+        tile(scratch, w),
+        gradients(scratch, p),
+        sum(scratch.take<Real>(kTileKeys * kTileQueries)),
+        row(scratch.take<Real>(kTileKeys)),
         rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
 };
 
@@ -53,9 +56,14 @@ class BiasGradientTask {
 
   BiasGradientTask(const BackwardProblem& p, const GradientWidths<Op>& w, const BiasTiling& t,
                    BiasGradientScratch<Op>& s, int64_t task)
-      : p_(p), w_(w), t_(t), s_(s),
-        own_k_(task % t.own_k), own_q_(task / t.own_k % t.own_q),
-        own_h_(task / t.own_k / t.own_q % t.own_h), own_b_(task / t.own_k / t.own_q / t.own_h) {}
+      : p_(p),
+        w_(w),
+        t_(t),
+        s_(s),
+        own_k_(task % t.own_k),
+        own_q_(task / t.own_k % t.own_q),
+        own_h_(task / t.own_k / t.own_q % t.own_h),
+        own_b_(task / t.own_k / t.own_q / t.own_h) {}
 
   void run() {
     for (int64_t c = 0; c < kTileKeys * kTileQueries; ++c) s_.sum[c] = 0;
@@ -74,24 +82,32 @@ class BiasGradientTask {
   }
 
   void add_rows(int64_t b, int64_t h, int64_t q) {
+    if (p_.grad_bias_sums_n) return add_row_sums(b, h, q);
+    s_.block.begin = own_k_ * kTileKeys;
+    s_.block.n = smaller(kTileKeys, p_.Mkv - s_.block.begin);
     const int64_t group = h % p_.G;
     s_.tile.place(p_, b, h / p_.G, group * p_.Mq + q * kTileQueries, (group + 1) * p_.Mq);
-    bool loaded = false;
-    each(p_.grad_bias_sums_n, own_k_, t_.key_tiles, [&](int64_t k) {
-      s_.block.begin = k * kTileKeys;
-      s_.block.n = smaller(kTileKeys, p_.Mkv - s_.block.begin);
-      if (s_.tile.seen.begin >= s_.block.begin + s_.block.n) return;
-      if (s_.tile.seen.end <= s_.block.begin) return;
-      if (!loaded) s_.tile.load(p_, s_.rows);
-      loaded = true;
-      s_.block.load(p_, w_, s_.rows, b, h / p_.G);
-      s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
-      for (int64_t j = 0; j < s_.block.n; ++j) {
-        const Real* from = s_.gradients.grad_scores + j * kTileQueries;
-        Real* to = s_.sum + j * kTileQueries;
-        for (int64_t r = 0; r < s_.tile.n; ++r) to[r] += from[r];
-      }
-    });
+    if (s_.tile.seen.begin >= s_.block.begin + s_.block.n) return;
+    if (s_.tile.seen.end <= s_.block.begin) return;
+    s_.tile.load(p_, s_.rows);
+    s_.block.load(p_, w_, s_.rows, b, h / p_.G);
+    s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
+    for (int64_t j = 0; j < s_.block.n; ++j) {
+      const Real* from = s_.gradients.grad_scores + j * kTileQueries;
+      Real* to = s_.sum + j * kTileQueries;
+      for (int64_t r = 0; r < s_.tile.n; ++r) to[r] += from[r];
+    }
+  }
+
+  // Shifting all scores of a row shifts its LSE and no probability: its dS sum to its dLSE.
+  void add_row_sums(int64_t b, int64_t h, int64_t q) {
+    const int64_t first = q * kTileQueries;
+    for (int64_t r = 0; r < smaller(kTileQueries, p_.Mq - first); ++r) {
+      const Real lse = p_.lse.template at<Real>(b, h, first + r);
+      if (lse == -kInfinity<Real>) continue;
+      s_.sum[r] += 0 * lse;  // a row of NaN stays one
+      if (p_.grad_lse) s_.sum[r] += p_.grad_lse.template at<Real>(b, h, first + r);
+    }
   }
 
   void store() {
@@ -100,7 +116,7 @@ class BiasGradientTask {
     int64_t rows = smaller(kTileQueries, p_.Mq - i);
     int64_t keys = smaller(kTileKeys, p_.Mkv - j);
     if (p_.grad_bias_sums_m) rows = sum_rows();
-    if (p_.grad_bias_sums_n) keys = sum_keys();
+    if (p_.grad_bias_sums_n) keys = 1;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < keys; ++c) s_.row[c] = s_.sum[c * kTileQueries + r];
       const DType dtype = p_.grad_bias.dtype;
@@ -125,12 +141,6 @@ class BiasGradientTask {
     }
     return 1;
   }
-  int64_t sum_keys() {
-    for (int64_t c = 1; c < kTileKeys; ++c) {
-      for (int64_t r = 0; r < kTileQueries; ++r) s_.sum[r] += s_.sum[c * kTileQueries + r];
-    }
-    return 1;
-  }
 
   const BackwardProblem& p_;
   const GradientWidths<Op>& w_;
@@ -149,8 +159,7 @@ int64_t bias_gradient_scratch_bytes(const BackwardProblem& p) {
 template <class Op>
 int64_t bias_gradient_workspace(const BackwardProblem& p, int workers) {
   if (!p.grad_bias) return 0;
-  return kAlignmentSlack +
-         busy_workers(workers, BiasTiling(p).tasks()) * bias_gradient_scratch_bytes<Op>(p);
+  return busy_workers(workers, BiasTiling(p).tasks()) * bias_gradient_scratch_bytes<Op>(p);
 }
 
 template <class Op>
@@ -163,7 +172,7 @@ void bias_gradient(const BackwardProblem& p, void* workspace, const TaskRunner& 
     char* scratch;
   };
   Context context{p, GradientWidths<Op>(p), BiasTiling(p), bias_gradient_scratch_bytes<Op>(p),
-                  Scratch(workspace).take<char>(0)};
+                  static_cast<char*>(workspace)};
   runner.run(
       context.tiling.tasks(),
       [](int64_t task, int worker, void* opaque) {

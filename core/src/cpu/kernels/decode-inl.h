@@ -37,11 +37,13 @@ struct DecodeTiling {
   int64_t tasks;   // a split of a group each
 
   explicit DecodeTiling(const Problem& p)
-      : rows(p.G * p.Mq), key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
+      : rows(p.G * p.Mq),
+        key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
         value_columns(round_up(p.Kv, Op::S::kWidth)),
         splits(larger((p.Mkv + kSplitKeys - 1) / kSplitKeys, 1)),
         heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads), tasks(p.B * groups * splits) {}
+        groups((p.Hkv + heads - 1) / heads),
+        tasks(p.B * groups * splits) {}
 };
 
 // What a split found for one query row.
@@ -60,11 +62,11 @@ template <class Op>
 struct DecodeScratch {
   using Real = typename Op::S::Real;
   using Unit = typename Op::Unit;
-  Unit* queries;        // [heads, rows, key_units]
+  Unit* queries;          // [heads, rows, key_units]
   DecodeState<Op> state;  // [heads, rows]
-  Real* scores;         // [rows, kTileKeys]
-  Real* bias;           // [kTileKeys]
-  Real* dropout;        // [kTileKeys]
+  Real* scores;           // [rows, kTileKeys]
+  Real* bias;             // [kTileKeys]
+  Real* dropout;          // [kTileKeys]
   const char* key_rows[DecodeTiling<Op>::kTileKeys];
   const char* value_rows[DecodeTiling<Op>::kTileKeys];
 
@@ -157,8 +159,13 @@ class DecodeSplit {
 
   DecodeSplit(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s, int64_t b,
               int64_t group, int64_t split)
-      : p_(p), t_(t), s_(s), b_(b), first_head_(group * t.heads),
-        heads_(smaller(t.heads, p.Hkv - first_head_)), begin_(split * Tiling::kSplitKeys),
+      : p_(p),
+        t_(t),
+        s_(s),
+        b_(b),
+        first_head_(group * t.heads),
+        heads_(smaller(t.heads, p.Hkv - first_head_)),
+        begin_(split * Tiling::kSplitKeys),
         end_(smaller(begin_ + Tiling::kSplitKeys, p.Mkv)) {}
 
   void run() {
@@ -221,9 +228,7 @@ class DecodeSplit {
     for (int64_t c = 0; c < t_.rows * t_.value_columns; ++c) state[c] = 0;
   }
 
-  typename Op::Unit* queries(int64_t head) {
-    return s_.queries + head * t_.rows * t_.key_units;
-  }
+  typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.rows * t_.key_units; }
 
   void attend_tile(int64_t head, int64_t begin, int64_t n) {
     key_rows(s_.key_rows, p_.key, b_, first_head_ + head, begin, n);
@@ -387,8 +392,7 @@ int64_t decode_workspace(const ForwardProblem& p, int workers) {
   const DecodeTiling<Op> tiling(p);
   Scratch shared(nullptr);
   DecodeState<Op>(shared, tiling, decode_partial_rows(p, tiling));
-  return kAlignmentSlack + shared.used() +
-         busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(tiling);
+  return shared.used() + busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(tiling);
 }
 
 // One call, as its tasks see it.
@@ -402,7 +406,9 @@ struct DecodeCall {
   char* scratch;
 
   DecodeCall(const ForwardProblem& problem, void* workspace, int workers)
-      : p(problem), tiling(problem), shared(workspace),
+      : p(problem),
+        tiling(problem),
+        shared(workspace),
         partial(shared, tiling, decode_partial_rows(problem, tiling)),
         scratch_bytes(decode_scratch_bytes<Op>(tiling)),
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}

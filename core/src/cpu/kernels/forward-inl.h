@@ -34,6 +34,7 @@ struct ForwardTiling {
         (units_of<Op>(p.K) + value_columns / Op::kDepth) * static_cast<int64_t>(sizeof(Real));
     keys = 256;
     while (keys > 64 && keys * key_bytes > kTileBytes) keys /= 2;
+    keys = smaller(keys, round_up(larger(p.Mkv, 1), 64));
     const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
     const int64_t rows = p.G * p.Mq;
     // At least four tasks a worker, so that uneven ones (causal) even out.
@@ -86,7 +87,12 @@ class ForwardBlock {
 
   ForwardBlock(const ForwardProblem& p, const ForwardTiling<Op>& t, ForwardScratch<Op>& s,
                int64_t b, int64_t key_head, int64_t block)
-      : p_(p), t_(t), s_(s), b_(b), key_head_(key_head), first_(block * t.block_rows),
+      : p_(p),
+        t_(t),
+        s_(s),
+        b_(b),
+        key_head_(key_head),
+        first_(block * t.block_rows),
         rows_(smaller(t.block_rows, p.G * p.Mq - first_)) {}
 
   void run() {
@@ -120,7 +126,8 @@ class ForwardBlock {
     pack_transposed<Op>(s_.keys, s_.rows, p_.key.dtype, n, p_.K);
     key_rows(s_.rows, p_.value, b_, key_head_, begin, n);
     const bool finite = pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, n, p_.Kv);
-    const int64_t strips = (rows_ + ForwardTiling<Op>::kStripRows - 1) / ForwardTiling<Op>::kStripRows;
+    const int64_t strips =
+        (rows_ + ForwardTiling<Op>::kStripRows - 1) / ForwardTiling<Op>::kStripRows;
     for (int64_t strip = 0; strip < rows_; strip += ForwardTiling<Op>::kStripRows) {
       prefetch_next_tile(begin + n, strip / ForwardTiling<Op>::kStripRows, strips);
       attend_strip(strip, smaller(ForwardTiling<Op>::kStripRows, rows_ - strip), begin, n, finite);
@@ -221,8 +228,7 @@ class ForwardBlock {
 template <class Op>
 int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
   const ForwardTiling<Op> tiling(p, workers);
-  return kAlignmentSlack +
-         busy_workers(workers, tiling.tasks) * ForwardScratch<Op>(nullptr, tiling).bytes;
+  return busy_workers(workers, tiling.tasks) * ForwardScratch<Op>(nullptr, tiling).bytes;
 }
 
 template <class Op>
@@ -233,8 +239,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
     int64_t scratch_bytes;
     char* workspace;
   };
-  Context context{p, ForwardTiling<Op>(p, runner.workers), 0,
-                  Scratch(workspace).take<char>(0)};
+  Context context{p, ForwardTiling<Op>(p, runner.workers), 0, static_cast<char*>(workspace)};
   context.scratch_bytes = ForwardScratch<Op>(nullptr, context.tiling).bytes;
   runner.run(
       context.tiling.tasks,

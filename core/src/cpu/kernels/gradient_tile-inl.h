@@ -75,7 +75,8 @@ struct QueryTile {
     ranges = scratch.take<KeyRange>(kTileQueries);
     queries = scratch.take<Unit>(panel_units<Op>(w.key_units, kTileQueries));
     grad_out = scratch.take<Unit>(panel_units<Op>(w.value_units, kTileQueries));
-    queries_stacked = scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
+    queries_stacked =
+        scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
     grad_out_stacked =
         scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.value_columns));
     lse = scratch.take<Real>(kTileQueries);

@@ -22,7 +22,7 @@ struct Product {
   int64_t rows = 0;
   int64_t b_columns = 0;  // of B as packed
   int64_t columns = 0;    // wanted, from B's first; C's rows hold them rounded up to whole vectors
-  int64_t depth = 0;    // units
+  int64_t depth = 0;      // units
   bool accumulate = false;
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
@@ -70,9 +70,9 @@ void multiply_panel(const Product<Op>& p, const typename Op::Unit* b, int64_t b_
                     typename Op::S::Real* c, int64_t first_row = 0) {
   int64_t r = first_row;
   for (; r + kRows <= p.rows; r += kRows) {
-    multiply_tile<Op, kDepthMajor, kRows, kVectors>(
-        p.a + (kDepthMajor ? r : r * p.a_stride), p.a_stride, b, b_stride, p.depth,
-        c + r * p.c_stride, p.c_stride, p.accumulate);
+    multiply_tile<Op, kDepthMajor, kRows, kVectors>(p.a + (kDepthMajor ? r : r * p.a_stride),
+                                                    p.a_stride, b, b_stride, p.depth,
+                                                    c + r * p.c_stride, p.c_stride, p.accumulate);
   }
   if constexpr (kRows > 1) {
     if (r < p.rows) multiply_panel<Op, kDepthMajor, kVectors, kRows - 1>(p, b, b_stride, c, r);

@@ -66,8 +66,7 @@ bool pack_transposed_from(typename Op::Unit* to, const char* const* rows, int64_
     for (int64_t u = 0; u < depth; u += W) {
       typename S::Vec block[W];
       for (int r = 0; r < W; ++r) {
-        block[r] = c + r < n ? Op::template load_units<kSource>(rows[c + r], u, width)
-                             : S::set1(0);
+        block[r] = c + r < n ? Op::template load_units<kSource>(rows[c + r], u, width) : S::set1(0);
         flag = Op::flag_nonfinite(flag, block[r]);
       }
       S::transpose(block);
@@ -91,10 +90,9 @@ bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, int64_t n
       const char* const* step = rows + d * Op::kDepth;
       const int64_t present = n - d * Op::kDepth;
       for (int64_t c = 0; c < stride; c += S::kWidth) {
-        const auto v =
-            panel + c < width
-                ? Op::template load_columns<kSource>(step, present, panel + c, width)
-                : S::set1(0);
+        const auto v = panel + c < width
+                           ? Op::template load_columns<kSource>(step, present, panel + c, width)
+                           : S::set1(0);
         flag = Op::flag_nonfinite(flag, v);
         S::store(at + d * stride + c, v);
       }
@@ -136,9 +134,8 @@ bool pack_transposed(typename Op::Unit* to, const char* const* rows, DType dtype
 template <class Op>
 bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, int64_t n,
                   int64_t width) {
-  return with_source<Op>(dtype, [&]<DType kSource>() {
-    return pack_stacked_from<Op, kSource>(to, rows, n, width);
-  });
+  return with_source<Op>(
+      dtype, [&]<DType kSource>() { return pack_stacked_from<Op, kSource>(to, rows, n, width); });
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct QueryRow {
 };
 
 inline QueryRow query_row(const Problem& p, int64_t key_head, int64_t r) {
-  const int64_t group = r / p.Mq;
+  const int64_t group = p.G == 1 ? 0 : r / p.Mq;  // a division takes as long as a short row
   return {key_head * p.G + group, r - group * p.Mq};
 }
 
@@ -89,11 +89,10 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
   }
 }
 
-// Hands out pieces of a workspace, each on a cache line of its own; with a null base it measures.
+// Hands out pieces of a workspace, each on cache lines of its own; with a null base it measures.
 class Scratch {
  public:
-  explicit Scratch(void* base)
-      : base_(reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(base) + 63) / 64 * 64)) {}
+  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
 
   template <class T>
   T* take(int64_t count) {
@@ -107,9 +106,6 @@ class Scratch {
   char* base_;
   int64_t used_ = 0;
 };
-
-// Bytes lost to aligning a workspace's start.
-constexpr int64_t kAlignmentSlack = 64;
 
 // How many workers of a call ever get a task, and so need scratch.
 inline int64_t busy_workers(int64_t workers, int64_t tasks) {

@@ -44,8 +44,7 @@ void load_bias_row(typename S::Real* to, const Scores& bias, int64_t b, int64_t 
   const char* row = bias.row(b, h, i) + begin * step;
   if (bias.stride_n == 1 && bias.dtype != DType::kBool) {
     switch (bias.dtype) {
-      case DType::kBFloat16:
-        return load_contiguous_scores<S, DType::kBFloat16>(to, row, n, factor);
+      case DType::kBFloat16: return load_contiguous_scores<S, DType::kBFloat16>(to, row, n, factor);
       case DType::kFloat16: return load_contiguous_scores<S, DType::kFloat16>(to, row, n, factor);
       case DType::kFloat64: return load_contiguous_scores<S, DType::kFloat64>(to, row, n, factor);
       default: return load_contiguous_scores<S, DType::kFloat32>(to, row, n, factor);

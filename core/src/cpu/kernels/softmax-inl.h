@@ -30,10 +30,10 @@ struct ScoreRow {
   using Real = typename Op::S::Real;
   Real* scores = nullptr;  // query . key in; units of the probabilities out
   int64_t n = 0;
-  int64_t begin = 0, end = 0;      // the columns the band lets through; the rest count as -infinity
-  Real scale = 1;                  // to base 2: scale * log2(e)
-  const Real* bias = nullptr;      // in base 2, or null
-  const Real* dropout = nullptr;   // factors, or null
+  int64_t begin = 0, end = 0;     // the columns the band lets through; the rest count as -infinity
+  Real scale = 1;                 // to base 2: scale * log2(e)
+  const Real* bias = nullptr;     // in base 2, or null
+  const Real* dropout = nullptr;  // factors, or null
 };
 
 // Scales the scores in place, adds the bias and excludes what band and bias exclude.
@@ -85,8 +85,7 @@ typename Op::S::Real softmax_row(const ScoreRow<Op> row,
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
-  const auto maximum =
-      S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
+  const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
   const auto scale = S::set1(plain ? row.scale : Real(1));
   auto sum = S::set1(0);
   for (int64_t c = 0; c < row.n; c += S::kWidth) {
