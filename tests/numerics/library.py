@@ -14,9 +14,9 @@ from reference.problem import Problem, Results
 def run(problem: Problem, *, num_threads: int = 0) -> Results:
     """Return forward and backward of `problem`. Outputs are NaN until the library writes them."""
     inputs = (problem.query, problem.key, problem.value)
-    options = options(problem, num_threads)
+    call = options(problem, num_threads)
     out, lse = unwritten(problem.grad_out), unwritten(problem.grad_lse)
-    _native.attention_forward(*inputs, out, lse, **options)
+    _native.attention_forward(*inputs, out, lse, **call)
     gradients = [unwritten(x) for x in inputs]
     bias = problem.mask.additive_bias
     grad_bias = None if bias is None else unwritten(bias)
@@ -30,7 +30,7 @@ def run(problem: Problem, *, num_threads: int = 0) -> Results:
         grad_key=gradients[1],
         grad_value=gradients[2],
         grad_bias=grad_bias,
-        **options,
+        **call,
     )
     return Results(out, lse, *gradients, grad_bias)
 

@@ -123,4 +123,4 @@ def test_canary_in_a_query_without_keys_reaches_no_gradient(dtype):
     )
     clean, mine = library.run(problem), library.run(poisoned)
     for name in ("out", "lse", "grad_query", "grad_key", "grad_value"):
-        torch.testing.assert_close(getattr(mine, name), getattr(clean, name), rtol=0, atol=1e-5)
+        assert torch.equal(getattr(mine, name), getattr(clean, name)), name

@@ -37,7 +37,7 @@ def draws(shape: tuple[int, int, int, int], seed: int, offset: int) -> np.ndarra
     grid = np.ix_(*map(np.arange, (batch, heads, num_queries, (num_keys + 3) // 4)))
     counter = np.stack(np.broadcast_arrays(*grid), axis=-1).astype(np.uint32)
     words = philox4x32_10(counter, (int(key[0]), int(key[1])))
-    return words.reshape(batch, heads, num_queries, -1)[..., :num_keys]
+    return words.reshape(*counter.shape[:3], 4 * counter.shape[3])[..., :num_keys]
 
 
 def keep_factors(shape: tuple[int, int, int, int], p: float, seed: int, offset: int) -> Tensor:
