@@ -40,9 +40,7 @@ inline void multiply_tile(const typename Op::Unit* a, int64_t a_stride, const ty
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      sum[r][v] = accumulate ? S::load(c + r * c_stride + v * W) : S::set1(0);
-    }
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = S::set1(0);
   }
   for (int64_t d = 0; d < depth; ++d) {
     Vec column[kVectors];
@@ -56,6 +54,15 @@ inline void multiply_tile(const typename Op::Unit* a, int64_t a_stride, const ty
     }
     a += kDepthMajor ? a_stride : 1;
     b += b_stride;
+  }
+  if (accumulate) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = S::add(S::load(c + r * c_stride + v * W), sum[r][v]);
+      }
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -99,28 +106,37 @@ template <class Op, bool kDepthMajor>
     const typename Op::Unit* a = p.a + (kDepthMajor ? r : r * p.a_stride);
     for (int64_t n = 0; n < width; n += S::kWidth) {
       typename S::Real* at = c + r * p.c_stride + n;
-      auto sum = p.accumulate ? S::load(at) : S::set1(0);
+      auto sum = S::set1(0);
       for (int64_t d = 0; d < p.depth; ++d) {
         const typename Op::Unit* factor = a + d * (kDepthMajor ? p.a_stride : 1);
         const auto column = Op::zero_where_zero(factor, S::load(b + d * b_stride + n));
         sum = Op::dot(sum, S::set1(*factor), column);
       }
-      S::store(at, sum);
+      S::store(at, p.accumulate ? S::add(S::load(at), sum) : sum);
     }
   }
 }
 
+// Units of depth that are summed by themselves: sums of sums round less than one long sum.
+constexpr int64_t kDepthBlock = 256;
+
 template <class Op, bool kDepthMajor = false>
-void multiply(const Product<Op>& p) {
-  for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {
-    const int64_t width = panel_width<Op>(column, p.b_columns);
-    const int64_t wanted = panel_width<Op>(column, p.columns);
-    const typename Op::Unit* b = p.b + column * p.b_depth + width * p.b_begin;
-    if (p.skip_zeros) {
-      multiply_panel_skipping_zeros<Op, kDepthMajor>(p, wanted, b, width, p.c + column);
-    } else {
-      multiply_panel_of<Op, kDepthMajor>(p, wanted / Op::S::kWidth, b, width, p.c + column);
+void multiply(Product<Op> p) {
+  const int64_t depth = p.depth;
+  for (int64_t d = 0; d < depth; d += kDepthBlock) {
+    p.depth = smaller(kDepthBlock, depth - d);
+    for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {
+      const int64_t width = panel_width<Op>(column, p.b_columns);
+      const int64_t wanted = panel_width<Op>(column, p.columns);
+      const typename Op::Unit* b = p.b + column * p.b_depth + width * (p.b_begin + d);
+      if (p.skip_zeros) {
+        multiply_panel_skipping_zeros<Op, kDepthMajor>(p, wanted, b, width, p.c + column);
+      } else {
+        multiply_panel_of<Op, kDepthMajor>(p, wanted / Op::S::kWidth, b, width, p.c + column);
+      }
     }
+    p.a += p.depth * (kDepthMajor ? p.a_stride : 1);
+    p.accumulate = true;
   }
 }
 
