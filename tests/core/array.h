@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attn/tensor.h"
+#include "guarded_memory.h"
 
 // GCC 12 knows no _Float16 in C++ on AArch64; the two convert alike.
 #ifdef __aarch64__
@@ -66,7 +67,7 @@ class Array {
   int64_t extent(int axis) const { return shape_[axis]; }
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t size() const { return static_cast<int64_t>(bytes_.size()) * 8 / dtype_.bits; }
-  std::vector<char>& bytes() { return bytes_; }
+  GuardedBytes& bytes() { return bytes_; }
 
   // The place of [a, b, c, d], where indices on axes of extent 1 do not count.
   int64_t at(int64_t a, int64_t b, int64_t c, int64_t d) const {
@@ -114,6 +115,6 @@ class Array {
   attn_dtype dtype_{};
   std::vector<int64_t> shape_;
   std::vector<int64_t> strides_;
-  std::vector<char> bytes_;
+  GuardedBytes bytes_;
   attn_tensor tensor_{};
 };

@@ -70,7 +70,7 @@ struct Calls {
   attn_exec exec = ATTN_EXEC_INIT;
   attn_attention_forward_args forward = ATTN_ATTENTION_FORWARD_INIT;
   attn_attention_backward_args backward = ATTN_ATTENTION_BACKWARD_INIT;
-  std::vector<char> workspace;
+  GuardedBytes workspace;
   attn_error error{};
 
   explicit Calls(Arrays given)

@@ -104,6 +104,22 @@ inline __m256i cvtps_ph(__m512 v) {
   return _mm256_set_m128i(high, low);
 }
 
+// Lanes that are not kept are not read.
+template <int kCount, class Register>
+inline Register maskz_loadu_epi16(uint32_t keep, const void* from) {
+  Lanes<uint16_t, kCount> result{};
+  for (int l = 0; l < kCount; ++l) {
+    if (keep >> l & 1) std::memcpy(&result.lane[l], static_cast<const char*>(from) + 2 * l, 2);
+  }
+  return result;
+}
+
+inline __m512i zextsi256_si512(__m256i v) {
+  Pairs result{};
+  std::memcpy(result.lane, &v, sizeof v);
+  return result;
+}
+
 inline __m512i cvtepu16_epi32(__m256i v) {
   const Halves x(v);
   Words result;
@@ -155,6 +171,9 @@ inline float reduce_max_ps(__m512 v) {
 #define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
 #define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)
 #define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding) & ~_MM_FROUND_NO_EXC>(v)
+#define _mm512_maskz_loadu_epi16(keep, from) emulation::maskz_loadu_epi16<32, __m512i>(keep, from)
+#define _mm256_maskz_loadu_epi16(keep, from) emulation::maskz_loadu_epi16<16, __m256i>(keep, from)
+#define _mm512_zextsi256_si512(v) emulation::zextsi256_si512(v)
 #define _mm512_cvtepu16_epi32(v) emulation::cvtepu16_epi32(v)
 #define _mm512_cvtepi32_epi16(v) emulation::cvtepi32_epi16(v)
 #define _mm512_cmpeq_epi16_mask(a, b) emulation::cmpeq_epi16_mask(a, b)

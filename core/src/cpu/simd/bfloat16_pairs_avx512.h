@@ -26,65 +26,32 @@ struct BFloat16Pairs {
 
   template <DType kSource, bool kWhole = false>
   static Vec load_units(const char* row, int64_t unit, int64_t width) {
-    uint16_t halves[32];
     const int64_t index = 2 * unit;
     const int64_t left = kWhole ? 32 : width - index;
     if constexpr (kSource == DType::kBFloat16) {
-      const char* p = row + 2 * index;
-      if (left < 32) {
-        std::memset(halves, 0, sizeof halves);
-        std::memcpy(halves, p, static_cast<size_t>(left) * 2);
-        p = reinterpret_cast<const char*>(halves);
-      }
-      return _mm512_loadu_ps(p);
+      if (left >= 32) return _mm512_loadu_ps(row + 2 * index);
+      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(first_lanes(left), row + 2 * index));
     } else {
-      S::store_bfloat16(halves, load_elements<S, kSource, kWhole>(row, index, width));
-      if (left > 16) {
-        S::store_bfloat16(halves + 16, load_elements<S, kSource, kWhole>(row, index + 16, width));
-      } else {
-        std::memset(halves + 16, 0, 32);
-      }
-      return _mm512_loadu_ps(halves);
-    }
-  }
-
-  template <DType kSource, bool kWhole>
-  static __m512i load_halves(const char* row, int64_t column, int64_t width) {
-    uint16_t halves[16];
-    const int64_t left = kWhole ? 16 : width - column;
-    if constexpr (kSource == DType::kBFloat16) {
-      const uint16_t* p = reinterpret_cast<const uint16_t*>(row) + column;
-      if (left < 16) {
-        std::memset(halves, 0, sizeof halves);
-        std::memcpy(halves, p, static_cast<size_t>(left) * 2);
-        p = halves;
-      }
-      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    } else {
-      S::store_bfloat16(halves, load_elements<S, kSource, kWhole>(row, column, width));
-      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+      const __m256i low = load_halves<kSource, kWhole>(row, index, width);
+      if (left <= 16) return _mm512_castsi512_ps(_mm512_zextsi256_si512(low));
+      const __m256i high = load_halves<kSource, kWhole>(row, index + 16, width);
+      return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
     }
   }
 
   // `present` rows (1 or 2) exist; a missing second one counts as 0.
   template <DType kSource, bool kWhole = false>
-  static Vec load_columns(const char* const* rows, int64_t present, int64_t column,
-                          int64_t width) {
-    __m512i pair = load_halves<kSource, kWhole>(rows[0], column, width);
-    if (present > 1) {
-      const __m512i second = load_halves<kSource, kWhole>(rows[1], column, width);
-      pair = _mm512_or_si512(pair, _mm512_slli_epi32(second, 16));
-    }
-    return _mm512_castsi512_ps(pair);
+  static Vec load_columns(const char* const* rows, int64_t present, int64_t column, int64_t width) {
+    const __m256i first = load_halves<kSource, kWhole>(rows[0], column, width);
+    if (present < 2) return _mm512_castsi512_ps(_mm512_cvtepu16_epi32(first));
+    return interleave(first, load_halves<kSource, kWhole>(rows[1], column, width));
   }
 
   static void store_units(Unit* units, Vec v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(units), round(v));
   }
   static void store_paired_rows(Unit* units, Vec first, Vec second) {
-    const __m512i low = _mm512_cvtepu16_epi32(round(first));
-    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(round(second)), 16);
-    _mm512_storeu_si512(units, _mm512_or_si512(low, high));
+    S::store(units, interleave(round(first), round(second)));
   }
 
   static float element(const Unit* units, int64_t which) {
@@ -108,12 +75,32 @@ struct BFloat16Pairs {
   static Flag no_flag() { return 0; }
   static Flag flag_nonfinite(Flag flag, Vec v) {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
-    return flag | _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent),
-                                          exponent);
+    return flag |
+           _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
   }
   static bool is_set(Flag flag) { return flag != 0; }
 
  private:
+  static __mmask32 first_lanes(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
+
+  // Elements [column, column + 16) of a row of `width`, zero-padded.
+  template <DType kSource, bool kWhole>
+  static __m256i load_halves(const char* row, int64_t column, int64_t width) {
+    if constexpr (kSource == DType::kBFloat16) {
+      const int64_t left = kWhole ? 16 : width - column;
+      const char* from = row + 2 * column;
+      if (left >= 16) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+      return _mm256_maskz_loadu_epi16(static_cast<__mmask16>(first_lanes(left)), from);
+    } else {
+      return round(load_elements<S, kSource, kWhole>(row, column, width));
+    }
+  }
+
+  static Vec interleave(__m256i low, __m256i high) {
+    const __m512i shifted = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), shifted));
+  }
+
   static __m256i round(Vec v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 };
 
