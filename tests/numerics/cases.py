@@ -9,7 +9,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from attn_ops import _native
 from reference.problem import Mask, Problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -31,11 +30,6 @@ class Shape:
         heads = f"H{self.Hq}" if self.Hq == self.Hkv else f"H{self.Hq}over{self.Hkv}"
         width = f"K{self.K}" if self.K == self.Kv else f"K{self.K}Kv{self.Kv}"
         return f"B{self.B}-M{self.Mq}x{self.Mkv}-{heads}-{width}"
-
-    @property
-    def multiplications(self) -> int:
-        """Of the forward without a mask."""
-        return self.B * self.Hq * self.Mq * self.Mkv * (self.K + self.Kv)
 
 
 @dataclass(frozen=True)
@@ -152,12 +146,6 @@ def make_problem(case: Case) -> Problem:
     )
 
 
-def affordable(cases: list[Case]) -> list[Case]:
-    """Return those that end soon: the scalar kernels are some twenty times slower."""
-    most = 2e6 if _native.cpu_isa() == "scalar" else math.inf
-    return [case for case in cases if case.shape.multiplications < most]
-
-
 def shapes() -> Iterator[Shape]:
     """Yield the shapes of xFormers' tests, and grouped heads."""
     odd_lengths = (1, 2, 3, 15, 31, 32, 34, 68, 72, 90, 132, 136)
@@ -179,14 +167,12 @@ def shapes() -> Iterator[Shape]:
 
 
 def shape_grid() -> list[Case]:
-    """Return every shape in every dtype, with masks in turn; the largest without one."""
+    """Return every shape in every dtype, with the masks in turn."""
     names = list(MASKS)
-    cases = []
-    for s, shape in enumerate(shapes()):
-        for d, dtype in enumerate(DTYPES):
-            mask = "none" if shape.multiplications > 1e9 else names[(s + 5 * d) % len(names)]
-            cases.append(Case(shape, mask, dtype))
-    return cases
+    return [
+        Case(shape, names[(s + 5 * d) % len(names)], dtype)
+        for (s, shape), (d, dtype) in product(enumerate(shapes()), enumerate(DTYPES))
+    ]
 
 
 def mask_grid() -> list[Case]:

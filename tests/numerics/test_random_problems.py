@@ -7,14 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attn_ops import _native
 from numerics import library
 from numerics.cases import DTYPES
 from reference.error_rule import assert_accurate
 from reference.problem import Mask, Problem
-
-EXAMPLES = 60 if _native.cpu_isa() == "scalar" else 250
-
 
 class Source:
     """Random numbers of one problem, and the layouts that hypothesis chose for them."""
@@ -92,7 +88,7 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=250,
     derandomize=True,  # the same problems on every machine
     deadline=None,
     suppress_health_check=list(HealthCheck),
