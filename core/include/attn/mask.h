@@ -60,8 +60,9 @@ typedef struct attn_dropout {
 typedef struct attn_mask {
   size_t struct_size; /* sizeof(attn_mask) */
   attn_band band;
-  /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, any alignment.
-     Added to the scaled scores in the query's dtype or float32; or bool: true keeps a key. */
+  /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, its data
+     aligned to its element. Added to the scaled scores in the query's dtype or float32; or bool:
+     true keeps a key. */
   const attn_tensor* bias;
   attn_dropout dropout;
   attn_sequences sequences;

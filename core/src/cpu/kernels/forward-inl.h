@@ -18,7 +18,8 @@ template <class Op>
 struct ForwardTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kStripRows = 8 * Op::S::kTileRows;
-  static constexpr int64_t kTileBytes = 128 * 1024;  // of packed keys and values, and of a block
+  static constexpr int64_t kTileBytes = 128 * 1024;   // of packed keys and values
+  static constexpr int64_t kBlockBytes = 192 * 1024;  // of queries and outputs
 
   int64_t key_units;      // units of a packed query or key
   int64_t value_columns;  // Kv in whole vectors
@@ -39,7 +40,7 @@ struct ForwardTiling {
     const int64_t rows = p.G * p.Mq;
     // At least four tasks a worker, so that uneven ones (causal) even out.
     const int64_t share = rows * p.B * p.Hkv / (4 * workers);
-    block_rows = smaller(smaller(kTileBytes / row_bytes, share), rows);
+    block_rows = smaller(smaller(kBlockBytes / row_bytes, share), rows);
     block_rows = round_up(larger(block_rows, 1), kStripRows);
     blocks = (rows + block_rows - 1) / block_rows;
     tasks = p.B * p.Hkv * blocks;
