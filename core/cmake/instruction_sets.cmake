@@ -32,7 +32,9 @@ endif()
 # Read by the tests, some of which compile kernels for themselves.
 set_property(GLOBAL PROPERTY attn_isas ${attn_isas})
 set_property(GLOBAL PROPERTY attn_kernel_flags ${attn_kernel_flags})
-set_property(GLOBAL PROPERTY attn_isa_avx2_flags ${attn_isa_avx2_flags})
+foreach(isa IN LISTS attn_isas)
+  set_property(GLOBAL PROPERTY attn_isa_${isa}_flags ${attn_isa_${isa}_flags})
+endforeach()
 
 # Makes one object library per ISA and lists them in attn_instruction_set_targets.
 function(attn_add_instruction_sets)

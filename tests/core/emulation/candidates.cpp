@@ -1,14 +1,17 @@
-// The candidates of a test program that contains the emulated AVX-512 kernels: all of them run.
+// The candidates of a test program that contains the emulated AVX-512 kernels.
 #include "dispatch/cpu_choice.h"
 
 namespace attn {
 namespace {
 
-bool always() { return true; }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
 
 constexpr CpuCandidate kCandidates[] = {
-    {.kernels = &cpu::kAvx512Bf16Kernels, .runs_here = always},
-    {.kernels = &cpu::kAvx512Kernels, .runs_here = always},
+    {.kernels = &cpu::kAvx512Bf16Kernels, .runs_here = has_avx2},
+    {.kernels = &cpu::kAvx512Kernels, .runs_here = has_avx2},
 };
 
 }  // namespace
