@@ -28,7 +28,7 @@ class Shape:
 
     def __str__(self) -> str:
         heads = f"H{self.Hq}" if self.Hq == self.Hkv else f"H{self.Hq}over{self.Hkv}"
-        width = f"K{self.K}" if self.K == self.Kv else f"K{self.K}Kv{self.Kv}"
+        width = f"K{self.K}" if self.Kv == self.K else f"K{self.K}Kv{self.Kv}"
         return f"B{self.B}-M{self.Mq}x{self.Mkv}-{heads}-{width}"
 
 
@@ -51,6 +51,11 @@ class Draw:
         self._generator = torch.Generator().manual_seed(zlib.crc32(str(case).encode()))
         self.shape = case.shape
         self.dtype = case.dtype
+
+    @property
+    def scores(self) -> tuple[int, int, int, int]:
+        """The shape [B, Hq, Mq, Mkv] of the scores."""
+        return self.shape.B, self.shape.Hq, self.shape.Mq, self.shape.Mkv
 
     def integer(self, end: int) -> int:
         """Return an integer in [0, end)."""
@@ -76,8 +81,7 @@ class Draw:
 
     def bias(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """Return an additive bias for every score."""
-        s = self.shape
-        return self.normal(s.B, s.Hq, s.Mq, s.Mkv, dtype=dtype)
+        return self.normal(*self.scores, dtype=dtype)
 
 
 def _bias_with_excluded_keys(draw: Draw) -> Tensor:
@@ -87,48 +91,54 @@ def _bias_with_excluded_keys(draw: Draw) -> Tensor:
     return bias
 
 
-MASKS: dict[str, Callable[[Draw], Mask]] = {
-    "none": lambda draw: Mask(),
-    "causal": lambda draw: Mask(right=0),
-    "causal_bottom_right": lambda draw: Mask(right=0, anchor="bottom_right"),
-    "window": lambda draw: Mask(left=5, right=2),
-    "window_bottom_right": lambda draw: Mask(left=40, right=0, anchor="bottom_right"),
-    "window_before_diagonal": lambda draw: Mask(left=20, right=-3),
-    "bias": lambda draw: Mask(bias=draw.bias()),
-    "bias_float32": lambda draw: Mask(bias=draw.bias(dtype=torch.float32)),
-    "bias_per_key": lambda draw: Mask(bias=draw.normal(1, draw.shape.Hq, 1, draw.shape.Mkv)),
-    "bias_per_query": lambda draw: Mask(bias=draw.normal(draw.shape.B, 1, draw.shape.Mq, 1)),
-    "bias_single": lambda draw: Mask(bias=draw.normal(1, 1, 1, 1)),
-    "bias_transposed": lambda draw: Mask(
-        bias=draw.normal(1, draw.shape.Hq, draw.shape.Mkv, draw.shape.Mq).mT
+BANDS = {
+    "none": Mask(),
+    "causal": Mask(right=0),
+    "causal_bottom_right": Mask(right=0, anchor="bottom_right"),
+    "window": Mask(left=5, right=2),
+    "window_bottom_right": Mask(left=40, right=0, anchor="bottom_right"),
+    "window_before_diagonal": Mask(left=20, right=-3),
+}
+
+BIASES: dict[str, Callable[[Draw], Tensor]] = {
+    "bias": lambda draw: draw.bias(),
+    "bias_float32": lambda draw: draw.bias(dtype=torch.float32),
+    "bias_per_key": lambda draw: draw.normal(1, draw.shape.Hq, 1, draw.shape.Mkv),
+    "bias_per_query": lambda draw: draw.normal(draw.shape.B, 1, draw.shape.Mq, 1),
+    "bias_single": lambda draw: draw.normal(1, 1, 1, 1),
+    "bias_transposed": lambda draw: draw.normal(1, draw.shape.Hq, draw.shape.Mkv, draw.shape.Mq).mT,
+    "bias_strided": lambda draw: draw.normal(draw.shape.B, 1, draw.shape.Mq, 3 * draw.shape.Mkv)[
+        ..., 1::3
+    ],
+    "bias_expanded": lambda draw: draw.bias()[:1].expand(draw.shape.B, -1, -1, -1),
+    "bias_with_excluded_keys": _bias_with_excluded_keys,
+    "keep": lambda draw: draw.chance(*draw.scores, p=0.5),
+    "keep_per_key": lambda draw: draw.chance(draw.shape.B, 1, 1, draw.shape.Mkv, p=0.7),
+    "keep_transposed": lambda draw: (
+        draw.chance(draw.shape.B, 1, draw.shape.Mkv, draw.shape.Mq, p=0.5).mT
     ),
-    "bias_strided": lambda draw: Mask(
-        bias=draw.normal(draw.shape.B, 1, draw.shape.Mq, 3 * draw.shape.Mkv)[..., 1::3]
-    ),
-    "bias_expanded": lambda draw: Mask(
-        bias=draw.normal(1, draw.shape.Hq, draw.shape.Mq, draw.shape.Mkv).expand(
-            draw.shape.B, -1, -1, -1
-        )
-    ),
-    "bias_with_excluded_keys": lambda draw: Mask(bias=_bias_with_excluded_keys(draw)),
-    "keep": lambda draw: Mask(
-        bias=draw.chance(draw.shape.B, draw.shape.Hq, draw.shape.Mq, draw.shape.Mkv, p=0.5)
-    ),
-    "keep_per_key": lambda draw: Mask(bias=draw.chance(draw.shape.B, 1, 1, draw.shape.Mkv, p=0.7)),
-    "keep_transposed": lambda draw: Mask(
-        bias=draw.chance(draw.shape.B, 1, draw.shape.Mkv, draw.shape.Mq, p=0.5).mT
-    ),
-    "dropout": lambda draw: Mask(dropout_p=0.3, dropout_seed=draw.integer(2**60)),
-    "all_parts": lambda draw: Mask(
+}
+
+MASKS = (*BANDS, *BIASES, "dropout", "all_parts")
+
+
+def make_mask(name: str, draw: Draw) -> Mask:
+    """Return the mask of this name for the shape and dtype of `draw`."""
+    if name in BANDS:
+        return BANDS[name]
+    if name in BIASES:
+        return Mask(bias=BIASES[name](draw))
+    if name == "dropout":
+        return Mask(dropout_p=0.3, dropout_seed=draw.integer(2**60))
+    return Mask(
         left=60,
         right=9,
         anchor="bottom_right",
-        bias=draw.normal(1, draw.shape.Hq, draw.shape.Mq, draw.shape.Mkv, dtype=torch.float32),
+        bias=draw.bias(dtype=torch.float32)[:1],
         dropout_p=0.5,
         dropout_seed=2**63 + draw.integer(2**60),
         dropout_offset=draw.integer(2**60),
-    ),
-}
+    )
 
 
 def make_problem(case: Case) -> Problem:
@@ -139,7 +149,7 @@ def make_problem(case: Case) -> Problem:
         query=draw.rows(s.Mq, s.Hq, s.K),
         key=draw.rows(s.Mkv, s.Hkv, s.K),
         value=draw.rows(s.Mkv, s.Hkv, s.Kv),
-        mask=MASKS[case.mask](draw),
+        mask=make_mask(case.mask, draw),
         scale=s.K**-0.5 if draw.integer(3) else 0.25,
         grad_out=draw.rows(s.Mq, s.Hq, s.Kv),
         grad_lse=draw.normal(s.B, s.Hq, s.Mq, dtype=lse_dtype),
@@ -168,9 +178,8 @@ def shapes() -> Iterator[Shape]:
 
 def shape_grid() -> list[Case]:
     """Return every shape in every dtype, with the masks in turn."""
-    names = list(MASKS)
     return [
-        Case(shape, names[(s + 5 * d) % len(names)], dtype)
+        Case(shape, MASKS[(s + 5 * d) % len(MASKS)], dtype)
         for (s, shape), (d, dtype) in product(enumerate(shapes()), enumerate(DTYPES))
     ]
 

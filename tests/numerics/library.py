@@ -17,7 +17,7 @@ def run(problem: Problem, *, num_threads: int = 0) -> Results:
     call = options(problem, num_threads)
     out, lse = unwritten(problem.grad_out), unwritten(problem.grad_lse)
     _native.attention_forward(*inputs, out, lse, **call)
-    gradients = [unwritten(x) for x in inputs]
+    grad_query, grad_key, grad_value = map(unwritten, inputs)
     bias = problem.mask.additive_bias
     grad_bias = None if bias is None else unwritten(bias)
     _native.attention_backward(
@@ -26,13 +26,13 @@ def run(problem: Problem, *, num_threads: int = 0) -> Results:
         lse,
         problem.grad_out,
         grad_lse=problem.grad_lse,
-        grad_query=gradients[0],
-        grad_key=gradients[1],
-        grad_value=gradients[2],
+        grad_query=grad_query,
+        grad_key=grad_key,
+        grad_value=grad_value,
         grad_bias=grad_bias,
         **call,
     )
-    return Results(out, lse, *gradients, grad_bias)
+    return Results(out, lse, grad_query, grad_key, grad_value, grad_bias)
 
 
 def forward(problem: Problem, *, num_threads: int = 0) -> tuple[Tensor, Tensor]:

@@ -42,9 +42,7 @@ def growth(case: Case) -> int:
     forget_peak()
     before = memory("VmRSS")
     _native.attention_forward(*inputs, out, lse, **options(problem))
-    _native.attention_backward(
-        *inputs, out, lse, problem.grad_out, **gradients, **options(problem)
-    )
+    _native.attention_backward(*inputs, out, lse, problem.grad_out, **gradients, **options(problem))
     return memory("VmHWM") - before
 
 

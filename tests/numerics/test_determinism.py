@@ -28,9 +28,7 @@ def assert_same_bits(mine: Results, other: Results) -> None:
 
 
 def same_bits(mine: Tensor, other: Tensor) -> bool:
-    return torch.equal(
-        mine.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-    )
+    return torch.equal(mine.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""Forward, log-sum-exp and all gradients against float64, over shapes, masks, dtypes and layouts."""
+"""Forward, log-sum-exp and gradients against float64, over shapes, masks, dtypes and layouts."""
 
 import pytest
 

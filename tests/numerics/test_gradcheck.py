@@ -74,9 +74,7 @@ def test_log_sum_exp_under_every_part_of_the_mask(band, dropout_p):
     seed = torch.tensor([7, 11]) if dropout_p else None
 
     def attend(query, key, value, bias):
-        return Attention.apply(
-            query, key, value, bias, dropout_p, 0.6, *band, anchor, seed, None
-        )
+        return Attention.apply(query, key, value, bias, dropout_p, 0.6, *band, anchor, seed, None)
 
     assert torch.autograd.gradcheck(attend, (*inputs(4, 2), leaf(1, 4, MQ, MKV)))
 

@@ -12,7 +12,9 @@ def attention(problem: Problem) -> Results:
 
     The log-sum-exp alone is computed in float32 for 16-bit inputs, because ours is float32.
     """
-    leaves = [x.detach().clone().requires_grad_() for x in (problem.query, problem.key, problem.value)]
+    leaves = [
+        x.detach().clone().requires_grad_() for x in (problem.query, problem.key, problem.value)
+    ]
     bias = problem.mask.additive_bias
     if bias is not None:
         leaves.append(bias.detach().clone().requires_grad_())

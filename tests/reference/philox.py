@@ -41,7 +41,7 @@ def draws(shape: tuple[int, int, int, int], seed: int, offset: int) -> np.ndarra
 
 
 def keep_factors(shape: tuple[int, int, int, int], p: float, seed: int, offset: int) -> Tensor:
-    """Return what dropout multiplies probabilities with: 0 or 1 / (1 - p), float64 [B, H, Mq, Mkv]."""
+    """Return what dropout multiplies with: 0 or 1 / (1 - p), float64 [B, H, Mq, Mkv]."""
     if p == 1.0:
         return torch.zeros(shape, dtype=torch.float64)
     kept = draws(shape, seed, offset) >= p * 2.0**32
