@@ -13,8 +13,9 @@ namespace {
 struct VecNeon {
   using Real = float;
   static constexpr int kWidth = 4;
-  // 6 x 4 accumulators, 4 columns and 1 broadcast fill 29 of the 32 registers.
-  static constexpr int kTileRows = 6;
+  // 5 x 4 accumulators, 4 columns and 5 row elements, which GCC loads ahead of use, fill 29 of the
+  // 32 registers; 6 x 4 would spill.
+  static constexpr int kTileRows = 5;
   static constexpr int kTileVectors = 4;
 
   using Vec = float32x4_t;
