@@ -1,0 +1,32 @@
+"""An output of another dtype than the inputs' is the same result, rounded once at the end."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from numerics import library
+from numerics.cases import Case, Shape, make_problem
+from reference.error_rule import assert_accurate
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SHAPES = (Shape(2, 37, 301, 4, 2, 24, 40), Shape(2, 1, 1301, 4, 2, 24, 40))
+
+
+@pytest.mark.parametrize("output_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rounding_happens_once(shape, dtype, output_dtype):
+    problem = make_problem(Case(shape, "causal_bottom_right", dtype))
+    wide, _ = library.forward(replace(problem, grad_out=problem.grad_out.float()))
+    out, _ = library.forward(replace(problem, grad_out=problem.grad_out.to(output_dtype)))
+    assert out.dtype == output_dtype
+    assert torch.equal(out, wide.to(output_dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_from_a_wider_output(shape, dtype):
+    problem = make_problem(Case(shape, "causal_bottom_right", dtype))
+    problem = replace(problem, grad_out=problem.grad_out.float())
+    assert_accurate(library.run(problem), problem)
