@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -63,6 +64,19 @@ def test_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(out.sum(), query, create_graph=True)
     with pytest.raises(NotImplementedError, match="at most one derivative"):
         gradient.sum().backward()
+
+
+# Torch scripts its own decompositions when forward mode is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("mask", [None, LowerTriangularMask()])
+def test_forward_mode_is_refused(mask):
+    query, key, value = make_inputs()
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        torch.func.jvp(
+            lambda x: memory_efficient_attention(x, key, value, mask), (query,), (query,)
+        )
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode"):
+        memory_efficient_attention(forward_ad.make_dual(query, query), key, value, mask)
 
 
 def test_functional_gradient():

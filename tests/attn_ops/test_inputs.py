@@ -74,6 +74,11 @@ WRONG_TYPES = {
     "key": (lambda: (Q4, K4.numpy(), V4), {}, "a torch.Tensor as key"),
     "value": (lambda: (Q4, K4, [1.0]), {}, "a torch.Tensor as value"),
     "p": (lambda: (Q4, K4, V4), {"p": "0.5"}, "a number as p"),
+    "scale tensor": (
+        lambda: (Q4, K4, V4),
+        {"scale": torch.tensor(0.3)},
+        "a number or None as scale",
+    ),
     "scale": (lambda: (Q4, K4, V4), {"scale": "1"}, "a number or None as scale"),
     "output_dtype": (lambda: (Q4, K4, V4), {"output_dtype": "float32"}, "torch.dtype"),
 }

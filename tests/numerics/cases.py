@@ -169,6 +169,7 @@ def shapes() -> Iterator[Shape]:
     yield from (Shape(B=2, Hq=heads, Hkv=heads) for heads in (3, 5, 12))
     for heads, key_heads in ((2, 1), (8, 1), (8, 4), (12, 4), (16, 2)):
         yield from (Shape(2, Mq, 67, heads, key_heads, 40, 40) for Mq in (1, 3, 130))
+    yield from (Shape(2, 1, Mkv, 6, 2, 64, 64) for Mkv in (1023, 1025, 4099))  # decoding
     yield Shape(1, 128, 128, 300, 300, 16, 16)
     yield Shape(13, 1, 67, 200, 200, 8, 8)
     yield Shape(1, 65537, 4, 1, 1, 8, 8)
@@ -189,7 +190,7 @@ def mask_grid() -> list[Case]:
     several = (
         Shape(2, 37, 101, 3, 3, 31, 40),
         Shape(1, 300, 270, 4, 2, 24, 24),
-        Shape(2, 1, 523, 8, 1, 16, 16),
+        Shape(2, 1, 2305, 8, 1, 16, 16),  # decoding: the keys are split
         Shape(1, 141, 19, 1, 1, 8, 8),
     )
     return [Case(*parts) for parts in product(several, MASKS, DTYPES)]

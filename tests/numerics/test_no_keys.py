@@ -51,6 +51,15 @@ def test_no_query_sees_a_key(mask, dtype):
         assert torch.all(results.grad_bias == 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lowest_number_excludes(dtype):
+    lowest = torch.full((1, 1, 133, 260), torch.finfo(dtype).min, dtype=dtype)
+    results = library.run(problem_of(dtype, Mask(bias=lowest)))
+    assert torch.all(results.lse == -torch.inf)
+    for result in (results.out, *gradients(results)):
+        assert torch.all(result == 0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_some_queries_see_no_key(dtype):
     keep = torch.rand(2, 4, 133, 260, generator=torch.Generator().manual_seed(0)) < 0.5

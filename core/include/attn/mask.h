@@ -62,7 +62,8 @@ typedef struct attn_mask {
   attn_band band;
   /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, its data
      aligned to its element. Added to the scaled scores in the query's dtype or float32; or bool:
-     true keeps a key. */
+     true keeps a key. At or below -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as
+     -infinity. */
   const attn_tensor* bias;
   attn_dropout dropout;
   attn_sequences sequences;

@@ -7,12 +7,14 @@ from torch import Tensor
 from torch.jit._builtins import _register_builtin  # torch offers no public way
 
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
-from attn_ops._autograd import attend
+from attn_ops._autograd import attend, is_differentiated
 from attn_ops._lower import lower_band
 from attn_ops.mask import Dropout, MaskSpec
 
 if TYPE_CHECKING:
     from attn_ops.fmha.attn_bias import AttentionBias
+
+_SCALES = (type(None), float, int)  # a tensor would lose its gradient without a word
 
 
 def memory_efficient_attention(
@@ -29,7 +31,7 @@ def memory_efficient_attention(
     """Compute dropout(softmax(scale * query key^T + attn_bias), p) value, exactly.
 
     Memory grows with Mq alone: nothing of size Mq x Mkv is made, in either direction.
-    Differentiable once in query, key, value and a floating-point `attn_bias`.
+    Differentiable once, in reverse, in query, key, value and a floating-point `attn_bias`.
 
     Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; result
         [B, Mq, Hq, Kv]. Hq is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
@@ -40,7 +42,8 @@ def memory_efficient_attention(
     attn_bias: an `AttentionBias`; or a tensor of query's dtype or float32 added to the scaled
         scores, or bool, True keeping a key. As a tensor [B, Hq, Mq, Mkv] ([B, Mq, Mkv] and
         [B, G, H, Mq, Mkv] for the other layouts) where any extent may be 1; its gradient has its
-        own shape.
+        own shape. A number at or below the lowest float32 / log2(e), such as `torch.finfo`'s `min`
+        of float32 or bfloat16, counts as -inf.
     p: the probability of dropping, always active if positive; drawn from torch's CPU generator,
         so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p).
     scale: default K ** -0.5.
@@ -48,16 +51,18 @@ def memory_efficient_attention(
     Numerics: softmax in float32 (float64 for float64). A query that sees no key gives 0, and
         gradients of 0. The same bits on every run and for any number of threads.
     Raises: ValueError or TypeError if an argument is wrong, naming it; NotImplementedError if no
-        operator serves the device, the dtype or the kind of `attn_bias`.
+        operator serves the device, the dtype or the kind of `attn_bias`, or for a derivative in
+        forward mode or of second order.
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
     """
     # The usual call at inference takes as long as torch's own: one operator, which checks in C++.
     # Whatever it refuses goes on below, where the errors name the arguments.
     if attn_bias is None and p == 0.0 and op is None and output_dtype is None:
         try:
-            if query.dim() == 4 and not (
-                torch.is_grad_enabled()
-                and (query.requires_grad or key.requires_grad or value.requires_grad)
+            if (
+                query.dim() == 4
+                and type(scale) in _SCALES
+                and not is_differentiated(query, key, value)
             ):
                 return _torch_ops.attention(query, key, value, None, 0.0, scale)
         except (AttributeError, RuntimeError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attn_ops import _torch_ops
 from attn_ops.mask import ANCHOR_TOP_LEFT, UNBOUNDED, MaskSpec
@@ -54,6 +55,18 @@ class Attention(torch.autograd.Function):
             gradient if need else None for gradient, need in zip(gradients, needed, strict=True)
         ]
         return (*wanted, *[None] * 7)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:  # noqa: ANN401
+        """Refuse.
+
+        Raises: NotImplementedError always.
+        """
+        raise NotImplementedError(
+            "memory_efficient_attention: expected at most a derivative in reverse mode, got one in "
+            "forward mode (jvp, jacfwd, dual tensors), which has no operator; use "
+            "torch.nn.functional.scaled_dot_product_attention for that call"
+        )
 
 
 # Torch inspects the signature at every call, which takes longer than all the rest of it; it takes
@@ -147,19 +160,25 @@ def _attend(
     """Run `attn_ops::attention`; it has this signature, and this function as its autograd rule."""
     band = (band_left, band_right, band_anchor)
     arguments = (query, key, value, attn_bias, p, scale, *band, dropout_seed)
-    if _wants_gradient(query, key, value, attn_bias):
+    if is_differentiated(query, key, value, attn_bias):
         out, _lse = Attention.apply(*arguments, output_dtype)
         return out
     return _torch_ops.attention(*arguments, output_dtype=output_dtype)
 
 
-def _wants_gradient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (
-        query.requires_grad
-        or key.requires_grad
-        or value.requires_grad
-        or (bias is not None and bias.requires_grad)
-    )
+def is_differentiated(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> bool:
+    """Return whether autograd must see the call: to record it, or to refuse forward mode."""
+    return (
+        torch.is_grad_enabled()
+        and (
+            query.requires_grad
+            or key.requires_grad
+            or value.requires_grad
+            or (bias is not None and bias.requires_grad)
+        )
+    ) or forward_ad._current_level >= 0  # noqa: SLF001  torch offers no public way
 
 
 _torch_ops.registry.impl("attention", _attend, "Autograd")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attn_ops.mask import UNBOUNDED
+
 __all__ = [
     "AttentionBias",
     "LowerTriangularFromBottomRightLocalAttentionMask",
@@ -80,7 +82,7 @@ class LowerTriangularFromBottomRightMask(AttentionBias):
     ) -> "LowerTriangularFromBottomRightLocalAttentionMask":
         """Return this mask narrowed to the last `window_size` keys, the diagonal included.
 
-        Raises: ValueError if `window_size` is not positive.
+        Raises: TypeError if `window_size` is no int; ValueError if it is not positive.
         """
         return LowerTriangularFromBottomRightLocalAttentionMask(window_size)
 
@@ -98,9 +100,11 @@ class LowerTriangularFromBottomRightLocalAttentionMask(LowerTriangularFromBottom
     _window_size: int
 
     def __post_init__(self) -> None:
-        if self._window_size <= 0:
+        if not isinstance(self._window_size, int):
+            raise TypeError(f"{type(self).__name__}: expected an int, got {self._window_size!r}")
+        if not 1 <= self._window_size <= UNBOUNDED:
             raise ValueError(
-                f"LowerTriangularFromBottomRightLocalAttentionMask: expected window_size >= 1, "
+                f"{type(self).__name__}: expected window_size in [1, 2**63), "
                 f"got {self._window_size}"
             )
 
