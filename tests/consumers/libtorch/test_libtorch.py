@@ -10,7 +10,8 @@ import attn_ops
 from attn_ops import _library
 from wheels import REPOSITORY, run
 
-pytestmark = pytest.mark.slow
+# One process of `pytest -n` builds the program, in the one folder it has.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("libtorch")]
 SOURCE = Path(__file__).parent
 
 
