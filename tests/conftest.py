@@ -19,6 +19,7 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> In
     return install_wheel(wheel, tmp_path_factory.mktemp("installed_wheel"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the wheel in one process of `pytest -n`: each process would build its own.
 
