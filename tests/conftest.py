@@ -17,15 +17,3 @@ def wheel() -> Path:
 def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Return an environment without torch that holds the wheel."""
     return install_wheel(wheel, tmp_path_factory.mktemp("installed_wheel"))
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the wheel in one process of `pytest -n`: each process would build its own.
-
-    They come first, because they take longest.
-    """
-    of_the_wheel = [item for item in items if "wheel" in getattr(item, "fixturenames", ())]
-    for item in of_the_wheel:
-        item.add_marker(pytest.mark.xdist_group("wheel"))
-    items.sort(key=lambda item: item not in of_the_wheel)

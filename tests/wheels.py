@@ -1,11 +1,13 @@
 """Builds the wheel and installs it without torch, for the tests that need it so."""
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +53,15 @@ def run(command: list[str], *, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the other processes of `pytest -n` from building in `folder` meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def source_files() -> Iterator[Path]:
     for source in WHEEL_SOURCES:
         path = REPOSITORY / source
@@ -72,14 +83,15 @@ def build_wheel() -> Path:
     Kept in build/ until a source changes: it takes about a minute.
     """
     folder = REPOSITORY / "build" / "wheel" / source_key()
-    if not list(folder.glob("*.whl")):
-        finder = str(REPOSITORY / "bindings" / "find_torch_include.py")
-        run(
-            [sys.executable, "-m", "build", "--outdir", str(folder), "packages/attn-ops"],
-            cwd=REPOSITORY,
-            ATTN_TORCH_INCLUDE=run([sys.executable, finder], cwd=REPOSITORY).strip(),
-            SOURCE_DATE_EPOCH=BUILD_TIME,
-        )
+    with locked(folder):
+        if not list(folder.glob("*.whl")):
+            finder = str(REPOSITORY / "bindings" / "find_torch_include.py")
+            run(
+                [sys.executable, "-m", "build", "--outdir", str(folder), "packages/attn-ops"],
+                cwd=REPOSITORY,
+                ATTN_TORCH_INCLUDE=run([sys.executable, finder], cwd=REPOSITORY).strip(),
+                SOURCE_DATE_EPOCH=BUILD_TIME,
+            )
     (built,) = folder.glob("*.whl")
     return built
 

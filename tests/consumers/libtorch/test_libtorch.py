@@ -8,10 +8,9 @@ from torch import nn
 
 import attn_ops
 from attn_ops import _library
-from wheels import REPOSITORY, run
+from wheels import REPOSITORY, locked, run
 
-# One process of `pytest -n` builds the program, in the one folder it has.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("libtorch")]
+pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parent
 
 
@@ -41,8 +40,9 @@ def run_model():
     """
     build = REPOSITORY / "build" / "libtorch"
     torch_dir = f"-DTorch_DIR={torch.utils.cmake_prefix_path}/Torch"
-    run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", torch_dir], cwd=SOURCE)
-    run(["cmake", "--build", str(build)], cwd=SOURCE)
+    with locked(build):
+        run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", torch_dir], cwd=SOURCE)
+        run(["cmake", "--build", str(build)], cwd=SOURCE)
 
     def run_saved(model, length):
         arguments = [str(_library.torch_library()), model, str(length)]
