@@ -67,6 +67,9 @@ typedef struct attn_attention_backward_args {
   const attn_tensor* grad_value; /* written; value's shape and dtype, or NULL */
   const attn_tensor* grad_bias;  /* written; the bias' own shape and dtype, summed over the axes it
                                     broadcasts (extent 1), or NULL */
+  const attn_tensor* grad_slopes; /* written; the shape and dtype of mask's relative.slopes */
+  const attn_tensor* grad_table;  /* written; the shape and dtype of mask's relative.table */
+  const attn_tensor* grad_sink;   /* written; the shape and dtype of mask's sink */
   void* workspace;
   size_t workspace_bytes;
   const attn_exec* exec;
@@ -75,7 +78,7 @@ typedef struct attn_attention_backward_args {
 /* clang-format off */
 #define ATTN_ATTENTION_BACKWARD_INIT                                                           \
   {sizeof(attn_attention_backward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0,  \
-   0, 0, 0, 0}
+   0, 0, 0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* Stores the bytes of workspace the call described by `args` needs. Only shapes, dtypes, the mask

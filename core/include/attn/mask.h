@@ -23,56 +23,74 @@ typedef struct attn_band {
   int32_t reserved; /* 0 */
 } attn_band;
 
-/* Packed, padded or gappy sequences: sequence s owns queries [q_start[s], q_start[s + 1]) and
-   keys [k_start[s], k_start[s] + k_len[s]). Not supported by any kernel yet: leave NULL. */
+/* Packed, padded or gappy sequences, in tensors of batch 1: sequence s owns the queries
+   [q_start[s], q_start[s + 1]) and the keys [k_start[s], k_start[s] + k_len[s]), and its queries
+   see its keys alone. The band applies to each sequence's own queries and keys, counted from 0.
+   A query outside every sequence sees no key. The tensors lie on the query's device. */
 typedef struct attn_sequences {
-  const attn_tensor* q_start; /* int32 [n + 1] */
-  const attn_tensor* k_start; /* int32 [n + 1], or [n] with k_len */
+  const attn_tensor* q_start; /* int32 [n + 1], not descending; NULL: no sequences */
+  const attn_tensor* k_start; /* int32 [n + 1], not descending, or [n] or more with k_len */
   const attn_tensor* k_len;   /* int32 [n], or NULL: k_start[s + 1] - k_start[s] */
+  int64_t max_q_len;          /* no sequence has more queries; 0: not known. Scratch grows with it */
+  int64_t max_k_len;          /* no sequence has more keys; 0: not known */
 } attn_sequences;
 
-/* Keys in pages: key j of sequence s lies in slot block_table[s, j / page_size] * page_size +
-   j % page_size. Not supported by any kernel yet: leave NULL and 0. */
+/* Keys in pages: key j of sequence s lies in slot  block_table[s, t / page_size] * page_size +
+   t % page_size  with t = k_start[s] + j. Needs sequences with k_len. Pages may be shared. */
 typedef struct attn_pages {
-  const attn_tensor* block_table; /* int32 [n, max_pages] */
+  const attn_tensor* block_table; /* int32 [n, max_pages]; NULL: no pages */
   int64_t page_size;              /* keys per page, >= 1 */
 } attn_pages;
 
-/* Block sparsity: query block r sees key blocks indices[offsets[r] .. offsets[r + 1]).
-   Not supported by any kernel yet: leave NULL and 0. */
+/* Block sparsity: the queries of block r see the keys of blocks
+   indices[offsets[h, r]] .. indices[offsets[h, r + 1] - 1]. Not with sequences. */
 typedef struct attn_blocks {
-  const attn_tensor* offsets; /* int32 [1 or Hq, query_blocks + 1] */
-  const attn_tensor* indices; /* int32 [nnz] */
+  const attn_tensor* offsets; /* int32 [1 or Hq, query_blocks + 1]; NULL: no blocks */
+  const attn_tensor* indices; /* int32 [count], ascending within each list */
   int64_t block_size;         /* queries and keys per block, >= 1 */
 } attn_blocks;
+
+/* Biases of the distance d = j - (i + shift) from the band's diagonal, computed in the kernel.
+   Source of slopes: Press et al. 2022, arXiv:2108.12409; of table: Shaw et al. 2018. */
+typedef struct attn_relative {
+  const attn_tensor* slopes; /* [Hq]: adds -slopes[h] * |d|; or NULL */
+  const attn_tensor* table;  /* [Hq, 2 R + 1]: adds table[h, clamp(d, -R, R) + R]; or NULL */
+} attn_relative;
 
 /* Drops each probability with chance p and scales the kept ones by 1 / (1 - p).
    The draw for (b, h, i, j) is word j % 4 of Philox4x32-10 at counter (b, h, i, j / 4); its key is
    words 0 and 1 of Philox4x32-10 with key = seed, counter = offset. A probability is kept if its
-   draw >= p * 2^32. It depends on nothing else, so the backward redraws the same mask. */
+   draw >= p * 2^32. It depends on nothing else, so the backward redraws the same mask. i is the
+   row of query in memory; j counts the keys of the sequence, from 0. */
 typedef struct attn_dropout {
   double p; /* in [0, 1]; 0 switches dropout off */
   uint64_t seed;
   uint64_t offset;
 } attn_dropout;
 
-/* Parts combine: a key is seen if every part lets it be seen. Initialise with ATTN_MASK_INIT. */
+/* Parts combine: a key is seen if every part lets it be seen, and what they add is added up.
+   Tensors of parameters hold the query's dtype or float32. Initialise with ATTN_MASK_INIT. */
 typedef struct attn_mask {
   size_t struct_size; /* sizeof(attn_mask) */
   attn_band band;
   /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, its data
-     aligned to its element. Added to the scaled scores in the query's dtype or float32; or bool:
-     true keeps a key. At or below -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as
-     -infinity. */
+     aligned to its element; i and j count the rows of query and key as they lie in memory. Added
+     to the scaled scores in the query's dtype or float32; or bool: true keeps a key. At or below
+     -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as -infinity. */
   const attn_tensor* bias;
   attn_dropout dropout;
   attn_sequences sequences;
   attn_pages pages;
   attn_blocks blocks;
+  attn_relative relative;
+  const attn_tensor* sink; /* [Hq]: a logit that joins each row's softmax and carries no value; it
+                              counts in lse; or NULL */
+  double softcap;          /* > 0: scaled scores s become softcap * tanh(s / softcap), before any
+                              bias; 0 switches it off */
 } attn_mask;
 
-#define ATTN_MASK_INIT                                                                           \
-  {sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0, {0.0, 0, 0}, {0, 0, 0}, {0, 0}, \
-   {0, 0, 0}}
+#define ATTN_MASK_INIT                                                             \
+  {sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0, {0.0, 0, 0},      \
+   {0, 0, 0, 0, 0}, {0, 0}, {0, 0, 0}, {0, 0}, 0, 0.0}
 
 #endif /* ATTN_MASK_H */

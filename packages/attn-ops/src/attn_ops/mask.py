@@ -42,10 +42,80 @@ class Dropout:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """Let the queries of a sequence see its own keys alone; tensors of batch 1 hold them all.
+
+    Sequence s owns queries [q_start[s], q_start[s + 1]) and keys [k_start[s], k_start[s] +
+    k_len[s]); the band applies within it. A query outside every sequence sees no key.
+    """
+
+    q_start: Tensor
+    """int32 [n + 1], not descending."""
+    k_start: Tensor
+    """int32 [n + 1], not descending; or [n] or more if there is k_len."""
+    k_len: Tensor | None = None
+    """int32 [n]; None: k_start[s + 1] - k_start[s]."""
+    max_q_len: int = 0
+    """No sequence has more queries; 0: not known."""
+    max_k_len: int = 0
+    """No sequence has more keys; 0: not known."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Find key j of sequence s, t = k_start[s] + j, in slot table[s, t // size] * size + t % size.
+
+    Needs `Sequences` with `k_len`. Sequences may share pages.
+    """
+
+    block_table: Tensor
+    """int32 [n, max_pages]."""
+    page_size: int
+    """Keys per page."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Let the queries of block r see the keys of blocks indices[offsets[h, r] : offsets[h, r + 1]].
+
+    Not together with `Sequences`.
+    """
+
+    offsets: Tensor
+    """int32 [1 or Hq, query_blocks + 1]."""
+    indices: Tensor
+    """int32 [count], ascending within each list."""
+    block_size: int
+    """Queries and keys per block."""
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Add biases of the distance d = j - (i + shift) from the band's diagonal."""
+
+    slopes: Tensor | None = None
+    """[Hq]: adds -slopes[h] * |d|."""
+    table: Tensor | None = None
+    """[Hq, 2 R + 1]: adds table[h, clamp(d, -R, R) + R]."""
+
+
+@dataclass(frozen=True)
 class MaskSpec:
-    """Everything a kernel knows about a mask. Parts combine: a key must pass each of them."""
+    """Everything a kernel knows about a mask.
+
+    Parts combine: a key must pass each of them, and what they add is added up.
+    """
 
     band: Band = field(default_factory=Band)
     bias: Tensor | None = None
-    """[B or 1, Hq or 1, Mq or 1, Mkv or 1]: added to the scaled scores; or bool, True keeps."""
+    """[B or 1, Hq or 1, Mq or 1, Mkv or 1]: added to the scaled scores; or bool, True keeps.
+    Its indices are rows of query and key as they lie in memory, whatever sequence owns them."""
     dropout: Dropout = field(default_factory=Dropout)
+    sequences: Sequences | None = None
+    pages: Pages | None = None
+    blocks: Blocks | None = None
+    relative: Relative = field(default_factory=Relative)
+    sink: Tensor | None = None
+    """[Hq]: a logit that joins each row's softmax and carries no value; it counts in the LSE."""
+    softcap: float = 0.0
+    """Positive: scaled scores s become softcap * tanh(s / softcap), before any bias."""
