@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def bias(spec: MaskSpec, B: int, Hq: int, Mq: int, Mkv: int) -> Tensor:
 
 
 def materialize(spec: MaskSpec, B: int, Hq: int, Mq: int, Mkv: int) -> Tensor:
-    """Return `bias`, with -infinity where a query does not see the slot: float64 [B, Hq, Mq, Mkv]."""
+    """Return `bias`, -infinity where a slot is not seen: float64 [B, Hq, Mq, Mkv]."""
     sizes = (B, Hq, Mq, Mkv)
     return bias(spec, *sizes).masked_fill(~allowed(spec, *sizes), -torch.inf)
 
@@ -96,7 +97,7 @@ def _sequences(spec: MaskSpec, num_queries: int, num_slots: int) -> list[tuple[r
     q_start = spec.sequences.q_start.tolist()
     k_start = spec.sequences.k_start.tolist()
     if spec.sequences.k_len is None:
-        k_len = [end - start for start, end in zip(k_start, k_start[1:], strict=False)]
+        k_len = [end - start for start, end in pairwise(k_start)]
     else:
         k_len = spec.sequences.k_len.tolist()
     found = []
