@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 
 import torch
@@ -37,6 +38,14 @@ class Operands:
             grad_out=None if self.grad_out is None else function(self.grad_out),
         )
 
+    def transposed(self) -> "Operands":
+        """Return contiguous copies as [B, M, H, K]; the bias stays as it is."""
+
+        def transpose(tensor: Tensor) -> Tensor:
+            return tensor.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+        return replace(self.map(transpose), bias=self.bias)
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -68,34 +77,37 @@ def make_operands(case: Case, seed: int = 0) -> Operands:
 
 def make_contenders(case: Case, operands: Operands) -> tuple[Contender, Contender]:
     """Return ours and the baseline of `case`, both run once."""
+    run, results = _prepare(case, operands.transposed(), _attn_ops)
+    results = tuple(result.transpose(1, 2) for result in results)
     if case.kind == "two threads":
-        run, results = _prepare(case, operands, _attn_ops)
         return (
             Contender("attn_ops, 2 threads", run, results, threads=2),
             Contender("attn_ops, 1 thread", run, results, threads=1),
         )
     return (
-        Contender("attn_ops", *_prepare(case, operands, _attn_ops)),
-        Contender("SDPA", *_prepare(case, operands, _sdpa)),
+        Contender("attn_ops", run, results),
+        Contender("SDPA", *_prepare(case, operands.map(torch.clone), _sdpa)),
     )
 
 
-Attention = Callable[[Case, Operands], Tensor]
+Call = Callable[[], Tensor]
+Attention = Callable[[Case, Operands], Call]
+"""Binds one call, so that nothing but the call itself is timed: a view costs as much as a small
+attention."""
 
 
-def _attn_ops(case: Case, operands: Operands) -> Tensor:
-    """Attend with ours; the operands are transposed views of contiguous [B, M, H, K]."""
+def _attn_ops(case: Case, operands: Operands) -> Call:
+    """Bind ours to operands [B, M, H, K]."""
     bias = attn_ops.LowerTriangularMask() if case.causal else operands.bias
-    return attn_ops.memory_efficient_attention(
-        operands.query.transpose(1, 2),
-        operands.key.transpose(1, 2),
-        operands.value.transpose(1, 2),
-        bias,
-    ).transpose(1, 2)
+    return partial(
+        attn_ops.memory_efficient_attention, operands.query, operands.key, operands.value, bias
+    )
 
 
-def _sdpa(case: Case, operands: Operands) -> Tensor:
-    return scaled_dot_product_attention(
+def _sdpa(case: Case, operands: Operands) -> Call:
+    """Bind torch's to operands [B, H, M, K]."""
+    return partial(
+        scaled_dot_product_attention,
         operands.query,
         operands.key,
         operands.value,
@@ -109,16 +121,21 @@ def _prepare(
     case: Case, operands: Operands, attention: Attention
 ) -> tuple[Callable[[], object], tuple[Tensor, ...]]:
     """Return the call to time, and its results."""
-    operands = operands.map(_lay_out_for(attention))
     if case.kind == "backward":
         return _prepare_backward(case, operands, attention)
-    results = (attention(case, operands),)
+    call = attention(case, operands)
+    results = (call(),)
+    if case.limit != "read":
+        return call, results
     # Decoding meets keys that no cache holds: take turns with copies of them.
-    copies = 1
-    if case.limit == "read":
-        copies += _BYTES_BEYOND_CACHES // case.key_value_bytes
-    turns = cycle([operands, *(_with_own_keys(operands) for _ in range(copies - 1))])
-    return lambda: attention(case, next(turns)), results
+    copies = _BYTES_BEYOND_CACHES // case.key_value_bytes
+    others = (attention(case, _with_own_keys(operands)) for _ in range(copies))
+    turns = cycle([call, *others])
+
+    def take_turn() -> Tensor:
+        return next(turns)()
+
+    return take_turn, results
 
 
 def _prepare_backward(
@@ -127,22 +144,9 @@ def _prepare_backward(
     leaves = [operands.query, operands.key, operands.value]
     for leaf in leaves:
         leaf.requires_grad_()
-    out = attention(case, operands)
-    grad_out = operands.grad_out
-
-    def run() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(out, leaves, grad_out, retain_graph=True)
-
+    out = attention(case, operands)()
+    run = partial(torch.autograd.grad, out, leaves, operands.grad_out, retain_graph=True)
     return run, run()
-
-
-def _lay_out_for(attention: Attention) -> Callable[[Tensor], Tensor]:
-    """Return a copier of [B, H, M, K] whose memory is [B, M, H, K] for ours, as it is for SDPA."""
-    if attention is _attn_ops:
-        return lambda tensor: (
-            tensor.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
-        )
-    return torch.clone
 
 
 def _with_own_keys(operands: Operands) -> Operands:
