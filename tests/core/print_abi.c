@@ -46,11 +46,17 @@ static void print_mask(void) {
   FIELD(attn_mask, sequences.q_start);
   FIELD(attn_mask, sequences.k_start);
   FIELD(attn_mask, sequences.k_len);
+  FIELD(attn_mask, sequences.max_q_len);
+  FIELD(attn_mask, sequences.max_k_len);
   FIELD(attn_mask, pages.block_table);
   FIELD(attn_mask, pages.page_size);
   FIELD(attn_mask, blocks.offsets);
   FIELD(attn_mask, blocks.indices);
   FIELD(attn_mask, blocks.block_size);
+  FIELD(attn_mask, relative.slopes);
+  FIELD(attn_mask, relative.table);
+  FIELD(attn_mask, sink);
+  FIELD(attn_mask, softcap);
 }
 
 static void print_forward(void) {
@@ -84,6 +90,9 @@ static void print_backward(void) {
   FIELD(attn_attention_backward_args, grad_key);
   FIELD(attn_attention_backward_args, grad_value);
   FIELD(attn_attention_backward_args, grad_bias);
+  FIELD(attn_attention_backward_args, grad_slopes);
+  FIELD(attn_attention_backward_args, grad_table);
+  FIELD(attn_attention_backward_args, grad_sink);
   FIELD(attn_attention_backward_args, workspace);
   FIELD(attn_attention_backward_args, workspace_bytes);
   FIELD(attn_attention_backward_args, exec);

@@ -56,17 +56,17 @@ typedef struct attn_attention_backward_args {
   const attn_tensor* query;
   const attn_tensor* key;
   const attn_tensor* value;
-  const attn_mask* mask;         /* as in the forward, dropout's seed and offset included */
-  double scale;                  /* as in the forward */
-  const attn_tensor* out;        /* the forward's */
-  const attn_tensor* lse;        /* the forward's */
-  const attn_tensor* grad_out;   /* out's shape and dtype */
-  const attn_tensor* grad_lse;   /* lse's shape and dtype, or NULL: 0 */
-  const attn_tensor* grad_query; /* written; query's shape and dtype, or NULL: not wanted */
-  const attn_tensor* grad_key;   /* written; key's shape and dtype, or NULL */
-  const attn_tensor* grad_value; /* written; value's shape and dtype, or NULL */
-  const attn_tensor* grad_bias;  /* written; the bias' own shape and dtype, summed over the axes it
-                                    broadcasts (extent 1), or NULL */
+  const attn_mask* mask;          /* as in the forward, dropout's seed and offset included */
+  double scale;                   /* as in the forward */
+  const attn_tensor* out;         /* the forward's */
+  const attn_tensor* lse;         /* the forward's */
+  const attn_tensor* grad_out;    /* out's shape and dtype */
+  const attn_tensor* grad_lse;    /* lse's shape and dtype, or NULL: 0 */
+  const attn_tensor* grad_query;  /* written; query's shape and dtype, or NULL: not wanted */
+  const attn_tensor* grad_key;    /* written; key's shape and dtype, or NULL */
+  const attn_tensor* grad_value;  /* written; value's shape and dtype, or NULL */
+  const attn_tensor* grad_bias;   /* written; the bias' own shape and dtype, summed over the axes it
+                                     broadcasts (extent 1), or NULL */
   const attn_tensor* grad_slopes; /* written; the shape and dtype of mask's relative.slopes */
   const attn_tensor* grad_table;  /* written; the shape and dtype of mask's relative.table */
   const attn_tensor* grad_sink;   /* written; the shape and dtype of mask's sink */

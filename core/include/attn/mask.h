@@ -31,8 +31,8 @@ typedef struct attn_sequences {
   const attn_tensor* q_start; /* int32 [n + 1], not descending; NULL: no sequences */
   const attn_tensor* k_start; /* int32 [n + 1], not descending, or [n] or more with k_len */
   const attn_tensor* k_len;   /* int32 [n], or NULL: k_start[s + 1] - k_start[s] */
-  int64_t max_q_len;          /* no sequence has more queries; 0: not known. Scratch grows with it */
-  int64_t max_k_len;          /* no sequence has more keys; 0: not known */
+  int64_t max_q_len; /* no sequence has more queries; 0: not known. Scratch grows with it */
+  int64_t max_k_len; /* no sequence has more keys; 0: not known */
 } attn_sequences;
 
 /* Keys in pages: key j of sequence s lies in slot  block_table[s, t / page_size] * page_size +
@@ -89,8 +89,16 @@ typedef struct attn_mask {
                               bias; 0 switches it off */
 } attn_mask;
 
-#define ATTN_MASK_INIT                                                             \
-  {sizeof(attn_mask), {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, 0, {0.0, 0, 0},      \
-   {0, 0, 0, 0, 0}, {0, 0}, {0, 0, 0}, {0, 0}, 0, 0.0}
+#define ATTN_MASK_INIT                     \
+  {sizeof(attn_mask),                      \
+   {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, \
+   0,                                      \
+   {0.0, 0, 0},                            \
+   {0, 0, 0, 0, 0},                        \
+   {0, 0},                                 \
+   {0, 0, 0},                              \
+   {0, 0},                                 \
+   0,                                      \
+   0.0}
 
 #endif /* ATTN_MASK_H */

@@ -8,12 +8,13 @@
 
 namespace attn {
 
-enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kBool };
+enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kInt32 };
 
 [[gnu::always_inline]] constexpr int64_t element_bytes(DType dtype) {
   switch (dtype) {
     case DType::kFloat64: return 8;
-    case DType::kFloat32: return 4;
+    case DType::kFloat32:
+    case DType::kInt32: return 4;
     case DType::kBFloat16:
     case DType::kFloat16: return 2;
     case DType::kBool: return 1;
@@ -70,12 +71,88 @@ struct KeyRange {
   int64_t end = 0;
 };
 
-// Query i sees keys j with -left <= j - (i + shift) <= right. left and right are clamped so that
-// no sum of them overflows.
+// Query i sees keys j with -left <= j - (i + shift) <= right, where shift is 0 or, anchored at the
+// bottom right, Mkv - Mq. left and right are clamped so that no sum of them overflows.
 struct Band {
   int64_t left = 0;
   int64_t right = 0;
-  int64_t shift = 0;
+  bool bottom_right = false;
+};
+
+// Queries over keys of their own: a batch element, or one of the packed sequences. Queries i in
+// [0, Mq) and keys j in [0, Mkv) are counted within it.
+struct Sequence {
+  int64_t index = 0;    // among all of the call
+  int64_t b = 0;        // the batch element its rows lie in
+  int64_t q_begin = 0;  // the row of query 0
+  int64_t Mq = 0;
+  int64_t k_begin = 0;  // the row of key 0; with pages, its place in them
+  int64_t Mkv = 0;
+  int64_t first = 0, last = 0;     // query i sees keys [i + first, i + last) that there are
+  int64_t diagonal = 0;            // query i lies on key i + diagonal
+  const int32_t* pages = nullptr;  // the table of its pages, or null: its keys lie in a row
+  int64_t page_size = 1;
+
+  // The keys that query i sees by the band alone; empty ranges have begin == end.
+  [[gnu::always_inline]] KeyRange keys_of(int64_t i) const {
+    int64_t begin = i + first;
+    int64_t end = i + last;
+    begin = begin < 0 ? 0 : begin > Mkv ? Mkv : begin;
+    end = end < begin ? begin : end > Mkv ? Mkv : end;
+    return {begin, end};
+  }
+  // The row in which key j lies.
+  [[gnu::always_inline]] int64_t key_row(int64_t j) const {
+    const int64_t place = k_begin + j;
+    return pages ? pages[place / page_size] * page_size + place % page_size : place;
+  }
+  // How many of the keys from j on lie in rows that follow each other, at most n.
+  [[gnu::always_inline]] int64_t keys_in_a_row(int64_t j, int64_t n) const {
+    if (!pages) return n;
+    const int64_t left = page_size - (k_begin + j) % page_size;
+    return left < n ? left : n;
+  }
+};
+
+// How the rows of query and key fall into sequences; none: each batch element is one.
+struct Sequences {
+  int64_t count = 0;
+  const int32_t* q_start = nullptr;  // [count + 1]; null: none
+  const int32_t* k_start = nullptr;  // [count + 1], or [count] with k_len
+  const int32_t* k_len = nullptr;    // [count], or null
+
+  [[gnu::always_inline]] explicit operator bool() const { return q_start != nullptr; }
+};
+
+struct Pages {
+  const int32_t* table = nullptr;  // [count, max_pages]; null: none
+  int64_t stride = 0;              // from sequence to sequence
+  int64_t max_pages = 0;
+  int64_t size = 1;
+};
+
+// Queries of block r see the keys of blocks indices[offsets[r]] .. indices[offsets[r + 1] - 1].
+struct Blocks {
+  const int32_t* offsets = nullptr;  // [1 or Hq, query blocks + 1]; null: none
+  const int32_t* indices = nullptr;
+  int64_t stride_h = 0;  // of offsets
+  int64_t size = 1;
+
+  [[gnu::always_inline]] explicit operator bool() const { return offsets != nullptr; }
+};
+
+// Numbers per query head: [Hq, width] in the dtype of the query or float32.
+struct HeadParameters {
+  char* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t stride_h = 0;
+  int64_t stride = 0;
+  int64_t width = 1;
+
+  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
+  [[gnu::always_inline]] char* at(int64_t h, int64_t index = 0) const {
+    return data + (h * stride_h + index * stride) * element_bytes(dtype);
+  }
 };
 
 struct Dropout {
@@ -95,14 +172,35 @@ struct Problem {
   Band band;
   Scores bias;
   Dropout dropout;
+  Sequences sequences;
+  Pages pages;
+  Blocks blocks;
+  HeadParameters slopes, table, sink;
+  double softcap = 0.0;  // 0: none
+  // Bounds of what any sequence has.
+  int64_t num_sequences = 0, most_queries = 0, most_keys = 0;
 
-  // The keys that query i sees by the band alone; empty ranges have begin == end.
-  [[gnu::always_inline]] KeyRange keys_of(int64_t i) const {
-    int64_t begin = i + band.shift - band.left;
-    int64_t end = i + band.shift + band.right + 1;
-    begin = begin < 0 ? 0 : begin > Mkv ? Mkv : begin;
-    end = end < begin ? begin : end > Mkv ? Mkv : end;
-    return {begin, end};
+  [[gnu::always_inline]] Sequence sequence(int64_t index) const {
+    Sequence s;
+    s.index = index;
+    if (sequences) {
+      s.q_begin = sequences.q_start[index];
+      s.Mq = sequences.q_start[index + 1] - s.q_begin;
+      s.k_begin = sequences.k_start[index];
+      s.Mkv = sequences.k_len ? sequences.k_len[index] : sequences.k_start[index + 1] - s.k_begin;
+    } else {
+      s.b = index;
+      s.Mq = Mq;
+      s.Mkv = Mkv;
+    }
+    if (pages.table) {
+      s.pages = pages.table + index * pages.stride;
+      s.page_size = pages.size;
+    }
+    s.diagonal = band.bottom_right ? s.Mkv - s.Mq : 0;
+    s.first = s.diagonal - band.left;
+    s.last = s.diagonal + band.right + 1;
+    return s;
   }
 };
 
@@ -116,6 +214,7 @@ struct BackwardProblem : Problem {
   // Whether grad_bias sums over an axis; an axis of extent 1 in the problem is not summed.
   bool grad_bias_sums_b = false, grad_bias_sums_h = false, grad_bias_sums_m = false,
        grad_bias_sums_n = false;
+  HeadParameters grad_slopes, grad_table, grad_sink;  // written where present
 };
 
 }  // namespace attn

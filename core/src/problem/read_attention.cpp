@@ -163,7 +163,24 @@ void read_grad_bias(const attn_tensor* grad_bias, const attn_tensor* bias, Tenso
   problem.grad_bias_sums_n = shape[3] != problem.Mkv;
 }
 
-void read_gradients(const attn_attention_backward_args& args, const attn_tensor* bias,
+HeadParameters read_grad_parameters(const char* name, const attn_tensor* gradient, const char* of,
+                                    const attn_tensor* parameters, TensorReader& reader,
+                                    DType dtype) {
+  if (!gradient) return {};
+  if (!parameters) {
+    refuse_argument("expected %s to be NULL, got a tensor; the mask has no %s", name, of);
+  }
+  const int ndim = parameters->ndim;
+  return reader.head_parameters(
+      {.name = name,
+       .access = Access::kWritten,
+       .dtypes = only(dtype),
+       .axes = {axis("Hq", parameters->shape[0], of),
+                axis("2 R + 1", ndim > 1 ? parameters->shape[1] : 1, of)}},
+      ndim, gradient);
+}
+
+void read_gradients(const attn_attention_backward_args& args, const attn_mask& mask,
                     TensorReader& reader, BackwardProblem& problem) {
   const Axis key_width = axis("K", problem.K, "query");
   const Axis value_width = axis("Kv", problem.Kv, "value");
@@ -180,7 +197,13 @@ void read_gradients(const attn_attention_backward_args& args, const attn_tensor*
     problem.grad_value = reader.head_rows(
         key_rows("grad_value", Access::kWritten, problem, value_width), args.grad_value);
   }
-  if (args.grad_bias) read_grad_bias(args.grad_bias, bias, reader, problem);
+  if (args.grad_bias) read_grad_bias(args.grad_bias, mask.bias, reader, problem);
+  problem.grad_slopes = read_grad_parameters("grad_slopes", args.grad_slopes, "relative.slopes",
+                                             mask.relative.slopes, reader, problem.slopes.dtype);
+  problem.grad_table = read_grad_parameters("grad_table", args.grad_table, "relative.table",
+                                            mask.relative.table, reader, problem.table.dtype);
+  problem.grad_sink = read_grad_parameters("grad_sink", args.grad_sink, "sink", mask.sink, reader,
+                                           problem.sink.dtype);
 }
 
 template <class Args>
@@ -218,9 +241,9 @@ BackwardCall read_backward(const attn_attention_backward_args* given, TensorRead
   TensorReader reader(data);
   read_operands(args.query, args.key, args.value, reader, problem);
   problem.scale = read_scale(args.scale, problem.K);
-  const attn_tensor* bias = read_mask(args.mask, reader, problem);
+  const attn_mask mask = read_mask(args.mask, reader, problem);
   read_backward_inputs(args, reader, problem);
-  read_gradients(args, bias, reader, problem);
+  read_gradients(args, mask, reader, problem);
   call.resources = read_resources(reader, args.workspace, args.workspace_bytes, args.exec);
   return call;
 }

@@ -1,4 +1,4 @@
-// Reads the band, the bias and dropout; refuses the parts that no kernel supports yet.
+// Reads the parts of the mask that are numbers: band, bias, dropout, and parameters per head.
 #include "problem/read_mask.h"
 
 #include <algorithm>
@@ -6,39 +6,19 @@
 
 #include "problem/growable_struct.h"
 #include "problem/philox.h"
+#include "problem/read_sequences.h"
 #include "problem/refusal.h"
 
 namespace attn {
 namespace {
 
 // The size with which attn_mask was born.
-constexpr size_t kFirstMaskBytes = offsetof(attn_mask, blocks) + sizeof(attn_blocks);
+constexpr size_t kFirstMaskBytes = offsetof(attn_mask, softcap) + sizeof(double);
 
 // More keys than any diagonal can be away from any key, small enough to add without overflow.
 constexpr int64_t kBeyondAllKeys = int64_t{1} << 40;
 
-void refuse_later_parts(const attn_mask& mask) {
-  const attn_sequences& sequences = mask.sequences;
-  const attn_pages& pages = mask.pages;
-  const attn_blocks& blocks = mask.blocks;
-  if (sequences.q_start || sequences.k_start || sequences.k_len) {
-    refuse_unsupported(
-        "expected mask's sequences to be NULL, got tensors; no kernel packs "
-        "sequences yet, call once per sequence");
-  }
-  if (pages.block_table || pages.page_size != 0) {
-    refuse_unsupported(
-        "expected mask's pages to be NULL and 0, got values; no kernel reads pages "
-        "yet, gather the keys");
-  }
-  if (blocks.offsets || blocks.indices || blocks.block_size != 0) {
-    refuse_unsupported(
-        "expected mask's blocks to be NULL and 0, got values; no kernel skips "
-        "blocks yet, pass a bool bias");
-  }
-}
-
-Band read_band(const attn_band& band, int64_t Mq, int64_t Mkv) {
+Band read_band(const attn_band& band) {
   if (band.anchor != ATTN_ANCHOR_TOP_LEFT && band.anchor != ATTN_ANCHOR_BOTTOM_RIGHT) {
     refuse_argument(
         "expected mask's band.anchor to be ATTN_ANCHOR_TOP_LEFT (0) or "
@@ -51,7 +31,7 @@ Band read_band(const attn_band& band, int64_t Mq, int64_t Mkv) {
   }
   return {.left = std::clamp(band.left, -kBeyondAllKeys, kBeyondAllKeys),
           .right = std::clamp(band.right, -kBeyondAllKeys, kBeyondAllKeys),
-          .shift = band.anchor == ATTN_ANCHOR_BOTTOM_RIGHT ? Mkv - Mq : 0};
+          .bottom_right = band.anchor == ATTN_ANCHOR_BOTTOM_RIGHT};
 }
 
 Dropout read_dropout(const attn_dropout& dropout) {
@@ -82,16 +62,50 @@ Scores read_bias(const attn_tensor* bias, TensorReader& reader, const Problem& p
       bias);
 }
 
+HeadParameters read_head_parameters(const char* name, const attn_tensor* given, int ndim,
+                                    TensorReader& reader, const Problem& problem) {
+  if (!given) return {};
+  return reader.head_parameters({.name = name,
+                                 .access = Access::kRead,
+                                 .dtypes = only(problem.query.dtype) | only(DType::kFloat32),
+                                 .axes = {{.letter = "Hq", .extent = problem.Hq, .owner = "query"},
+                                          {.letter = "2 R + 1", .extent = kAnyExtent}}},
+                                ndim, given);
+}
+
+void check_table(const HeadParameters& table) {
+  if (!table || table.width % 2 == 1) return;
+  refuse_argument(
+      "expected relative.table's extent 2 R + 1 (axis 1) to be odd, got %lld; its middle is "
+      "distance 0",
+      static_cast<long long>(table.width));
+}
+
+double read_softcap(double softcap) {
+  if (!(softcap >= 0.0 && std::isfinite(softcap))) {
+    refuse_argument("expected mask's softcap to be finite and >= 0, got %g; 0 switches it off",
+                    softcap);
+  }
+  return softcap;
+}
+
 }  // namespace
 
-const attn_tensor* read_mask(const attn_mask* given, TensorReader& reader, Problem& problem) {
+attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& problem) {
   attn_mask mask = ATTN_MASK_INIT;
   if (given) mask = read_growable("mask", given, mask, kFirstMaskBytes);
-  refuse_later_parts(mask);
-  problem.band = read_band(mask.band, problem.Mq, problem.Mkv);
+  problem.band = read_band(mask.band);
   problem.dropout = read_dropout(mask.dropout);
+  read_sequences(mask.sequences, mask.pages, reader, problem);
+  read_blocks(mask.blocks, reader, problem);
   if (mask.bias) problem.bias = read_bias(mask.bias, reader, problem);
-  return mask.bias;
+  problem.slopes =
+      read_head_parameters("relative.slopes", mask.relative.slopes, 1, reader, problem);
+  problem.table = read_head_parameters("relative.table", mask.relative.table, 2, reader, problem);
+  check_table(problem.table);
+  problem.sink = read_head_parameters("sink", mask.sink, 1, reader, problem);
+  problem.softcap = read_softcap(mask.softcap);
+  return mask;
 }
 
 }  // namespace attn

@@ -7,8 +7,8 @@
 
 namespace attn {
 
-// Fills problem's band, bias and dropout; its extents must be set. `given` may be NULL.
-// Returns the caller's bias tensor, or NULL.
-const attn_tensor* read_mask(const attn_mask* given, TensorReader& reader, Problem& problem);
+// Fills what problem knows of the mask; its extents must be set. `given` may be NULL.
+// Returns the mask as the caller gave it, with defaults for what was not given.
+attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& problem);
 
 }  // namespace attn

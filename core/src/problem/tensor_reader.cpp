@@ -29,6 +29,7 @@ constexpr DTypeName kDTypeNames[] = {
     {DType::kFloat16, {ATTN_DTYPE_FLOAT, 16, 1}, "float16"},
     {DType::kFloat64, {ATTN_DTYPE_FLOAT, 64, 1}, "float64"},
     {DType::kBool, {ATTN_DTYPE_BOOL, 8, 1}, "bool"},
+    {DType::kInt32, {ATTN_DTYPE_INT, 32, 1}, "int32"},
 };
 
 // "float32, bfloat16 or bool".
@@ -144,9 +145,10 @@ void check_no_overlap(const TensorSpec& spec, int ndim, const attn_tensor& tenso
 }
 
 void check_contiguous_rows(const TensorSpec& spec, const attn_tensor& tensor) {
-  if (tensor.shape[3] == 1 || tensor.strides[3] == 1) return;
+  const int last = tensor.ndim - 1;
+  if (tensor.shape[last] == 1 || tensor.strides[last] == 1) return;
   refuse_argument("expected %s's last stride to be 1, got %lld; make its rows contiguous",
-                  spec.name, static_cast<long long>(tensor.strides[3]));
+                  spec.name, static_cast<long long>(tensor.strides[last]));
 }
 
 }  // namespace
@@ -236,6 +238,24 @@ Scores TensorReader::scores(const TensorSpec& spec, const attn_tensor* tensor) {
           .stride_h = all.strides[1],
           .stride_m = all.strides[2],
           .stride_n = all.strides[3]};
+}
+
+HeadParameters TensorReader::head_parameters(const TensorSpec& spec, int ndim,
+                                             const attn_tensor* tensor) {
+  const View all = view(spec, ndim, tensor);
+  return {.data = all.data,
+          .dtype = all.dtype,
+          .stride_h = all.strides[0],
+          .stride = ndim > 1 ? all.strides[1] : 0,
+          .width = ndim > 1 ? tensor->shape[1] : 1};
+}
+
+TensorReader::Integers TensorReader::integers(const TensorSpec& spec, int ndim,
+                                              const attn_tensor* tensor) {
+  const View all = view(spec, ndim, tensor);
+  if (!all.empty) check_contiguous_rows(spec, *tensor);
+  return {.data = reinterpret_cast<const int32_t*>(all.data),
+          .stride = ndim > 1 ? all.strides[0] : 0};
 }
 
 }  // namespace attn

@@ -50,7 +50,17 @@ class TensorReader {
   RowScalars row_scalars(const TensorSpec& spec, const attn_tensor* tensor);
   // [B, Hq, Mq, Mkv], any strides; axes of extent 1 broadcast.
   Scores scores(const TensorSpec& spec, const attn_tensor* tensor);
+  // [Hq] or [Hq, width], any strides.
+  HeadParameters head_parameters(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
+  struct Integers {
+    const int32_t* data;  // never null
+    int64_t stride;       // of the first of two axes
+  };
+  // int32 with `ndim` (1 or 2) axes, the last one contiguous.
+  Integers integers(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
 
+  // Whether the arrays themselves may be read.
+  bool reads_data() const { return data_use_ == Data::kUsed; }
   // The device that all tensors read so far are on.
   int32_t device_type() const { return device_type_; }
 
@@ -67,7 +77,7 @@ class TensorReader {
     Access access;
     const void* data;
   };
-  static constexpr int kMostTensors = 16;
+  static constexpr int kMostTensors = 32;
 
   View view(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
   void check_device(const TensorSpec& spec, const attn_tensor& tensor);

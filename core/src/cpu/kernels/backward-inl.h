@@ -22,19 +22,47 @@ struct BackwardTiling {
 
   GradientWidths<Op> widths;
   int64_t block_keys;
-  int64_t blocks;  // per (b, key head); at least 1, so that dQ is written even without keys
-  int64_t tiles;   // of query rows, per (b, key head)
-  int64_t tasks;   // a block each
+  int64_t blocks;     // of the longest sequence; at least 1, so that dQ is written without keys
+  int64_t tile_rows;  // query rows per tile
+  int64_t tiles;      // of all query rows of a key head, at most
+  int64_t tasks;      // a block each
 
   explicit BackwardTiling(const Problem& p) : widths(p) {
     const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
                               (widths.key_units + widths.value_units + widths.key_columns +
                                widths.value_columns + widths.key_columns / Op::kDepth);
     block_keys = larger(kBlockBytes / key_bytes / kTileKeys, 1) * kTileKeys;
-    block_keys = smaller(block_keys, larger(round_up(p.Mkv, kTileKeys), kTileKeys));
-    blocks = larger((p.Mkv + block_keys - 1) / block_keys, 1);
-    tiles = (p.G * p.Mq + kTileQueries - 1) / kTileQueries;
-    tasks = p.B * p.Hkv * blocks;
+    block_keys = smaller(block_keys, larger(round_up(p.most_keys, kTileKeys), kTileKeys));
+    blocks = larger((p.most_keys + block_keys - 1) / block_keys, 1);
+    // A tile within a block of queries has one list of key blocks to skip by.
+    const bool small_blocks = p.blocks && p.blocks.size >= 32 && p.blocks.size < kTileQueries;
+    tile_rows = small_blocks ? p.blocks.size : kTileQueries;
+    tiles = p.B * p.G * p.Mq / tile_rows + p.num_sequences;
+    tasks = p.num_sequences * p.Hkv * blocks;
+  }
+
+  // Where the tiles of a sequence begin, among all of a key head.
+  int64_t first_tile(const Problem& p, const Sequence& sequence) const {
+    return p.G * (sequence.b * p.Mq + sequence.q_begin) / tile_rows + sequence.index;
+  }
+};
+
+// Sums of dK and dV where several sequences may own one row: [Mkv, Hkv, K] and [Mkv, Hkv, Kv] in
+// Reals, each width in whole vectors. Tasks of a key head add to them in their order.
+template <class Op>
+struct GradKeySum {
+  using Real = typename Op::S::Real;
+  Real* keys = nullptr;
+  Real* values = nullptr;
+  int64_t* turns = nullptr;  // [Hkv]: the task whose turn it is to add
+  bool used;
+
+  GradKeySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
+      : used(p.sequences.k_len != nullptr) {
+    if (!used) return;
+    keys = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.key_columns);
+    values = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.value_columns);
+    turns = scratch.take<int64_t>(p.Hkv);
   }
 };
 
@@ -42,13 +70,14 @@ struct BackwardTiling {
 template <class Op>
 struct GradQuerySum {
   using Real = typename Op::S::Real;
-  Real* sum;       // [B * Hkv, tiles, kTileQueries, key_columns]
-  int32_t* turns;  // [B * Hkv, tiles]: the block whose turn it is to add
+  Real* sum;       // [B, Hq, Mq, key_columns]
+  int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
   int64_t num_turns;
 
   GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
-    num_turns = t.blocks > 1 && p.grad_query ? p.B * p.Hkv * t.tiles : 0;
-    sum = scratch.take<Real>(num_turns * kTileQueries * t.widths.key_columns);
+    const bool used = t.blocks > 1 && p.grad_query;
+    num_turns = used ? p.Hkv * t.tiles : 0;
+    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.widths.key_columns : 0);
     turns = scratch.take<int32_t>(num_turns);
   }
 };
@@ -78,6 +107,20 @@ struct BackwardScratch {
   }
 };
 
+// Writes one row of dK and dV, where they are wanted.
+template <class S>
+void store_key_row(const BackwardProblem& p, int64_t b, int64_t row, int64_t key_head,
+                   const typename S::Real* grad_key, const typename S::Real* grad_value) {
+  using Real = typename S::Real;
+  if (p.grad_key) {
+    store_row<S>(p.grad_key.row(b, row, key_head), p.grad_key.dtype, grad_key, p.K,
+                 static_cast<Real>(p.scale));
+  }
+  if (p.grad_value) {
+    store_row<S>(p.grad_value.row(b, row, key_head), p.grad_value.dtype, grad_value, p.Kv, Real(1));
+  }
+}
+
 // One block of keys of one key head, against every query tile that sees it.
 template <class Op>
 class BackwardBlock {
@@ -86,27 +129,44 @@ class BackwardBlock {
   using Real = typename S::Real;
 
   BackwardBlock(const BackwardProblem& p, const BackwardTiling<Op>& t, BackwardScratch<Op>& s,
-                const GradQuerySum<Op>& sum, int64_t b, int64_t key_head, int64_t block)
-      : p_(p), t_(t), s_(s), sum_(sum), b_(b), key_head_(key_head), block_(block) {}
+                const GradQuerySum<Op>& query_sum, const GradKeySum<Op>& key_sum,
+                const Sequence& sequence, int64_t key_head, int64_t block)
+      : p_(p),
+        t_(t),
+        s_(s),
+        query_sum_(query_sum),
+        key_sum_(key_sum),
+        sequence_(sequence),
+        key_head_(key_head),
+        block_(block) {}
 
   void run() {
+    if (block_ > 0 && block_ * t_.block_keys >= sequence_.Mkv) return pass_turn();
     load_keys();
-    for (int64_t tile = 0; tile < t_.tiles; ++tile) {
-      s_.tile.place(p_, b_, key_head_, tile * kTileQueries, p_.G * p_.Mq);
+    const int64_t rows = p_.G * sequence_.Mq;
+    for (int64_t first = 0; first < rows; first += t_.tile_rows) {
+      s_.tile.place(p_, sequence_, key_head_, first, smaller(first + t_.tile_rows, rows));
       const KeyRange seen = s_.tile.seen;
       if (seen.begin >= seen.end) {
         if (block_ == 0 && p_.grad_query) store_zero_queries();
         continue;
       }
-      if (seen.begin >= s_.block.begin + s_.block.n || seen.end <= s_.block.begin) continue;
-      s_.tile.load(p_, s_.rows);
-      s_.tile.load_stacked(p_, s_.rows);
-      differentiate_tile();
-      if (p_.grad_query) {
-        add_queries(tile, seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
+      const int64_t block_end = s_.block.begin + s_.block.n;
+      if (seen.begin >= block_end || seen.end <= s_.block.begin) continue;
+      if (s_.tile.sees(p_, s_.block.begin, block_end)) {
+        s_.tile.load(p_, s_.rows);
+        s_.tile.load_stacked(p_, s_.rows);
+        differentiate_tile();
+      } else {
+        clear_grad_queries();
       }
+      if (p_.grad_query) add_queries(seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
     }
-    store_keys();
+    if (key_sum_.used) {
+      add_to_sum();
+    } else {
+      store_keys();
+    }
   }
 
  private:
@@ -117,9 +177,9 @@ class BackwardBlock {
 
   void load_keys() {
     s_.block.begin = block_ * t_.block_keys;
-    s_.block.n = smaller(t_.block_keys, p_.Mkv - s_.block.begin);
-    s_.block.load(p_, t_.widths, s_.rows, b_, key_head_);
-    key_rows(s_.rows, p_.key, b_, key_head_, s_.block.begin, s_.block.n);
+    s_.block.n = smaller(t_.block_keys, sequence_.Mkv - s_.block.begin);
+    s_.block.load(p_, t_.widths, s_.rows, sequence_, key_head_);
+    key_rows(s_.rows, p_.key, sequence_, key_head_, s_.block.begin, s_.block.n);
     for (int64_t k = 0; k < s_.block.n; k += kTileKeys) {
       s_.keys_finite[k / kTileKeys] =
           pack_stacked<Op>(s_.keys_stacked + k / kTileKeys * stacked_stride(), s_.rows + k,
@@ -134,42 +194,37 @@ class BackwardBlock {
     for (int64_t k = 0; k < s_.block.n; k += kTileKeys) {
       const int64_t n = smaller(kTileKeys, s_.block.n - k);
       const int64_t begin = s_.block.begin + k;
-      if (s_.tile.seen.begin >= begin + n || s_.tile.seen.end <= begin) continue;
+      if (!s_.tile.sees(p_, begin, begin + n)) continue;
       s_.gradients.template compute<true>(p_, t_.widths, s_.block, s_.tile, k, n);
-      if (p_.grad_value) add_values(k, n);
-      if (p_.grad_key) add_keys(k, n);
+      if (p_.grad_value) {  // dV += P^T dO
+        add_product(s_.gradients.probabilities, s_.tile.grad_out_stacked,
+                    s_.grad_values + k * t_.widths.value_columns, t_.widths.value_columns, n, p_.Kv,
+                    s_.tile.grad_out_finite);
+      }
+      if (p_.grad_key) {  // dK += dS^T Q
+        add_product(s_.gradients.grad_scores, s_.tile.queries_stacked,
+                    s_.grad_keys + k * t_.widths.key_columns, t_.widths.key_columns, n, p_.K,
+                    s_.tile.queries_finite);
+      }
       if (p_.grad_query) add_queries_of_keys(k, n, first);
       first = false;
     }
   }
 
-  void add_values(int64_t k, int64_t n) {  // dV += P^T dO
+  // sum += left right: n rows of keys, over the depth of the tile's query rows.
+  void add_product(const Real* left, const typename Op::Unit* right, Real* sum, int64_t stride,
+                   int64_t n, int64_t width, bool finite) {
     Product<Op> product;
-    product.a = s_.gradients.probabilities;
+    product.a = left;
     product.a_stride = kTileQueries;
-    product.b = s_.tile.grad_out_stacked;
+    product.b = right;
     product.b_depth = product.depth = units_of<Op>(s_.tile.n);
-    product.c = s_.grad_values + k * t_.widths.value_columns;
-    product.c_stride = t_.widths.value_columns;
+    product.c = sum;
+    product.c_stride = stride;
     product.rows = n;
-    product.columns = product.b_columns = p_.Kv;
+    product.columns = product.b_columns = width;
     product.accumulate = true;
-    product.skip_zeros = !s_.tile.grad_out_finite;
-    multiply(product);
-  }
-
-  void add_keys(int64_t k, int64_t n) {  // dK += dS^T Q
-    Product<Op> product;
-    product.a = s_.gradients.grad_scores;
-    product.a_stride = kTileQueries;
-    product.b = s_.tile.queries_stacked;
-    product.b_depth = product.depth = units_of<Op>(s_.tile.n);
-    product.c = s_.grad_keys + k * t_.widths.key_columns;
-    product.c_stride = t_.widths.key_columns;
-    product.rows = n;
-    product.columns = product.b_columns = p_.K;
-    product.accumulate = true;
-    product.skip_zeros = !s_.tile.queries_finite;
+    product.skip_zeros = !finite;
     multiply(product);
   }
 
@@ -189,53 +244,97 @@ class BackwardBlock {
   }
 
   // Adds this block's dQ of a tile when all earlier blocks have; the last one stores the sum.
-  void add_queries(int64_t tile, int64_t first_block, int64_t last_block) {
-    if (first_block == last_block) return store_queries(s_.grad_queries);
-    const int64_t place = (b_ * p_.Hkv + key_head_) * t_.tiles + tile;
-    const int64_t count = s_.tile.n * t_.widths.key_columns;
-    Real* sum = sum_.sum + place * kTileQueries * t_.widths.key_columns;
-    int32_t* turn = sum_.turns + place;
-    if (block_ == first_block) {
-      for (int64_t c = 0; c < count; ++c) sum[c] = s_.grad_queries[c];
-    } else {
-      while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
-      for (int64_t c = 0; c < count; ++c) sum[c] += s_.grad_queries[c];
+  void add_queries(int64_t first_block, int64_t last_block) {
+    if (first_block == last_block) {
+      return store_queries([&](int64_t r) { return grad_query(r); });
     }
-    if (block_ == last_block) store_queries(sum);
+    const int64_t tile = t_.first_tile(p_, sequence_) + s_.tile.first / t_.tile_rows;
+    int32_t* turn = query_sum_.turns + key_head_ * t_.tiles + tile;
+    const bool is_first = block_ == first_block;
+    while (!is_first && __atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
+    for (int64_t r = 0; r < s_.tile.n; ++r) {
+      Real* sum = query_sum(r);
+      const Real* more = grad_query(r);
+      for (int64_t c = 0; c < t_.widths.key_columns; ++c) {
+        sum[c] = is_first ? more[c] : sum[c] + more[c];
+      }
+    }
+    if (block_ == last_block) store_queries([&](int64_t r) { return query_sum(r); });
     __atomic_store_n(turn, static_cast<int32_t>(block_ + 1), __ATOMIC_RELEASE);
   }
 
-  void store_queries(const Real* from) {
+  Real* grad_query(int64_t r) const { return s_.grad_queries + r * t_.widths.key_columns; }
+
+  Real* query_sum(int64_t r) const {
+    const QueryRow at = s_.tile.query(p_, r);
+    const int64_t row = (sequence_.b * p_.Hq + at.h) * p_.Mq + sequence_.q_begin + at.i;
+    return query_sum_.sum + row * t_.widths.key_columns;
+  }
+
+  template <class F>
+  void store_queries(F&& row) {
     for (int64_t r = 0; r < s_.tile.n; ++r) {
-      const QueryRow at = query_row(p_, key_head_, s_.tile.first + r);
-      store_row<S>(p_.grad_query.row(b_, at.i, at.h), p_.grad_query.dtype,
-                   from + r * t_.widths.key_columns, p_.K, static_cast<Real>(p_.scale));
+      store_row<S>(query_row_of(p_.grad_query, sequence_, s_.tile.query(p_, r)),
+                   p_.grad_query.dtype, row(r), p_.K, static_cast<Real>(p_.scale));
     }
   }
 
-  void store_zero_queries() {
+  void clear_grad_queries() {
     for (int64_t c = 0; c < s_.tile.n * t_.widths.key_columns; ++c) s_.grad_queries[c] = 0;
-    store_queries(s_.grad_queries);
+  }
+
+  void store_zero_queries() {
+    clear_grad_queries();
+    store_queries([&](int64_t r) { return grad_query(r); });
   }
 
   void store_keys() {
     for (int64_t j = 0; j < s_.block.n; ++j) {
-      if (p_.grad_key) {
-        store_row<S>(p_.grad_key.row(b_, s_.block.begin + j, key_head_), p_.grad_key.dtype,
-                     s_.grad_keys + j * t_.widths.key_columns, p_.K, static_cast<Real>(p_.scale));
-      }
-      if (p_.grad_value) {
-        store_row<S>(p_.grad_value.row(b_, s_.block.begin + j, key_head_), p_.grad_value.dtype,
-                     s_.grad_values + j * t_.widths.value_columns, p_.Kv, Real(1));
-      }
+      store_key_row<S>(p_, sequence_.b, sequence_.key_row(s_.block.begin + j), key_head_,
+                       s_.grad_keys + j * t_.widths.key_columns,
+                       s_.grad_values + j * t_.widths.value_columns);
     }
   }
+
+  // Adds to the rows that other sequences may own too, after all earlier tasks of this head.
+  void add_to_sum() {
+    wait_for_turn();
+    for (int64_t j = 0; j < s_.block.n; ++j) {
+      const int64_t row = sequence_.key_row(s_.block.begin + j) * p_.Hkv + key_head_;
+      add_row(key_sum_.keys + row * t_.widths.key_columns, s_.grad_keys + j * t_.widths.key_columns,
+              t_.widths.key_columns);
+      add_row(key_sum_.values + row * t_.widths.value_columns,
+              s_.grad_values + j * t_.widths.value_columns, t_.widths.value_columns);
+    }
+    end_turn();
+  }
+
+  static void add_row(Real* sum, const Real* more, int64_t n) {
+    for (int64_t c = 0; c < n; ++c) sum[c] += more[c];
+  }
+
+  void pass_turn() {
+    if (!key_sum_.used) return;
+    wait_for_turn();
+    end_turn();
+  }
+
+  int64_t turn() const { return sequence_.index * t_.blocks + block_; }
+
+  void wait_for_turn() {
+    const int64_t* turns = key_sum_.turns + key_head_;
+    while (__atomic_load_n(turns, __ATOMIC_ACQUIRE) != turn()) sched_yield();
+  }
+
+  void end_turn() { __atomic_store_n(key_sum_.turns + key_head_, turn() + 1, __ATOMIC_RELEASE); }
 
   const BackwardProblem& p_;
   const BackwardTiling<Op>& t_;
   BackwardScratch<Op>& s_;
-  const GradQuerySum<Op>& sum_;
-  const int64_t b_, key_head_, block_;
+  const GradQuerySum<Op>& query_sum_;
+  const GradKeySum<Op>& key_sum_;
+  const Sequence& sequence_;
+  const int64_t key_head_, block_;
 };
 
 template <class Op>
@@ -245,47 +344,90 @@ int64_t backward_scratch_bytes(const BackwardProblem& p, const BackwardTiling<Op
   return scratch.used();
 }
 
+// One call, as its tasks see it.
+template <class Op>
+struct BackwardCall {
+  using S = typename Op::S;
+  const BackwardProblem& p;
+  BackwardTiling<Op> tiling;
+  Scratch shared;
+  GradQuerySum<Op> query_sum;
+  GradKeySum<Op> key_sum;
+  int64_t scratch_bytes;
+  char* scratch;
+
+  BackwardCall(const BackwardProblem& problem, void* workspace, int workers)
+      : p(problem),
+        tiling(problem),
+        shared(workspace),
+        query_sum(shared, problem, tiling),
+        key_sum(shared, problem, tiling),
+        scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
+        scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
+
+  void begin() {
+    for (int64_t t = 0; t < query_sum.num_turns; ++t) query_sum.turns[t] = 0;
+    if (p.sequences) clear_outside_sequences();
+    if (!key_sum.used) return;
+    for (int64_t h = 0; h < p.Hkv; ++h) key_sum.turns[h] = 0;
+    const int64_t rows = p.Mkv * p.Hkv;
+    for (int64_t c = 0; c < rows * tiling.widths.key_columns; ++c) key_sum.keys[c] = 0;
+    for (int64_t c = 0; c < rows * tiling.widths.value_columns; ++c) key_sum.values[c] = 0;
+  }
+
+  void run_block(int64_t task, int worker) const {
+    Scratch memory(scratch + worker * scratch_bytes);
+    BackwardScratch<Op> pieces(memory, p, tiling);
+    const int64_t head = task / tiling.blocks;
+    const Sequence sequence = p.sequence(head / p.Hkv);
+    BackwardBlock<Op>(p, tiling, pieces, query_sum, key_sum, sequence, head % p.Hkv,
+                      task % tiling.blocks)
+        .run();
+  }
+
+  void store_key_sum() const {
+    for (int64_t row = 0; key_sum.used && row < p.Mkv * p.Hkv; ++row) {
+      store_key_row<S>(p, 0, row / p.Hkv, row % p.Hkv,
+                       key_sum.keys + row * tiling.widths.key_columns,
+                       key_sum.values + row * tiling.widths.value_columns);
+    }
+  }
+
+ private:
+  // What no sequence owns has gradient 0.
+  void clear_outside_sequences() const {
+    each_query_outside_sequences(
+        p, [&](int64_t begin, int64_t end) { clear_rows(p.grad_query, begin, end, p.Hq, p.K); });
+    if (key_sum.used) return;
+    const int64_t first = p.sequences.k_start[0], last = p.sequences.k_start[p.sequences.count];
+    clear_rows(p.grad_key, 0, first, p.Hkv, p.K);
+    clear_rows(p.grad_key, last, p.Mkv, p.Hkv, p.K);
+    clear_rows(p.grad_value, 0, first, p.Hkv, p.Kv);
+    clear_rows(p.grad_value, last, p.Mkv, p.Hkv, p.Kv);
+  }
+};
+
 template <class Op>
 int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
   const BackwardTiling<Op> tiling(p);
   Scratch shared(nullptr);
   GradQuerySum<Op>(shared, p, tiling);
+  GradKeySum<Op>(shared, p, tiling);
   return shared.used() +
          busy_workers(workers, tiling.tasks) * backward_scratch_bytes<Op>(p, tiling);
 }
 
 template <class Op>
 void attention_backward(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
-  struct Context {
-    const BackwardProblem& p;
-    BackwardTiling<Op> tiling;
-    Scratch shared;
-    GradQuerySum<Op> sum;
-    int64_t scratch_bytes;
-    char* scratch;
-
-    Context(const BackwardProblem& problem, void* workspace, int workers)
-        : p(problem),
-          tiling(problem),
-          shared(workspace),
-          sum(shared, problem, tiling),
-          scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
-          scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
-  };
-  Context context(p, workspace, runner.workers);
-  for (int64_t t = 0; t < context.sum.num_turns; ++t) context.sum.turns[t] = 0;
+  BackwardCall<Op> call(p, workspace, runner.workers);
+  call.begin();
   runner.run(
-      context.tiling.tasks,
+      call.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
-        Context& c = *static_cast<Context*>(opaque);
-        const int64_t head = task / c.tiling.blocks;
-        Scratch scratch(c.scratch + worker * c.scratch_bytes);
-        BackwardScratch<Op> pieces(scratch, c.p, c.tiling);
-        BackwardBlock<Op>(c.p, c.tiling, pieces, c.sum, head / c.p.Hkv, head % c.p.Hkv,
-                          task % c.tiling.blocks)
-            .run();
+        static_cast<const BackwardCall<Op>*>(opaque)->run_block(task, worker);
       },
-      &context);
+      &call);
+  call.store_key_sum();
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The gradient of an additive bias: dS, summed over the axes that the bias broadcasts.
+// The gradient of a bias tensor: dS, summed over the axes that the bias broadcasts.
 //
 // A task owns one tile of the bias and visits every tile of scores that it was broadcast to, in a
 // fixed order: the sum is in float32 and the same for any number of threads.
@@ -13,19 +13,26 @@ namespace attn::cpu {
 namespace {
 
 // How the bias is cut into tasks, and the scores a task visits: all of an axis, or its own part.
+// Tiles are counted within a sequence; the axis of sequences is that of the batch without any.
 struct BiasTiling {
-  int64_t query_tiles, key_tiles;      // of one head's scores
-  int64_t own_b, own_h, own_q, own_k;  // tasks along each axis; 1 where the bias is summed
+  int64_t query_tiles, key_tiles;      // of one head's scores, in the longest sequence
+  int64_t own_s, own_h, own_q, own_k;  // tasks along each axis; 1 where one task takes it all
+  bool sums_s;                         // over the batch
+  // Rows of the bias that sequences share are added to, one sequence after the other.
+  bool adds_up;
 
   explicit BiasTiling(const BackwardProblem& p)
-      : query_tiles((p.Mq + kTileQueries - 1) / kTileQueries),
-        key_tiles((p.Mkv + kTileKeys - 1) / kTileKeys),
-        own_b(p.grad_bias_sums_b ? 1 : p.B),
-        own_h(p.grad_bias_sums_h ? 1 : p.Hq),
-        own_q(p.grad_bias_sums_m ? 1 : query_tiles),
-        own_k(p.grad_bias_sums_n ? 1 : key_tiles) {}
+      : query_tiles((p.most_queries + kTileQueries - 1) / kTileQueries),
+        key_tiles((p.most_keys + kTileKeys - 1) / kTileKeys),
+        sums_s(p.grad_bias_sums_b && !p.sequences),
+        adds_up(p.sequences && p.grad_bias_sums_m) {
+    own_s = sums_s || adds_up ? 1 : p.num_sequences;
+    own_h = p.grad_bias_sums_h ? 1 : p.Hq;
+    own_q = p.grad_bias_sums_m ? 1 : query_tiles;
+    own_k = p.grad_bias_sums_n || adds_up ? 1 : key_tiles;
+  }
 
-  int64_t tasks() const { return own_b * own_h * own_q * own_k; }
+  int64_t tasks() const { return own_s * own_h * own_q * own_k; }
 };
 
 template <class Op>
@@ -63,34 +70,45 @@ class BiasGradientTask {
         own_k_(task % t.own_k),
         own_q_(task / t.own_k % t.own_q),
         own_h_(task / t.own_k / t.own_q % t.own_h),
-        own_b_(task / t.own_k / t.own_q / t.own_h) {}
+        own_s_(task / t.own_k / t.own_q / t.own_h) {}
 
   void run() {
-    for (int64_t c = 0; c < kTileKeys * kTileQueries; ++c) s_.sum[c] = 0;
-    each(p_.grad_bias_sums_b, own_b_, p_.B, [&](int64_t b) {
-      each(p_.grad_bias_sums_h, own_h_, p_.Hq, [&](int64_t h) {
-        each(p_.grad_bias_sums_m, own_q_, t_.query_tiles, [&](int64_t q) { add_rows(b, h, q); });
-      });
-    });
-    store();
+    if (!t_.adds_up) return run_tile(own_s_, own_k_);
+    for (int64_t s = 0; s < p_.num_sequences; ++s) {
+      for (int64_t k = 0; k < (p_.grad_bias_sums_n ? 1 : t_.key_tiles); ++k) run_tile(s, k);
+    }
   }
 
  private:
+  void run_tile(int64_t s, int64_t k) {
+    for (int64_t c = 0; c < kTileKeys * kTileQueries; ++c) s_.sum[c] = 0;
+    each(t_.sums_s, s, p_.num_sequences, [&](int64_t index) {
+      const Sequence sequence = p_.sequence(index);
+      each(p_.grad_bias_sums_h, own_h_, p_.Hq, [&](int64_t h) {
+        each(p_.grad_bias_sums_m, own_q_, t_.query_tiles,
+             [&](int64_t q) { add_rows(sequence, h, q, k); });
+      });
+    });
+    store(p_.sequence(s), k);
+  }
+
   template <class F>
   static void each(bool all, int64_t own, int64_t extent, F&& visit) {
     for (int64_t x = all ? 0 : own; x < (all ? extent : own + 1); ++x) visit(x);
   }
 
-  void add_rows(int64_t b, int64_t h, int64_t q) {
-    if (p_.grad_bias_sums_n) return add_row_sums(b, h, q);
-    s_.block.begin = own_k_ * kTileKeys;
-    s_.block.n = smaller(kTileKeys, p_.Mkv - s_.block.begin);
+  void add_rows(const Sequence& sequence, int64_t h, int64_t q, int64_t k) {
+    if (q * kTileQueries >= sequence.Mq) return;
+    if (p_.grad_bias_sums_n) return add_row_sums(sequence, h, q);
+    s_.block.begin = k * kTileKeys;
+    s_.block.n = smaller(kTileKeys, sequence.Mkv - s_.block.begin);
+    if (s_.block.n <= 0) return;
     const int64_t group = h % p_.G;
-    s_.tile.place(p_, b, h / p_.G, group * p_.Mq + q * kTileQueries, (group + 1) * p_.Mq);
-    if (s_.tile.seen.begin >= s_.block.begin + s_.block.n) return;
-    if (s_.tile.seen.end <= s_.block.begin) return;
+    s_.tile.place(p_, sequence, h / p_.G, group * sequence.Mq + q * kTileQueries,
+                  (group + 1) * sequence.Mq);
+    if (!s_.tile.sees(p_, s_.block.begin, s_.block.begin + s_.block.n)) return;
     s_.tile.load(p_, s_.rows);
-    s_.block.load(p_, w_, s_.rows, b, h / p_.G);
+    s_.block.load(p_, w_, s_.rows, sequence, h / p_.G);
     s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
     for (int64_t j = 0; j < s_.block.n; ++j) {
       const Real* from = s_.gradients.grad_scores + j * kTileQueries;
@@ -99,41 +117,61 @@ class BiasGradientTask {
     }
   }
 
-  // Shifting all scores of a row shifts its LSE and no probability: its dS sum to its dLSE.
-  void add_row_sums(int64_t b, int64_t h, int64_t q) {
+  // Shifting all scores of a row shifts its LSE and no probability: its dS sum to its dLSE. A sink
+  // takes its part of that.
+  void add_row_sums(const Sequence& sequence, int64_t h, int64_t q) {
     const int64_t first = q * kTileQueries;
-    for (int64_t r = 0; r < smaller(kTileQueries, p_.Mq - first); ++r) {
-      const Real lse = p_.lse.template at<Real>(b, h, first + r);
+    for (int64_t r = 0; r < smaller(kTileQueries, sequence.Mq - first); ++r) {
+      const QueryRow at{h, first + r};
+      const Real lse = row_scalar<Real>(p_.lse, sequence, at);
       if (lse == -kInfinity<Real>) continue;
       s_.sum[r] += 0 * lse;  // a row of NaN stays one
-      if (p_.grad_lse) s_.sum[r] += p_.grad_lse.template at<Real>(b, h, first + r);
+      if (p_.grad_lse) s_.sum[r] += row_scalar<Real>(p_.grad_lse, sequence, at);
+      if (p_.sink) s_.sum[r] -= grad_sink_of_row<S>(p_, sequence, at);
     }
   }
 
-  void store() {
+  void store(const Sequence& sequence, int64_t k) {
     const int64_t i = own_q_ * kTileQueries;
-    const int64_t j = own_k_ * kTileKeys;
-    int64_t rows = smaller(kTileQueries, p_.Mq - i);
-    int64_t keys = smaller(kTileKeys, p_.Mkv - j);
+    const int64_t j = k * kTileKeys;
+    int64_t rows = smaller(kTileQueries, sequence.Mq - i);
+    int64_t keys = smaller(kTileKeys, sequence.Mkv - j);
     if (p_.grad_bias_sums_m) rows = sum_rows();
     if (p_.grad_bias_sums_n) keys = 1;
+    const int64_t first_row = p_.grad_bias_sums_m ? 0 : sequence.q_begin + i;
+    const int64_t b = p_.sequences ? 0 : own_s_;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < keys; ++c) s_.row[c] = s_.sum[c * kTileQueries + r];
-      const DType dtype = p_.grad_bias.dtype;
-      char* to = p_.grad_bias.row(own_b_, own_h_, i + r) +
-                 j * p_.grad_bias.stride_n * element_bytes(dtype);
-      if (p_.grad_bias.stride_n == 1) {
-        store_row<S>(to, dtype, s_.row, keys, Real(1));
+      char* row = p_.grad_bias.row(b, own_h_, first_row + r);
+      if (p_.grad_bias_sums_n) {
+        store_run(row, s_.row, 1);
         continue;
       }
-      for (int64_t c = 0; c < keys; ++c) {
-        store_row<S>(to + c * p_.grad_bias.stride_n * element_bytes(dtype), dtype, s_.row + c, 1,
-                     Real(1));
+      for (int64_t c = 0; c < keys;) {
+        const int64_t run = sequence.keys_in_a_row(j + c, keys - c);
+        store_run(at_key(row, sequence.key_row(j + c)), s_.row + c, run);
+        c += run;
       }
     }
   }
 
-  // Sum over query rows or keys within the tile, into its first row or key; returns how many.
+  char* at_key(char* row, int64_t key) const {
+    return row + key * p_.grad_bias.stride_n * element_bytes(p_.grad_bias.dtype);
+  }
+
+  // Sequences add to what is there: one may read a page twice, several may share a row.
+  void store_run(char* to, Real* from, int64_t n) {
+    const DType dtype = p_.grad_bias.dtype;
+    for (int64_t c = 0; p_.sequences && c < n; ++c) {
+      from[c] += read_score<Real>(at_key(to, c), dtype);
+    }
+    if (p_.grad_bias.stride_n == 1 && !p_.pages.table) {
+      return store_row<S>(to, dtype, from, n, Real(1));
+    }
+    for (int64_t c = 0; c < n; ++c) store_row<S>(at_key(to, c), dtype, from + c, 1, Real(1));
+  }
+
+  // Sum over query rows within the tile, into its first row; returns how many rows that are.
   int64_t sum_rows() {
     for (int64_t c = 0; c < kTileKeys; ++c) {
       Real* row = s_.sum + c * kTileQueries;
@@ -146,8 +184,23 @@ class BiasGradientTask {
   const GradientWidths<Op>& w_;
   const BiasTiling& t_;
   BiasGradientScratch<Op>& s_;
-  const int64_t own_k_, own_q_, own_h_, own_b_;
+  const int64_t own_k_, own_q_, own_h_, own_s_;
 };
+
+// Sequences add to their part of the gradient, and leave the rest at 0.
+template <class S>
+void clear_grad_bias(const BackwardProblem& p) {
+  const typename S::Real zero[S::kWidth] = {};
+  const int64_t heads = p.grad_bias_sums_h ? 1 : p.Hq;
+  const int64_t rows = p.grad_bias_sums_m ? 1 : p.Mq, keys = p.grad_bias_sums_n ? 1 : p.Mkv;
+  const int64_t step = p.grad_bias.stride_n * element_bytes(p.grad_bias.dtype);
+  for (int64_t row = 0; row < heads * rows; ++row) {
+    char* to = p.grad_bias.row(0, row / rows, row % rows);
+    for (int64_t c = 0; c < keys; ++c) {
+      store_row<S>(to + c * step, p.grad_bias.dtype, zero, 1, typename S::Real(1));
+    }
+  }
+}
 
 template <class Op>
 int64_t bias_gradient_scratch_bytes(const BackwardProblem& p) {
@@ -173,6 +226,7 @@ void bias_gradient(const BackwardProblem& p, void* workspace, const TaskRunner& 
   };
   Context context{p, GradientWidths<Op>(p), BiasTiling(p), bias_gradient_scratch_bytes<Op>(p),
                   static_cast<char*>(workspace)};
+  if (p.sequences) clear_grad_bias<typename Op::S>(p);
   runner.run(
       context.tiling.tasks(),
       [](int64_t task, int worker, void* opaque) {

@@ -8,43 +8,46 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/attend_row-inl.h"
+#include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/decode_products-inl.h"
-#include "cpu/kernels/pack-inl.h"
-#include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/scores-inl.h"
-#include "cpu/kernels/softmax-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
 namespace {
-
-constexpr int64_t kDecodeRows = 8;  // more rows than this repay packing the keys
-
-inline bool is_decode(const Problem& p) { return p.G * p.Mq <= kDecodeRows; }
 
 template <class Op>
 struct DecodeTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kSplitKeys = 1024;
   static constexpr int64_t kTileKeys = 64;
-  static constexpr int64_t kRunBytes = 4096;  // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kRunBytes = 4096;          // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
 
-  int64_t rows;           // of one key head: G * Mq
+  int64_t rows;           // of one key head, at most: G * Mq
   int64_t key_units;      // units of a packed query
   int64_t value_columns;  // Kv in whole vectors
-  int64_t splits;
-  int64_t heads;   // key heads per task
-  int64_t groups;  // of heads, per batch element
-  int64_t tasks;   // a split of a group each
+  int64_t splits;         // of the longest sequence
+  int64_t heads;          // key heads per task
+  int64_t groups;         // of heads, per sequence
+  int64_t wave;           // sequences whose partial results are kept at a time
+  int64_t tasks;          // per wave: a split of a group each
 
   explicit DecodeTiling(const Problem& p)
-      : rows(p.G * p.Mq),
+      : rows(smaller(p.G * p.most_queries, kDecodeRows)),
         key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
         value_columns(round_up(p.Kv, Op::S::kWidth)),
-        splits(larger((p.Mkv + kSplitKeys - 1) / kSplitKeys, 1)),
+        splits(splits_of(p.most_keys)),
         heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads),
-        tasks(p.B * groups * splits) {}
+        groups((p.Hkv + heads - 1) / heads) {
+    const int64_t partial_bytes =
+        p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
+    wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
+    wave = larger(smaller(wave, p.num_sequences), 1);
+    tasks = wave * groups * splits;
+  }
+
+  static int64_t splits_of(int64_t keys) { return larger((keys + kSplitKeys - 1) / kSplitKeys, 1); }
 };
 
 // What a split found for one query row.
@@ -66,8 +69,7 @@ struct DecodeScratch {
   Unit* queries;          // [heads, rows, key_units]
   DecodeState<Op> state;  // [heads, rows]
   Real* scores;           // [rows, kTileKeys]
-  Real* bias;             // [kTileKeys]
-  Real* dropout;          // [kTileKeys]
+  RowWeights<Op> weights;
   const char* key_rows[DecodeTiling<Op>::kTileKeys];
   const char* value_rows[DecodeTiling<Op>::kTileKeys];
 
@@ -75,8 +77,7 @@ struct DecodeScratch {
       : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
         state(scratch, t, t.heads * t.rows),
         scores(scratch.take<Real>(t.rows * DecodeTiling<Op>::kTileKeys)),
-        bias(scratch.take<Real>(DecodeTiling<Op>::kTileKeys)),
-        dropout(scratch.take<Real>(DecodeTiling<Op>::kTileKeys)) {}
+        weights(scratch, DecodeTiling<Op>::kTileKeys) {}
 };
 
 // One split of the keys for a group of key heads.
@@ -87,61 +88,66 @@ class DecodeSplit {
   using Real = typename S::Real;
   using Tiling = DecodeTiling<Op>;
 
-  DecodeSplit(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s, int64_t b,
-              int64_t group, int64_t split)
+  DecodeSplit(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s,
+              const Sequence& sequence, int64_t group, int64_t split)
       : p_(p),
         t_(t),
         s_(s),
-        b_(b),
+        sequence_(sequence),
+        rows_(p.G * sequence.Mq),
         first_head_(group * t.heads),
         heads_(smaller(t.heads, p.Hkv - first_head_)),
         begin_(split * Tiling::kSplitKeys),
-        end_(smaller(begin_ + Tiling::kSplitKeys, p.Mkv)) {}
+        end_(smaller(begin_ + Tiling::kSplitKeys, sequence.Mkv)) {}
 
   void run() {
     for (int64_t head = 0; head < heads_; ++head) load_queries(head);
-    const KeyRange all = keys_of_rows(p_, 0, p_.Mq);
+    const KeyRange all = keys_of_all(sequence_);
     const int64_t end = smaller(end_, all.end);
     int64_t begin = larger(begin_, all.begin / Tiling::kTileKeys * Tiling::kTileKeys);
     for (; begin < end; begin += Tiling::kTileKeys) {
+      const int64_t n = smaller(Tiling::kTileKeys, end - begin);
       for (int64_t head = 0; head < heads_; ++head) {
-        attend_tile(head, begin, smaller(Tiling::kTileKeys, end - begin));
+        if (sees_any(head, begin, n)) attend_tile(head, begin, n);
       }
     }
   }
 
   // The result, if this is the only split.
   void store() {
-    for (int64_t r = 0; r < heads_ * t_.rows; ++r) store_result(r, s_.state.running[r], out(r));
+    for (int64_t head = 0; head < heads_; ++head) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        const int64_t row = head * t_.rows + r;
+        store_result(head, r, s_.state.running[row], out(row));
+      }
+    }
   }
 
-  // Hands the split's state to the merge; `to` holds [B, Hkv, splits, rows].
+  // Hands the split's state to the merge; `to` holds [wave, Hkv, splits, rows].
   void store_partial(const DecodeState<Op>& to) {
     for (int64_t head = 0; head < heads_; ++head) {
-      const int64_t place =
-          ((b_ * p_.Hkv + first_head_ + head) * t_.splits + begin_ / Tiling::kSplitKeys) * t_.rows;
-      for (int64_t r = 0; r < t_.rows; ++r) {
+      const int64_t place = partial_row(head, begin_ / Tiling::kSplitKeys);
+      for (int64_t r = 0; r < rows_; ++r) {
         to.running[place + r] = s_.state.running[head * t_.rows + r];
       }
       Real* target = to.out + place * t_.value_columns;
       const Real* source = out(head * t_.rows);
-      for (int64_t c = 0; c < t_.rows * t_.value_columns; ++c) target[c] = source[c];
+      for (int64_t c = 0; c < rows_ * t_.value_columns; ++c) target[c] = source[c];
     }
   }
 
   // Merges the splits' states of this group's heads, first to last, and stores the results.
   void merge(const DecodeState<Op>& from) {
     for (int64_t head = 0; head < heads_; ++head) {
-      for (int64_t r = 0; r < t_.rows; ++r) {
+      for (int64_t r = 0; r < rows_; ++r) {
         RunningSoftmax<Real> running;
         Real* sum = out(0);
         for (int64_t c = 0; c < t_.value_columns; ++c) sum[c] = 0;
-        for (int64_t split = 0; split < t_.splits; ++split) {
-          const int64_t place =
-              ((b_ * p_.Hkv + first_head_ + head) * t_.splits + split) * t_.rows + r;
+        for (int64_t split = 0; split < Tiling::splits_of(sequence_.Mkv); ++split) {
+          const int64_t place = partial_row(head, split) + r;
           merge_state(running, sum, from.running[place], from.out + place * t_.value_columns);
         }
-        store_result(head * t_.rows + r, running, sum);
+        store_result(head, r, running, sum);
       }
     }
   }
@@ -149,23 +155,41 @@ class DecodeSplit {
  private:
   Real* out(int64_t r) { return s_.state.out + r * t_.value_columns; }
 
+  int64_t partial_row(int64_t head, int64_t split) const {
+    const int64_t in_wave = sequence_.index % t_.wave;
+    return ((in_wave * p_.Hkv + first_head_ + head) * t_.splits + split) * t_.rows;
+  }
+
+  QueryRow query(int64_t head, int64_t r) const {
+    return query_row(p_, sequence_, first_head_ + head, r);
+  }
+
+  // Whether block sparsity lets any row see keys of the tile.
+  bool sees_any(int64_t head, int64_t begin, int64_t n) const {
+    bool any = !p_.blocks;
+    for (int64_t r = 0; r < rows_ && !any; ++r) {
+      any = sees_blocks(p_.blocks, query(head, r).h, query(head, r).i, {begin, begin + n});
+    }
+    return any;
+  }
+
   void load_queries(int64_t head) {
     const char* rows[kDecodeRows];
-    query_rows(rows, p_, p_.query, b_, first_head_ + head, 0, t_.rows);
-    pack_rows<Op>(queries(head), t_.key_units, rows, p_.query.dtype, t_.rows, p_.K);
-    for (int64_t r = head * t_.rows; r < (head + 1) * t_.rows; ++r) s_.state.running[r] = {};
+    query_rows(rows, p_, p_.query, sequence_, first_head_ + head, 0, rows_);
+    pack_rows<Op>(queries(head), t_.key_units, rows, p_.query.dtype, rows_, p_.K);
+    for (int64_t r = 0; r < rows_; ++r) s_.state.running[head * t_.rows + r] = {};
     Real* state = out(head * t_.rows);
-    for (int64_t c = 0; c < t_.rows * t_.value_columns; ++c) state[c] = 0;
+    for (int64_t c = 0; c < rows_ * t_.value_columns; ++c) state[c] = 0;
   }
 
   typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.rows * t_.key_units; }
 
   void attend_tile(int64_t head, int64_t begin, int64_t n) {
-    key_rows(s_.key_rows, p_.key, b_, first_head_ + head, begin, n);
-    key_rows(s_.value_rows, p_.value, b_, first_head_ + head, begin, n);
+    key_rows(s_.key_rows, p_.key, sequence_, first_head_ + head, begin, n);
+    key_rows(s_.value_rows, p_.value, sequence_, first_head_ + head, begin, n);
     score_tile(head, n);
     bool excluding = false;
-    for (int64_t r = 0; r < t_.rows; ++r) excluding |= softmax(head, r, begin, n);
+    for (int64_t r = 0; r < rows_; ++r) excluding |= softmax(head, r, begin, n);
     with_source<Op>(p_.value.dtype, [&]<DType kSource>() {
       if (excluding && !values_finite<kSource>(n)) {
         add_values_skipping_zeros<kSource>(head, n);
@@ -183,7 +207,7 @@ class DecodeSplit {
         for (int64_t j = k; j < smaller(k + S::kWidth, n); ++j) {
           prefetch_row(s_.value_rows[j], p_.Kv * element_bytes(p_.value.dtype));
         }
-        for (int64_t r = 0; r < t_.rows; ++r) {
+        for (int64_t r = 0; r < rows_; ++r) {
           S::store(s_.scores + r * Tiling::kTileKeys + k,
                    dot_keys<Op, kSource>(queries(head) + r * t_.key_units, s_.key_rows + k, n - k,
                                          p_.K));
@@ -195,31 +219,15 @@ class DecodeSplit {
 
   // Returns whether the row excludes any key of the tile.
   bool softmax(int64_t head, int64_t r, int64_t begin, int64_t n) {
-    const QueryRow at = query_row(p_, first_head_ + head, r);
-    const KeyRange keys = p_.keys_of(at.i);
-    ScoreRow<Op> row;
-    row.scores = s_.scores + r * Tiling::kTileKeys;
-    row.n = round_up(n, S::kWidth);
-    row.begin = keys.begin - begin;
-    row.end = smaller(keys.end - begin, n);
-    row.scale = static_cast<Real>(p_.scale * kLog2E);
-    if (p_.bias) {
-      load_bias_row<S>(s_.bias, p_.bias, b_, at.h, at.i, begin, n, static_cast<Real>(kLog2E));
-      row.bias = s_.bias;
-    }
-    if (p_.dropout.enabled) {
-      load_dropout_row(s_.dropout, p_.dropout, b_, at.h, at.i, begin, n);
-      row.dropout = s_.dropout;
-    }
-    const Real rescale = softmax_row(row, s_.state.running[head * t_.rows + r]);
-    if (rescale != Real(1)) scale_row(out(head * t_.rows + r), rescale);
-    return row.bias || row.dropout || row.begin > 0 || row.end < n;
-  }
-
-  void scale_row(Real* row, Real factor) {
-    for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
-      S::store(row + c, S::mul(S::load(row + c), S::set1(factor)));
-    }
+    const QueryRow at = query(head, r);
+    const KeyRange seen = sequence_.keys_of(at.i);
+    Real* scores = s_.scores + r * Tiling::kTileKeys;
+    const int64_t row = head * t_.rows + r;
+    const Real rescale = attend_row<Op, true>(p_, {sequence_, at.h, at.i, begin, n}, seen, scores,
+                                              s_.weights, s_.state.running[row]);
+    if (rescale != Real(1)) scale_row<S>(out(row), t_.value_columns, rescale);
+    return p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin ||
+           seen.end < begin + n;
   }
 
   template <DType kSource>
@@ -237,9 +245,9 @@ class DecodeSplit {
   template <DType kSource>
   void add_values(int64_t head, int64_t n) {
     int64_t r = 0;
-    for (; r + 4 <= t_.rows; r += 4) add_values_of_rows<kSource, 4, 2>(head, r, n);
-    if (r + 2 <= t_.rows) add_values_of_rows<kSource, 2, 4>(head, r, n), r += 2;
-    if (r < t_.rows) add_values_of_rows<kSource, 1, 8>(head, r, n);
+    for (; r + 4 <= rows_; r += 4) add_values_of_rows<kSource, 4, 2>(head, r, n);
+    if (r + 2 <= rows_) add_values_of_rows<kSource, 2, 4>(head, r, n), r += 2;
+    if (r < rows_) add_values_of_rows<kSource, 1, 8>(head, r, n);
   }
 
   template <DType kSource, int kRows, int kVectors>
@@ -259,7 +267,7 @@ class DecodeSplit {
   // As multiply() with skip_zeros: a probability of 0 keeps what a mask excludes out.
   template <DType kSource>
   void add_values_skipping_zeros(int64_t head, int64_t n) {
-    for (int64_t r = 0; r < t_.rows; ++r) {
+    for (int64_t r = 0; r < rows_; ++r) {
       const typename Op::Unit* probabilities = s_.scores + r * Tiling::kTileKeys;
       for (int64_t k = 0; k < n; ++k) {
         const Real p = Op::element(probabilities + k / Op::kDepth, k % Op::kDepth);
@@ -292,17 +300,16 @@ class DecodeSplit {
     }
   }
 
-  void store_result(int64_t r, const RunningSoftmax<Real>& running, const Real* from) {
-    const QueryRow at = query_row(p_, first_head_ + r / t_.rows, r % t_.rows);
-    store_row<S>(p_.out.row(b_, at.i, at.h), p_.out.dtype, from, p_.Kv,
-                 running.total == Real(0) ? Real(0) : Real(1) / running.total);
-    if (p_.lse) p_.lse.at<Real>(b_, at.h, at.i) = log_sum_exp(running);
+  void store_result(int64_t head, int64_t r, const RunningSoftmax<Real>& running,
+                    const Real* from) {
+    finish_row<S>(p_, sequence_, query(head, r), running, from);
   }
 
   const ForwardProblem& p_;
   const Tiling& t_;
   DecodeScratch<Op>& s_;
-  const int64_t b_, first_head_, heads_, begin_, end_;
+  const Sequence& sequence_;
+  const int64_t rows_, first_head_, heads_, begin_, end_;
 };
 
 template <class Op>
@@ -314,7 +321,7 @@ int64_t decode_scratch_bytes(const DecodeTiling<Op>& tiling) {
 
 template <class Op>
 int64_t decode_partial_rows(const ForwardProblem& p, const DecodeTiling<Op>& tiling) {
-  return tiling.splits > 1 ? p.B * p.Hkv * tiling.splits * tiling.rows : 0;
+  return tiling.splits > 1 ? tiling.wave * p.Hkv * tiling.splits * tiling.rows : 0;
 }
 
 template <class Op>
@@ -325,15 +332,16 @@ int64_t decode_workspace(const ForwardProblem& p, int workers) {
   return shared.used() + busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(tiling);
 }
 
-// One call, as its tasks see it.
+// One wave of sequences, as its tasks see it.
 template <class Op>
 struct DecodeCall {
   const ForwardProblem& p;
   DecodeTiling<Op> tiling;
   Scratch shared;
-  DecodeState<Op> partial;  // [B, Hkv, splits, rows], if there are several splits
+  DecodeState<Op> partial;  // [wave, Hkv, splits, rows], if there are several splits
   int64_t scratch_bytes;
   char* scratch;
+  int64_t first_sequence = 0;
 
   DecodeCall(const ForwardProblem& problem, void* workspace, int workers)
       : p(problem),
@@ -344,7 +352,8 @@ struct DecodeCall {
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void attend(int64_t task, int worker) const {
-    with_split(task / tiling.splits, task % tiling.splits, worker, [&](DecodeSplit<Op>& split) {
+    const int64_t index = task % tiling.splits;
+    with_split(task / tiling.splits, index, worker, [&](DecodeSplit<Op>& split) {
       split.run();
       tiling.splits > 1 ? split.store_partial(partial) : split.store();
     });
@@ -354,31 +363,34 @@ struct DecodeCall {
   }
 
  private:
+  // Only for a split that the sequence has.
   template <class F>
   void with_split(int64_t group, int64_t split, int worker, F&& f) const {
+    const int64_t index = first_sequence + group / tiling.groups;
+    if (index >= p.num_sequences) return;
+    const Sequence sequence = p.sequence(index);
+    if (!is_decode(p, sequence) || split >= DecodeTiling<Op>::splits_of(sequence.Mkv)) return;
     Scratch memory(scratch + worker * scratch_bytes);
     DecodeScratch<Op> pieces(memory, tiling);
-    DecodeSplit<Op> work(p, tiling, pieces, group / tiling.groups, group % tiling.groups, split);
+    DecodeSplit<Op> work(p, tiling, pieces, sequence, group % tiling.groups, split);
     f(work);
   }
 };
 
+// Attends the sequences of at most kDecodeRows rows per key head.
 template <class Op>
 void decode_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
   DecodeCall<Op> call(p, workspace, runner.workers);
-  runner.run(
-      call.tiling.tasks,
-      [](int64_t task, int worker, void* opaque) {
-        static_cast<const DecodeCall<Op>*>(opaque)->attend(task, worker);
-      },
-      &call);
-  if (call.tiling.splits == 1) return;
-  runner.run(
-      p.B * call.tiling.groups,
-      [](int64_t task, int worker, void* opaque) {
-        static_cast<const DecodeCall<Op>*>(opaque)->merge(task, worker);
-      },
-      &call);
+  const auto attend = [](int64_t task, int worker, void* opaque) {
+    static_cast<const DecodeCall<Op>*>(opaque)->attend(task, worker);
+  };
+  const auto merge = [](int64_t task, int worker, void* opaque) {
+    static_cast<const DecodeCall<Op>*>(opaque)->merge(task, worker);
+  };
+  for (; call.first_sequence < p.num_sequences; call.first_sequence += call.tiling.wave) {
+    runner.run(call.tiling.tasks, attend, &call);
+    if (call.tiling.splits > 1) runner.run(call.tiling.wave * call.tiling.groups, merge, &call);
+  }
 }
 
 }  // namespace

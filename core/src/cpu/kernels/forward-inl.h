@@ -4,10 +4,9 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/attend_row-inl.h"
+#include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/multiply-inl.h"
-#include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/scores-inl.h"
-#include "cpu/kernels/softmax-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
@@ -20,12 +19,14 @@ struct ForwardTiling {
   static constexpr int64_t kStripRows = 8 * Op::S::kTileRows;
   static constexpr int64_t kTileBytes = 128 * 1024;   // of packed keys and values
   static constexpr int64_t kBlockBytes = 192 * 1024;  // of queries and outputs
+  // With block sparsity few rows of a block use what it packs: more of them must share.
+  static constexpr int64_t kSparseBlockBytes = 4 * kBlockBytes;
 
   int64_t key_units;      // units of a packed query or key
   int64_t value_columns;  // Kv in whole vectors
   int64_t keys;           // per tile
   int64_t block_rows;     // query rows that share one packed tile
-  int64_t blocks;         // per (b, key head)
+  int64_t blocks;         // per key head of the longest sequence
   int64_t tasks;          // a block each
 
   ForwardTiling(const Problem& p, int workers) {
@@ -35,15 +36,16 @@ struct ForwardTiling {
         (units_of<Op>(p.K) + value_columns / Op::kDepth) * static_cast<int64_t>(sizeof(Real));
     keys = 256;
     while (keys > 64 && keys * key_bytes > kTileBytes) keys /= 2;
-    keys = smaller(keys, round_up(larger(p.Mkv, 1), 64));
+    keys = smaller(keys, round_up(larger(p.most_keys, 1), 64));
     const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
-    const int64_t rows = p.G * p.Mq;
+    const int64_t rows = p.G * p.most_queries;
     // At least four tasks a worker, so that uneven ones (causal) even out.
-    const int64_t share = rows * p.B * p.Hkv / (4 * workers);
-    block_rows = smaller(smaller(kBlockBytes / row_bytes, share), rows);
+    const int64_t share = p.G * p.Mq * p.B * p.Hkv / (4 * workers);
+    const int64_t most_bytes = p.blocks ? kSparseBlockBytes : kBlockBytes;
+    block_rows = smaller(smaller(most_bytes / row_bytes, share), rows);
     block_rows = round_up(larger(block_rows, 1), kStripRows);
     blocks = (rows + block_rows - 1) / block_rows;
-    tasks = p.B * p.Hkv * blocks;
+    tasks = p.num_sequences * p.Hkv * blocks;
   }
 };
 
@@ -59,12 +61,10 @@ struct ForwardScratch {
   Unit* keys;                     // right operand: columns are keys
   Unit* values;                   // right operand: depth is keys
   Real* scores;                   // [kStripRows, keys]
-  Real* bias;                     // [keys]
-  Real* dropout;                  // [keys]
-  int64_t bytes;
+  bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
+  RowWeights<Op> weights;
 
-  ForwardScratch(void* base, const ForwardTiling<Op>& t) {
-    Scratch scratch(base);
+  ForwardScratch(Scratch& scratch, const ForwardTiling<Op>& t) : weights(scratch, t.keys) {
     queries = scratch.take<Unit>(t.block_rows * t.key_units);
     out = scratch.take<Real>(t.block_rows * t.value_columns);
     running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
@@ -73,11 +73,16 @@ struct ForwardScratch {
     keys = scratch.take<Unit>(panel_units<Op>(t.key_units, t.keys));
     values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
     scores = scratch.take<Real>(ForwardTiling<Op>::kStripRows * t.keys);
-    bias = scratch.take<Real>(t.keys);
-    dropout = scratch.take<Real>(t.keys);
-    bytes = scratch.used();
+    wanted = scratch.take<bool>(t.keys / kPanel<Op> + 1);
   }
 };
+
+template <class Op>
+int64_t forward_scratch_bytes(const ForwardTiling<Op>& tiling) {
+  Scratch scratch(nullptr);
+  ForwardScratch<Op>(scratch, tiling);
+  return scratch.used();
+}
 
 // One block of query rows of one key head.
 template <class Op>
@@ -87,23 +92,25 @@ class ForwardBlock {
   using Real = typename S::Real;
 
   ForwardBlock(const ForwardProblem& p, const ForwardTiling<Op>& t, ForwardScratch<Op>& s,
-               int64_t b, int64_t key_head, int64_t block)
+               const Sequence& sequence, int64_t key_head, int64_t block)
       : p_(p),
         t_(t),
         s_(s),
-        b_(b),
+        sequence_(sequence),
         key_head_(key_head),
         first_(block * t.block_rows),
-        rows_(smaller(t.block_rows, p.G * p.Mq - first_)) {}
+        rows_(smaller(t.block_rows, p.G * sequence.Mq - first_)) {}
 
   void run() {
     load_queries();
-    KeyRange all{p_.Mkv, 0};
+    KeyRange all{sequence_.Mkv, 0};
     for (int64_t r = 0; r < rows_; ++r) widen(all, s_.ranges[r]);
     for (int64_t begin = all.begin / t_.keys * t_.keys; begin < all.end; begin += t_.keys) {
-      attend_tile(begin, smaller(t_.keys, p_.Mkv - begin));
+      attend_tile(begin, smaller(t_.keys, sequence_.Mkv - begin));
     }
-    store();
+    for (int64_t r = 0; r < rows_; ++r) {
+      finish_row<S>(p_, sequence_, query(r), s_.running[r], s_.out + r * t_.value_columns);
+    }
   }
 
  private:
@@ -112,27 +119,93 @@ class ForwardBlock {
     all = {smaller(all.begin, more.begin), larger(all.end, more.end)};
   }
 
+  QueryRow query(int64_t r) const { return query_row(p_, sequence_, key_head_, first_ + r); }
+
   void load_queries() {
-    query_rows(s_.rows, p_, p_.query, b_, key_head_, first_, rows_);
+    query_rows(s_.rows, p_, p_.query, sequence_, key_head_, first_, rows_);
     pack_rows<Op>(s_.queries, t_.key_units, s_.rows, p_.query.dtype, rows_, p_.K);
     for (int64_t r = 0; r < rows_; ++r) {
       s_.running[r] = {};
-      s_.ranges[r] = p_.keys_of(query_row(p_, key_head_, first_ + r).i);
+      s_.ranges[r] = sequence_.keys_of(query(r).i);
     }
     for (int64_t c = 0; c < rows_ * t_.value_columns; ++c) s_.out[c] = 0;
   }
 
   void attend_tile(int64_t begin, int64_t n) {
-    key_rows(s_.rows, p_.key, b_, key_head_, begin, n);
-    pack_transposed<Op>(s_.keys, s_.rows, p_.key.dtype, n, p_.K);
-    key_rows(s_.rows, p_.value, b_, key_head_, begin, n);
-    const bool finite = pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, n, p_.Kv);
+    if (!find_wanted_panels(begin, n)) return;
+    const bool finite = pack_tile(begin, n);
     const int64_t strips =
         (rows_ + ForwardTiling<Op>::kStripRows - 1) / ForwardTiling<Op>::kStripRows;
-    for (int64_t strip = 0; strip < rows_; strip += ForwardTiling<Op>::kStripRows) {
-      prefetch_next_tile(begin + n, strip / ForwardTiling<Op>::kStripRows, strips);
-      attend_strip(strip, smaller(ForwardTiling<Op>::kStripRows, rows_ - strip), begin, n, finite);
+    for (int64_t strip = 0; strip < rows_;) {
+      const int64_t rows = rows_of_strip(strip);
+      if (!p_.blocks) {
+        prefetch_next_tile(begin + n, strip / ForwardTiling<Op>::kStripRows, strips);
+      }
+      each_run(strip, rows, begin, n,
+               [&](KeyRange columns) { attend_strip(strip, rows, begin, n, columns, finite); });
+      strip += rows;
     }
+  }
+
+  // A strip's rows see the same blocks: it ends with a block of queries.
+  int64_t rows_of_strip(int64_t strip) const {
+    const int64_t rows = smaller(ForwardTiling<Op>::kStripRows, rows_ - strip);
+    if (!p_.blocks) return rows;
+    const int64_t i = query(strip).i;
+    const int64_t block_end = (i / p_.blocks.size + 1) * p_.blocks.size;
+    return smaller(rows, smaller(block_end, sequence_.Mq) - i);
+  }
+
+  // Calls visit for each run of the tile's columns that any row of the strip sees.
+  template <class F>
+  void each_run(int64_t strip, int64_t rows, int64_t begin, int64_t n, F&& visit) const {
+    KeyRange seen{sequence_.Mkv, 0};
+    for (int64_t r = 0; r < rows; ++r) widen(seen, s_.ranges[strip + r]);
+    seen = {larger(seen.begin, begin), smaller(seen.end, begin + n)};
+    if (seen.begin >= seen.end) return;
+    if (!p_.blocks) return visit(KeyRange{seen.begin - begin, seen.end - begin});
+    const QueryRow at = query(strip);
+    each_block_run(p_.blocks, at.h, at.i, seen,
+                   [&](int64_t from, int64_t to) { visit(KeyRange{from - begin, to - begin}); });
+  }
+
+  // Returns whether there are any: without block sparsity, all.
+  bool find_wanted_panels(int64_t begin, int64_t n) {
+    const int64_t panels = (n + kPanel<Op> - 1) / kPanel<Op>;
+    for (int64_t panel = 0; panel < panels; ++panel) s_.wanted[panel] = !p_.blocks;
+    bool any = !p_.blocks;
+    for (int64_t strip = 0; p_.blocks && strip < rows_;) {
+      const int64_t rows = rows_of_strip(strip);
+      each_run(strip, rows, begin, n, [&](KeyRange columns) {
+        for (int64_t c = columns.begin / kPanel<Op>; c * kPanel<Op> < columns.end; ++c) {
+          s_.wanted[c] = any = true;
+        }
+      });
+      strip += rows;
+    }
+    return any;
+  }
+
+  // Packs the wanted panels, and returns whether their values are finite.
+  bool pack_tile(int64_t begin, int64_t n) {
+    bool finite = true;
+    const int64_t panels = (n + kPanel<Op> - 1) / kPanel<Op>;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      if (!s_.wanted[panel]) continue;
+      const int64_t from = panel * kPanel<Op>;
+      while (panel < panels && s_.wanted[panel]) ++panel;
+      finite &= pack_columns({from, smaller(panel * kPanel<Op>, n)}, begin, n);
+    }
+    return finite;
+  }
+
+  bool pack_columns(KeyRange part, int64_t begin, int64_t n) {
+    const int64_t count = part.end - part.begin;
+    const char** rows = s_.rows + part.begin;
+    key_rows(rows, p_.key, sequence_, key_head_, begin + part.begin, count);
+    pack_transposed<Op>(s_.keys + part.begin * units_of<Op>(p_.K), rows, p_.key.dtype, count, p_.K);
+    key_rows(rows, p_.value, sequence_, key_head_, begin + part.begin, count);
+    return pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, part, n, p_.Kv);
   }
 
   // Fetches this strip's share of the tile that comes next, while this one computes: its rows lie
@@ -140,20 +213,20 @@ class ForwardBlock {
   void prefetch_next_tile(int64_t begin, int64_t strip, int64_t strips) const {
     const int64_t share = (t_.keys + strips - 1) / strips;
     const int64_t from = begin + strip * share;
-    const int64_t to = smaller(from + share, smaller(begin + t_.keys, p_.Mkv));
+    const int64_t to = smaller(from + share, smaller(begin + t_.keys, sequence_.Mkv));
     for (int64_t j = from; j < to; ++j) {
-      prefetch_row(p_.key.row(b_, j, key_head_), p_.K * element_bytes(p_.key.dtype));
-      prefetch_row(p_.value.row(b_, j, key_head_), p_.Kv * element_bytes(p_.value.dtype));
+      const int64_t row = sequence_.key_row(j);
+      prefetch_row(p_.key.row(sequence_.b, row, key_head_), p_.K * element_bytes(p_.key.dtype));
+      prefetch_row(p_.value.row(sequence_.b, row, key_head_),
+                   p_.Kv * element_bytes(p_.value.dtype));
     }
   }
 
-  // A few rows against the tile, restricted to the columns that any of them sees.
-  void attend_strip(int64_t strip, int64_t rows, int64_t begin, int64_t n, bool finite) {
-    KeyRange seen{p_.Mkv, 0};
-    for (int64_t r = 0; r < rows; ++r) widen(seen, s_.ranges[strip + r]);
-    const int64_t from = larger(seen.begin - begin, 0) / kPanel<Op> * kPanel<Op>;
-    const int64_t to = smaller(seen.end - begin, n);
-    if (from >= to) return;
+  // A few rows against columns of the tile that one of them sees.
+  void attend_strip(int64_t strip, int64_t rows, int64_t begin, int64_t n, KeyRange columns,
+                    bool finite) {
+    const int64_t from = columns.begin / kPanel<Op> * kPanel<Op>;
+    const int64_t to = columns.end;
 
     Product<Op> product;
     product.a = s_.queries + strip * t_.key_units;
@@ -169,7 +242,9 @@ class ForwardBlock {
     multiply(product);
 
     for (int64_t r = 0; r < rows; ++r) {
-      softmax(strip + r, s_.scores + r * t_.keys, begin + from, to - from);
+      const KeyRange band = s_.ranges[strip + r];
+      softmax(strip + r, s_.scores + r * t_.keys, begin + from, to - from,
+              p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
     }
 
     product.a = s_.scores;
@@ -186,52 +261,28 @@ class ForwardBlock {
     multiply(product);
   }
 
-  void softmax(int64_t r, Real* scores, int64_t begin, int64_t n) {
-    const QueryRow at = query_row(p_, key_head_, first_ + r);
-    ScoreRow<Op> row;
-    row.scores = scores;
-    row.n = round_up(n, S::kWidth);
-    row.begin = s_.ranges[r].begin - begin;
-    row.end = smaller(s_.ranges[r].end - begin, n);
-    row.scale = static_cast<Real>(p_.scale * kLog2E);
-    if (p_.bias) {
-      load_bias_row<S>(s_.bias, p_.bias, b_, at.h, at.i, begin, n, static_cast<Real>(kLog2E));
-      row.bias = s_.bias;
-    }
-    if (p_.dropout.enabled) {
-      load_dropout_row(s_.dropout, p_.dropout, b_, at.h, at.i, begin, n);
-      row.dropout = s_.dropout;
-    }
-    const Real rescale = softmax_row(row, s_.running[r]);
+  void softmax(int64_t r, Real* scores, int64_t begin, int64_t n, KeyRange seen) {
+    const QueryRow at = query(r);
+    const Real rescale = attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n}, seen, scores,
+                                               s_.weights, s_.running[r]);
     if (rescale == Real(1)) return;
-    Real* out = s_.out + r * t_.value_columns;
-    for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
-      S::store(out + c, S::mul(S::load(out + c), S::set1(rescale)));
-    }
-  }
-
-  void store() {
-    for (int64_t r = 0; r < rows_; ++r) {
-      const QueryRow at = query_row(p_, key_head_, first_ + r);
-      const Real total = s_.running[r].total;
-      store_row<S>(p_.out.row(b_, at.i, at.h), p_.out.dtype, s_.out + r * t_.value_columns, p_.Kv,
-                   total == Real(0) ? Real(0) : Real(1) / total);
-      if (p_.lse) p_.lse.at<Real>(b_, at.h, at.i) = log_sum_exp(s_.running[r]);
-    }
+    scale_row<S>(s_.out + r * t_.value_columns, t_.value_columns, rescale);
   }
 
   const ForwardProblem& p_;
   const ForwardTiling<Op>& t_;
   ForwardScratch<Op>& s_;
-  const int64_t b_, key_head_, first_, rows_;
+  const Sequence& sequence_;
+  const int64_t key_head_, first_, rows_;
 };
 
 template <class Op>
 int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
   const ForwardTiling<Op> tiling(p, workers);
-  return busy_workers(workers, tiling.tasks) * ForwardScratch<Op>(nullptr, tiling).bytes;
+  return busy_workers(workers, tiling.tasks) * forward_scratch_bytes<Op>(tiling);
 }
 
+// Attends the sequences that are not for decode_forward.
 template <class Op>
 void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
   struct Context {
@@ -241,17 +292,22 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
     char* workspace;
   };
   Context context{p, ForwardTiling<Op>(p, runner.workers), 0, static_cast<char*>(workspace)};
-  context.scratch_bytes = ForwardScratch<Op>(nullptr, context.tiling).bytes;
+  context.scratch_bytes = forward_scratch_bytes<Op>(context.tiling);
   runner.run(
       context.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
         Context& c = *static_cast<Context*>(opaque);
         // The last blocks come first: under a causal mask they are the longest.
-        const int64_t heads = c.p.B * c.p.Hkv;
+        const int64_t heads = c.p.num_sequences * c.p.Hkv;
         const int64_t block = c.tiling.blocks - 1 - task / heads;
         const int64_t head = task % heads;
-        ForwardScratch<Op> scratch(c.workspace + worker * c.scratch_bytes, c.tiling);
-        ForwardBlock<Op>(c.p, c.tiling, scratch, head / c.p.Hkv, head % c.p.Hkv, block).run();
+        const Sequence sequence = c.p.sequence(head / c.p.Hkv);
+        // The longest sequence has this block, but has this one?
+        if (is_decode(c.p, sequence)) return;
+        if (block * c.tiling.block_rows >= c.p.G * sequence.Mq) return;
+        Scratch memory(c.workspace + worker * c.scratch_bytes);
+        ForwardScratch<Op> scratch(memory, c.tiling);
+        ForwardBlock<Op>(c.p, c.tiling, scratch, sequence, head % c.p.Hkv, block).run();
       },
       &context);
 }

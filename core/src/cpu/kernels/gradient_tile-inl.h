@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
@@ -44,14 +45,49 @@ struct KeyBlock {
       : keys(scratch.take<typename Op::Unit>(capacity * w.key_units)),
         values(scratch.take<typename Op::Unit>(capacity * w.value_units)) {}
 
-  void load(const Problem& p, const GradientWidths<Op>& w, const char** rows, int64_t b,
-            int64_t key_head) {
-    key_rows(rows, p.key, b, key_head, begin, n);
+  void load(const Problem& p, const GradientWidths<Op>& w, const char** rows,
+            const Sequence& sequence, int64_t key_head) {
+    key_rows(rows, p.key, sequence, key_head, begin, n);
     pack_rows<Op>(keys, w.key_units, rows, p.key.dtype, n, p.K);
-    key_rows(rows, p.value, b, key_head, begin, n);
+    key_rows(rows, p.value, sequence, key_head, begin, n);
     pack_rows<Op>(values, w.value_units, rows, p.value.dtype, n, p.Kv);
   }
 };
+
+template <class S>
+typename S::Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
+  typename S::Real result = 0;
+  with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
+    auto sum = S::set1(0);
+    for (int64_t c = 0; c < n; c += S::kWidth) {
+      sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
+    }
+    result = S::reduce_add(sum);
+    return true;
+  });
+  return result;
+}
+
+// rowsum(dO * O) - dLSE of one query row.
+template <class S>
+typename S::Real row_delta(const BackwardProblem& p, const Sequence& sequence, QueryRow at,
+                           const char* grad_out_row) {
+  using Real = typename S::Real;
+  const Real sum = dot_rows<S>(query_row_of(p.out, sequence, at), grad_out_row, p.out.dtype, p.Kv);
+  return p.grad_lse ? sum - row_scalar<Real>(p.grad_lse, sequence, at) : sum;
+}
+
+// What one query row adds to its head's dSink: dS of a key whose value is 0.
+template <class S>
+typename S::Real grad_sink_of_row(const BackwardProblem& p, const Sequence& sequence, QueryRow at) {
+  using Real = typename S::Real;
+  const Real lse = row_scalar<Real>(p.lse, sequence, at);
+  if (lse == -kInfinity<Real>) return 0;
+  const Real sink = read_score<Real>(p.sink.at(at.h), p.sink.dtype);
+  Real probability[S::kWidth];
+  S::store(probability, S::exp2(S::set1((sink - lse) * static_cast<Real>(kLog2E))));
+  return -probability[0] * row_delta<S>(p, sequence, at, query_row_of(p.grad_out, sequence, at));
+}
 
 // A tile of query rows: Q and dO as right operands, and what softmax's gradient needs per row.
 template <class Op>
@@ -60,7 +96,8 @@ struct QueryTile {
   using Real = typename S::Real;
   using Unit = typename Op::Unit;
 
-  int64_t b = 0, key_head = 0, first = 0, n = 0;
+  Sequence sequence;
+  int64_t key_head = 0, first = 0, n = 0;
   KeyRange seen;           // the union of the rows' ranges
   KeyRange* ranges;        // [kTileQueries]
   Unit* queries;           // columns are query rows
@@ -84,23 +121,40 @@ struct QueryTile {
   }
 
   // Chooses up to kTileQueries of the rows [first, end) of a key head and finds what they see.
-  void place(const Problem& p, int64_t b_, int64_t key_head_, int64_t first_, int64_t end) {
-    b = b_, key_head = key_head_, first = first_;
+  void place(const Problem& p, const Sequence& sequence_, int64_t key_head_, int64_t first_,
+             int64_t end) {
+    sequence = sequence_, key_head = key_head_, first = first_;
     n = smaller(kTileQueries, end - first);
-    seen = {p.Mkv, 0};
+    seen = {sequence.Mkv, 0};
     for (int64_t r = 0; r < n; ++r) {
-      ranges[r] = p.keys_of(query_row(p, key_head, first + r).i);
+      ranges[r] = sequence.keys_of(query(p, r).i);
       if (ranges[r].begin >= ranges[r].end) continue;
       seen = {smaller(seen.begin, ranges[r].begin), larger(seen.end, ranges[r].end)};
     }
     if (seen.begin >= seen.end) seen = {0, 0};
   }
 
+  QueryRow query(const Problem& p, int64_t r) const {
+    return query_row(p, sequence, key_head, first + r);
+  }
+
+  // Whether any row may see any of the keys: by the bands' union, and by the blocks.
+  bool sees(const Problem& p, int64_t begin, int64_t end) const {
+    if (seen.begin >= end || seen.end <= begin) return false;
+    bool any = !p.blocks;
+    for (int64_t r = 0; r < n && !any;) {
+      const QueryRow at = query(p, r);
+      any = sees_blocks(p.blocks, at.h, at.i, {begin, end});
+      r += smaller(p.blocks.size - at.i % p.blocks.size, sequence.Mq - at.i);
+    }
+    return any;
+  }
+
   // What computing P and dS takes.
   void load(const BackwardProblem& p, const char** rows) {
-    query_rows(rows, p, p.query, b, key_head, first, n);
+    query_rows(rows, p, p.query, sequence, key_head, first, n);
     pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
-    query_rows(rows, p, p.grad_out, b, key_head, first, n);
+    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
     pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
     for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
     for (int64_t r = n; r < kTileQueries; ++r) {
@@ -111,32 +165,18 @@ struct QueryTile {
 
   // What multiplying with P^T and dS^T takes.
   void load_stacked(const BackwardProblem& p, const char** rows) {
-    query_rows(rows, p, p.query, b, key_head, first, n);
+    query_rows(rows, p, p.query, sequence, key_head, first, n);
     queries_finite = pack_stacked<Op>(queries_stacked, rows, p.query.dtype, n, p.K);
-    query_rows(rows, p, p.grad_out, b, key_head, first, n);
+    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
     grad_out_finite = pack_stacked<Op>(grad_out_stacked, rows, p.grad_out.dtype, n, p.Kv);
   }
 
  private:
   void load_row(const BackwardProblem& p, int64_t r, const char* grad_out_row) {
-    const QueryRow at = query_row(p, key_head, first + r);
-    const Real natural = p.lse.template at<Real>(b, at.h, at.i);
+    const QueryRow at = query(p, r);
+    const Real natural = row_scalar<Real>(p.lse, sequence, at);
     lse[r] = natural == -kInfinity<Real> ? kInfinity<Real> : natural * static_cast<Real>(kLog2E);
-    delta[r] = dot_rows(p.out.row(b, at.i, at.h), grad_out_row, p.out.dtype, p.Kv);
-    if (p.grad_lse) delta[r] -= p.grad_lse.template at<Real>(b, at.h, at.i);
-  }
-
-  static Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
-    Real result = 0;
-    with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
-      auto sum = S::set1(0);
-      for (int64_t c = 0; c < n; c += S::kWidth) {
-        sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
-      }
-      result = S::reduce_add(sum);
-      return true;
-    });
-    return result;
+    delta[r] = row_delta<S>(p, sequence, at, grad_out_row);
   }
 };
 
@@ -159,12 +199,17 @@ class GradientTile {
                                            : scratch.take<Unit>(kTileKeys / 2 * kTileQueries);
     begin_ = scratch.take<Real>(kTileQueries);
     end_ = scratch.take<Real>(kTileQueries);
-    by_row_ = p.bias || p.dropout.enabled ? scratch.take<Real>(kTileQueries * kTileKeys) : nullptr;
-    bias_ = p.bias ? scratch.take<Real>(kTileKeys * kTileQueries) : nullptr;
+    const bool biased = has_score_bias(p) || p.blocks;
+    // A row of biases may be written up to two vectors further than it is long.
+    by_row_ = biased || p.dropout.enabled
+                  ? scratch.take<Real>(kTileQueries * kTileKeys + 2 * S::kWidth)
+                  : nullptr;
+    bias_ = biased ? scratch.take<Real>(kTileKeys * kTileQueries) : nullptr;
     dropout_ = p.dropout.enabled ? scratch.take<Real>(kTileKeys * kTileQueries) : nullptr;
   }
 
-  // Keys [offset, offset + n) of the block. kAsUnits: leave P and dS as operands, else as Reals.
+  // Keys [offset, offset + n) of the block. kAsUnits: leave P and dS as operands, with dS that of
+  // the scaled scores; else as Reals, with dS that of the scores after their cap.
   template <bool kAsUnits>
   void compute(const Problem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
                const QueryTile<Op>& tile, int64_t offset, int64_t n) {
@@ -188,11 +233,12 @@ class GradientTile {
     const int64_t begin = block.begin + offset;
     const bool masked = load_ranges(tile, begin, n);
     load_weights(p, tile, begin, n);
-    const Real scale = static_cast<Real>(p.scale * kLog2E);
-    if (masked || bias_) {
-      differentiate<kAsUnits, true>(tile, n, scale);
+    const Factors factors{static_cast<Real>(p.scale * kLog2E),
+                          static_cast<Real>(p.softcap * kLog2E)};
+    if (masked || bias_ || p.softcap > 0) {
+      differentiate<kAsUnits, true>(tile, n, factors);
     } else {
-      differentiate<kAsUnits, false>(tile, n, scale);
+      differentiate<kAsUnits, false>(tile, n, factors);
     }
   }
 
@@ -214,16 +260,16 @@ class GradientTile {
   void load_weights(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n) {
     if (bias_) {
       for (int64_t r = 0; r < tile.n; ++r) {
-        const QueryRow at = query_row(p, tile.key_head, tile.first + r);
-        load_bias_row<S>(by_row_ + r * kTileKeys, p.bias, tile.b, at.h, at.i, begin, n,
-                         static_cast<Real>(kLog2E));
+        const QueryRow at = tile.query(p, r);
+        load_bias_row_with_blocks<S>(by_row_ + r * kTileKeys, p,
+                                     {tile.sequence, at.h, at.i, begin, n});
       }
       transpose_tile(bias_, tile.n, n);
     }
     if (dropout_) {
       for (int64_t r = 0; r < tile.n; ++r) {
-        const QueryRow at = query_row(p, tile.key_head, tile.first + r);
-        load_dropout_row(by_row_ + r * kTileKeys, p.dropout, tile.b, at.h, at.i, begin, n);
+        const QueryRow at = tile.query(p, r);
+        load_dropout_row(by_row_ + r * kTileKeys, p.dropout, {tile.sequence, at.h, at.i, begin, n});
       }
       // The row that an odd last one is paired with must not multiply by what lies there.
       if (tile.n % Op::kDepth != 0) {
@@ -258,9 +304,16 @@ class GradientTile {
     const Real* dropout;
   };
 
-  // dS = P * (dP * dropout - delta), over kDepth keys at a time.
+  // To base 2.
+  struct Factors {
+    Real scale;
+    Real softcap;  // 0: none
+  };
+
+  // dS = P * (dP * dropout - delta), over kDepth keys at a time. kMasked: whatever the plain case
+  // lacks may be there.
   template <bool kAsUnits, bool kMasked>
-  void differentiate(const QueryTile<Op>& tile, int64_t n, Real scale) {
+  void differentiate(const QueryTile<Op>& tile, int64_t n, Factors factors) {
     constexpr int D = Op::kDepth;
     const Arrays arrays{probabilities, grad_scores, tile.lse, tile.delta,
                         begin_,        end_,        bias_,    dropout_};
@@ -270,7 +323,7 @@ class GradientTile {
       for (int64_t r = 0; r < rows; r += S::kWidth) {
         typename S::Vec grad[D];
         for (int d = 0; d < D; ++d) {
-          grad[d] = k + d < n ? differentiate_vector<kAsUnits, kMasked>(arrays, k + d, r, scale)
+          grad[d] = k + d < n ? differentiate_vector<kAsUnits, kMasked>(arrays, k + d, r, factors)
                               : S::set1(0);
         }
         if (kAsUnits) {
@@ -282,9 +335,15 @@ class GradientTile {
 
   template <bool kAsUnits, bool kMasked>
   [[gnu::always_inline]] static typename S::Vec differentiate_vector(const Arrays& a, int64_t key,
-                                                                     int64_t r, Real scale) {
+                                                                     int64_t r, Factors factors) {
     const int64_t at = key * kTileQueries + r;
-    auto x = S::mul(S::load(a.probabilities + at), S::set1(scale));
+    auto x = S::mul(S::load(a.probabilities + at), S::set1(factors.scale));
+    auto cap_slope = S::set1(1);
+    if (kMasked && factors.softcap > 0) {
+      const auto t = tanh<S>(S::div(x, S::set1(factors.softcap)));
+      x = S::mul(t, S::set1(factors.softcap));
+      if (kAsUnits) cap_slope = S::sub(cap_slope, S::mul(t, t));
+    }
     if (kMasked && a.bias) x = S::add(x, S::load(a.bias + at));
     auto p = S::exp2(S::sub(x, S::load(a.lse + r)));
     auto grad = S::load(a.grad_scores + at);
@@ -296,6 +355,7 @@ class GradientTile {
     }
     grad = S::mul(p, S::sub(grad, S::load(a.delta + r)));
     if (kMasked) {
+      grad = S::mul(grad, cap_slope);
       // Selected rather than multiplied: an excluded key may have scored NaN.
       const auto zero = S::set1(0);
       const auto column = S::set1(static_cast<Real>(key));

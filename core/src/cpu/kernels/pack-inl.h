@@ -77,16 +77,18 @@ bool pack_transposed_from(typename Op::Unit* to, const char* const* rows, int64_
   return !Op::is_set(flag);
 }
 
-// Right operand whose depth is the n rows and whose columns are their width.
+// Right operand whose depth is the n rows and whose columns are their width; only the rows of
+// `part` are written, which begins at a whole unit and ends at one or with the last row.
 template <class Op, DType kSource>
-bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, int64_t n, int64_t width) {
+bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange part, int64_t n,
+                       int64_t width) {
   using S = typename Op::S;
   const int64_t depth = units_of<Op>(n);
   auto flag = Op::no_flag();
   for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
     const int64_t stride = panel_width<Op>(panel, width);
     typename Op::Unit* at = to + panel * depth;
-    for (int64_t d = 0; d < depth; ++d) {
+    for (int64_t d = part.begin / Op::kDepth; d < units_of<Op>(part.end); ++d) {
       const char* const* step = rows + d * Op::kDepth;
       const int64_t present = n - d * Op::kDepth;
       for (int64_t c = 0; c < stride; c += S::kWidth) {
@@ -132,10 +134,17 @@ bool pack_transposed(typename Op::Unit* to, const char* const* rows, DType dtype
 }
 
 template <class Op>
+bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, KeyRange part,
+                  int64_t n, int64_t width) {
+  return with_source<Op>(dtype, [&]<DType kSource>() {
+    return pack_stacked_from<Op, kSource>(to, rows, part, n, width);
+  });
+}
+
+template <class Op>
 bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, int64_t n,
                   int64_t width) {
-  return with_source<Op>(
-      dtype, [&]<DType kSource>() { return pack_stacked_from<Op, kSource>(to, rows, n, width); });
+  return pack_stacked<Op>(to, rows, dtype, {0, n}, n, width);
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
 // Rows of the problem as the kernels walk them, and the scratch memory they work in.
 //
-// The G query heads that share a key head are folded: row r of (b, key head) is query r % Mq of
-// head r / Mq in the group, so that few queries with many heads still fill a tile.
+// The G query heads that share a key head are folded: row r of (sequence, key head) is query r % Mq
+// of head r / Mq in the group, so that few queries with many heads still fill a tile.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "cpu/kernels/operand-inl.h"
 #include "problem/problem.h"
@@ -13,39 +14,54 @@
 namespace attn::cpu {
 namespace {
 
+// More query rows per key head than this repay packing the keys.
+constexpr int64_t kDecodeRows = 8;
+
+inline bool is_decode(const Problem& p, const Sequence& sequence) {
+  return p.G * sequence.Mq <= kDecodeRows;
+}
+
 struct QueryRow {
   int64_t h;  // query head
   int64_t i;  // query
 };
 
-inline QueryRow query_row(const Problem& p, int64_t key_head, int64_t r) {
-  const int64_t group = p.G == 1 ? 0 : r / p.Mq;  // a division takes as long as a short row
-  return {key_head * p.G + group, r - group * p.Mq};
+inline QueryRow query_row(const Problem& p, const Sequence& sequence, int64_t key_head, int64_t r) {
+  const int64_t group = p.G == 1 ? 0 : r / sequence.Mq;  // a division takes as long as a short row
+  return {key_head * p.G + group, r - group * sequence.Mq};
 }
 
-// The union of the key ranges of rows [begin, end) of one key head.
-inline KeyRange keys_of_rows(const Problem& p, int64_t begin, int64_t end) {
-  KeyRange all{p.Mkv, 0};
-  for (int64_t r = begin; r < end; ++r) {
-    const KeyRange keys = p.keys_of(r % p.Mq);
-    if (keys.begin >= keys.end) continue;
-    all.begin = keys.begin < all.begin ? keys.begin : all.begin;
-    all.end = keys.end > all.end ? keys.end : all.end;
+// The union of the key ranges of all queries.
+inline KeyRange keys_of_all(const Sequence& sequence) {
+  if (sequence.Mq == 0) return {0, 0};
+  const int64_t last = sequence.Mq - 1;
+  return {sequence.keys_of(0).begin, sequence.keys_of(last).end};
+}
+
+inline void key_rows(const char** rows, const HeadRows& x, const Sequence& sequence,
+                     int64_t key_head, int64_t begin, int64_t n) {
+  for (int64_t j = 0; j < n;) {
+    const int64_t run = sequence.keys_in_a_row(begin + j, n - j);
+    const int64_t row = sequence.key_row(begin + j);
+    for (int64_t c = 0; c < run; ++c) rows[j + c] = x.row(sequence.b, row + c, key_head);
+    j += run;
   }
-  return all.begin < all.end ? all : KeyRange{0, 0};
 }
 
-inline void key_rows(const char** rows, const HeadRows& x, int64_t b, int64_t key_head,
-                     int64_t begin, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) rows[j] = x.row(b, begin + j, key_head);
+inline char* query_row_of(const HeadRows& x, const Sequence& sequence, QueryRow at) {
+  return x.row(sequence.b, sequence.q_begin + at.i, at.h);
 }
 
-inline void query_rows(const char** rows, const Problem& p, const HeadRows& x, int64_t b,
-                       int64_t key_head, int64_t begin, int64_t n) {
+inline void query_rows(const char** rows, const Problem& p, const HeadRows& x,
+                       const Sequence& sequence, int64_t key_head, int64_t begin, int64_t n) {
   for (int64_t r = 0; r < n; ++r) {
-    const QueryRow at = query_row(p, key_head, begin + r);
-    rows[r] = x.row(b, at.i, at.h);
+    rows[r] = query_row_of(x, sequence, query_row(p, sequence, key_head, begin + r));
   }
+}
+
+template <class Real>
+Real& row_scalar(const RowScalars& x, const Sequence& sequence, QueryRow at) {
+  return x.at<Real>(sequence.b, at.h, sequence.q_begin + at.i);
 }
 
 // Asks for a row's cache lines ahead of use, as far as the second-level cache.
@@ -87,6 +103,36 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
       std::memcpy(at, partial, static_cast<size_t>(count * element_bytes(dtype)));
     }
   }
+}
+
+inline void clear_rows(const HeadRows& x, int64_t begin, int64_t end, int64_t heads,
+                       int64_t width) {
+  for (int64_t m = begin; x && m < end; ++m) {
+    for (int64_t h = 0; h < heads; ++h) {
+      std::memset(x.row(0, m, h), 0, static_cast<size_t>(width * element_bytes(x.dtype)));
+    }
+  }
+}
+
+// Calls f(begin, end) for the query rows that no sequence owns.
+template <class F>
+void each_query_outside_sequences(const Problem& p, F&& f) {
+  f(int64_t{0}, int64_t{p.sequences.q_start[0]});
+  f(int64_t{p.sequences.q_start[p.sequences.count]}, p.Mq);
+}
+
+// Writes what queries that see no key get.
+template <class S>
+void clear_outside_sequences(const ForwardProblem& p) {
+  using Real = typename S::Real;
+  each_query_outside_sequences(p, [&](int64_t begin, int64_t end) {
+    clear_rows(p.out, begin, end, p.Hq, p.Kv);
+    for (int64_t h = 0; p.lse && h < p.Hq; ++h) {
+      for (int64_t m = begin; m < end; ++m) {
+        p.lse.at<Real>(0, h, m) = -std::numeric_limits<Real>::infinity();
+      }
+    }
+  });
 }
 
 // Hands out pieces of a workspace, each on cache lines of its own; with a null base it measures.

@@ -1,10 +1,12 @@
-// The parts of the mask that weigh single scores: the bias and dropout, one query row at a time.
+// The parts of the mask that weigh single scores, one query row at a time: biases and dropout.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
+#include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/softmax-inl.h"
 #include "cpu/simd/vec_array.h"
 #include "problem/philox.h"
 #include "problem/problem.h"
@@ -22,6 +24,7 @@ inline Real read_score(const char* at, DType dtype) {
     case DType::kFloat16:
       return static_cast<Real>(float_from_float16(*reinterpret_cast<const uint16_t*>(at)));
     case DType::kBool: return *at ? Real(0) : -std::numeric_limits<Real>::infinity();
+    case DType::kInt32: break;
   }
   return Real(0);
 }
@@ -34,14 +37,13 @@ void load_contiguous_scores(typename S::Real* to, const char* row, int64_t n,
   }
 }
 
-// Writes factor * bias[b, h, i, begin + c] for c in [0, n); a keep-mask gives 0 or -infinity.
+// Writes factor * bias[c] for c in [0, n), from `row` on; a keep-mask gives 0 or -infinity.
 // `to` has room for n rounded up to whole vectors.
 template <class S>
-void load_bias_row(typename S::Real* to, const Scores& bias, int64_t b, int64_t h, int64_t i,
-                   int64_t begin, int64_t n, typename S::Real factor) {
+void load_tensor_scores(typename S::Real* to, const Scores& bias, const char* row, int64_t n,
+                        typename S::Real factor) {
   using Real = typename S::Real;
   const int64_t step = bias.stride_n * element_bytes(bias.dtype);
-  const char* row = bias.row(b, h, i) + begin * step;
   if (bias.stride_n == 1 && bias.dtype != DType::kBool) {
     switch (bias.dtype) {
       case DType::kBFloat16: return load_contiguous_scores<S, DType::kBFloat16>(to, row, n, factor);
@@ -58,20 +60,98 @@ void load_bias_row(typename S::Real* to, const Scores& bias, int64_t b, int64_t 
   for (int64_t c = 0; c < n; ++c) to[c] = factor * read_score<Real>(row + c * step, bias.dtype);
 }
 
-// Writes what dropout multiplies the probabilities (b, h, i, begin + c), c in [0, n), with: 0 or
-// 1 / (1 - p). `begin` is a multiple of 4; `to` has room for n rounded up to 64.
+// A row of scores as masks see it: query i of head h against the keys [begin, begin + n).
+struct ScoresAt {
+  const Sequence& sequence;
+  int64_t h, i, begin, n;
+
+  // The distance of key begin from the diagonal.
+  int64_t distance() const { return begin - i - sequence.diagonal; }
+};
+
+// Biases beyond the band; blocks count as one where they are not skipped as a whole.
+inline bool has_score_bias(const Problem& p) { return p.bias || p.slopes || p.table; }
+
+template <class S>
+void load_tensor_bias(typename S::Real* to, const Scores& bias, const ScoresAt& at) {
+  const Sequence& sequence = at.sequence;
+  const char* row = bias.row(sequence.b, at.h, sequence.q_begin + at.i);
+  for (int64_t c = 0; c < at.n;) {
+    const int64_t run = sequence.keys_in_a_row(at.begin + c, at.n - c);
+    const int64_t key = sequence.key_row(at.begin + c);
+    load_tensor_scores<S>(to + c, bias, row + key * bias.stride_n * element_bytes(bias.dtype), run,
+                          static_cast<typename S::Real>(kLog2E));
+    c += run;
+  }
+}
+
+// Adds -slope * |distance|, in base 2.
 template <class Real>
-void load_dropout_row(Real* to, const Dropout& dropout, int64_t b, int64_t h, int64_t i,
-                      int64_t begin, int64_t n) {
+void add_slope(Real* to, const HeadParameters& slopes, const ScoresAt& at) {
+  const Real slope = static_cast<Real>(kLog2E) * read_score<Real>(slopes.at(at.h), slopes.dtype);
+  const Real first = static_cast<Real>(at.distance());
+  for (int64_t c = 0; c < at.n; ++c) {
+    const Real distance = first + static_cast<Real>(static_cast<int32_t>(c));
+    to[c] -= slope * (distance < 0 ? -distance : distance);
+  }
+}
+
+// Adds table[clamp(distance)], in base 2.
+template <class Real>
+void add_table(Real* to, const HeadParameters& table, const ScoresAt& at) {
+  const Real factor = static_cast<Real>(kLog2E);
+  const int64_t R = table.width / 2;
+  const auto entry = [&](int64_t index) {
+    return factor * read_score<Real>(table.at(at.h, index), table.dtype);
+  };
+  const auto clamped = [&](int64_t c) { return c < 0 ? 0 : c < at.n ? c : at.n; };
+  const int64_t from = clamped(-R - at.distance());  // the first key that is not too far left
+  const int64_t end = clamped(R + 1 - at.distance());
+  const Real leftmost = entry(0), rightmost = entry(2 * R);
+  for (int64_t c = 0; c < from; ++c) to[c] += leftmost;
+  const int64_t offset = at.distance() + R;
+  if (table.dtype == DType::kFloat32 && table.stride == 1) {
+    const float* entries = reinterpret_cast<const float*>(table.at(at.h)) + offset;
+    for (int64_t c = from; c < end; ++c) to[c] += factor * static_cast<Real>(entries[c]);
+  } else {
+    for (int64_t c = from; c < end; ++c) to[c] += entry(offset + c);
+  }
+  for (int64_t c = end; c < at.n; ++c) to[c] += rightmost;
+}
+
+// Writes the sum of the biases of a row, in base 2. `to` has room for n and two more vectors.
+template <class S>
+void load_bias_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
+  if (p.bias) {
+    load_tensor_bias<S>(to, p.bias, at);
+  } else {
+    for (int64_t c = 0; c < at.n; ++c) to[c] = 0;
+  }
+  if (p.slopes) add_slope(to, p.slopes, at);
+  if (p.table) add_table(to, p.table, at);
+}
+
+// The same with the keys that block sparsity excludes at -infinity.
+template <class S>
+void load_bias_row_with_blocks(typename S::Real* to, const Problem& p, const ScoresAt& at) {
+  load_bias_row<S>(to, p, at);
+  if (p.blocks) exclude_blocks(to, p.blocks, at.h, at.i, at.begin, at.n);
+}
+
+// Writes what dropout multiplies the probabilities of a row with: 0 or 1 / (1 - p). `begin` is a
+// multiple of 4; `to` has room for n rounded up to 64.
+template <class Real>
+void load_dropout_row(Real* to, const Dropout& dropout, const ScoresAt& at) {
   constexpr int kCounters = 16;
+  const uint32_t b = static_cast<uint32_t>(at.sequence.b), h = static_cast<uint32_t>(at.h);
+  const uint32_t i = static_cast<uint32_t>(at.sequence.q_begin + at.i);
   const Real keep = static_cast<Real>(dropout.keep_scale);
-  for (int64_t c = 0; c < n; c += 4 * kCounters) {
+  for (int64_t c = 0; c < at.n; c += 4 * kCounters) {
     // A plain loop over counters, so that the compiler runs one counter per vector lane.
     uint32_t draws[4][kCounters];
     for (int l = 0; l < kCounters; ++l) {
       const PhiloxWords words = philox4x32_10(
-          static_cast<uint32_t>(b), static_cast<uint32_t>(h), static_cast<uint32_t>(i),
-          static_cast<uint32_t>((begin + c) / 4 + l), dropout.key[0], dropout.key[1]);
+          b, h, i, static_cast<uint32_t>((at.begin + c) / 4 + l), dropout.key[0], dropout.key[1]);
       for (int w = 0; w < 4; ++w) draws[w][l] = words.w[w];
     }
     for (int l = 0; l < kCounters; ++l) {

@@ -23,6 +23,31 @@ struct RunningSoftmax {
   Real total = 0;
 };
 
+// tanh(x) to about 3 units in the last place. `x` is finite, or NaN.
+// Near 0 an odd polynomial (weighted minimax on [0, 0.6]) keeps what (1 - t) / (1 + t) cancels.
+template <class S>
+typename S::Vec tanh(typename S::Vec x) {
+  using Real = typename S::Real;
+  if constexpr (sizeof(Real) == 8) {
+    Real lanes[S::kWidth];
+    S::store(lanes, x);
+    for (Real& lane : lanes) lane = __builtin_tanh(lane);
+    return S::load(lanes);
+  } else {
+    const auto square = S::mul(x, x);
+    auto near = S::fma(square, S::set1(-0.0058951578f), S::set1(0.020795971f));
+    near = S::fma(near, square, S::set1(-0.05378383f));
+    near = S::fma(near, square, S::set1(0.13331924f));
+    near = S::fma(near, square, S::set1(-0.33333299f));
+    near = S::fma(S::mul(near, square), x, x);
+    const auto magnitude = S::max(S::sub(S::set1(0), x), x);
+    const auto t = S::exp2(S::mul(magnitude, S::set1(static_cast<Real>(-2 * kLog2E))));
+    const auto far = S::div(S::sub(S::set1(1), t), S::add(S::set1(1), t));
+    const auto signed_far = S::select(S::less(x, S::set1(0)), S::sub(S::set1(0), far), far);
+    return S::select(S::less(magnitude, S::set1(0.6f)), near, signed_far);
+  }
+}
+
 // One row's tile of scores. `n` is a whole number of vectors; every array has room for it.
 // Passed by value: stores to the scores might otherwise change it, for all the compiler knows.
 template <class Op>
@@ -32,11 +57,12 @@ struct ScoreRow {
   int64_t n = 0;
   int64_t begin = 0, end = 0;     // the columns the band lets through; the rest count as -infinity
   Real scale = 1;                 // to base 2: scale * log2(e)
+  Real softcap = 0;               // in base 2; 0: none
   const Real* bias = nullptr;     // in base 2, or null
   const Real* dropout = nullptr;  // factors, or null
 };
 
-// Scales the scores in place, adds the bias and excludes what band and bias exclude.
+// Scales and caps the scores in place, adds the bias and excludes what band and bias exclude.
 template <class Op>
 typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
   using S = typename Op::S;
@@ -48,6 +74,9 @@ typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
   auto most = excluded;
   for (int64_t c = 0; c < row.n; c += S::kWidth) {
     auto x = S::mul(S::load(row.scores + c), scale);
+    if (row.softcap > 0) {
+      x = S::mul(tanh<S>(S::div(x, S::set1(row.softcap))), S::set1(row.softcap));
+    }
     if (row.bias) {
       // Selected rather than added: an excluded key may have scored NaN.
       const auto bias = S::load(row.bias + c);
@@ -80,7 +109,7 @@ typename Op::S::Real softmax_row(const ScoreRow<Op> row,
                                  RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
-  const bool plain = !row.bias && row.begin <= 0 && row.end >= row.n;
+  const bool plain = !row.bias && row.softcap == 0 && row.begin <= 0 && row.end >= row.n;
   const Real most = S::reduce_max(plain ? largest_score(row) : mask_scores(row));
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
@@ -103,6 +132,21 @@ typename Op::S::Real softmax_row(const ScoreRow<Op> row,
   }
   running.total += S::reduce_add(sum);
   return rescale;
+}
+
+// Lets a logit (in base 2) that carries no value join the row. Returns the factor that brings what
+// was accumulated before to the new maximum.
+template <class S>
+typename S::Real join_sink(RunningSoftmax<typename S::Real>& running, typename S::Real sink) {
+  using Real = typename S::Real;
+  if (sink == -kInfinity<Real>) return 1;
+  const Real most = running.maximum > sink ? running.maximum : sink;
+  Real before[S::kWidth], joining[S::kWidth];
+  S::store(before, S::exp2(S::set1(running.maximum - most)));
+  S::store(joining, S::exp2(S::set1(sink - most)));
+  running.total = running.total * before[0] + joining[0];
+  running.maximum = most;
+  return before[0];
 }
 
 // The natural logarithm of the sum of exponentials.

@@ -6,6 +6,7 @@
 #include "cpu/kernels/bias_gradient-inl.h"
 #include "cpu/kernels/decode-inl.h"
 #include "cpu/kernels/forward-inl.h"
+#include "cpu/kernels/parameter_gradients-inl.h"
 #include "cpu/simd/vec_array.h"
 
 namespace attn::cpu {
@@ -24,22 +25,31 @@ auto with_operand(DType dtype, F&& f) {
 
 template <class S, class BFloat16Operand>
 struct Kernels {
+  // Sequences that are for one way of computing and for the other take turns with the workspace.
   static size_t forward_workspace(const ForwardProblem& p, int workers) {
     return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      return static_cast<size_t>(is_decode(p) ? decode_workspace<Op>(p, workers)
-                                              : tiled_forward_workspace<Op>(p, workers));
+      const bool may_decode = p.sequences || p.G * p.Mq <= kDecodeRows;
+      const bool may_tile = p.G * p.most_queries > kDecodeRows;
+      return static_cast<size_t>(larger(may_decode ? decode_workspace<Op>(p, workers) : 0,
+                                        may_tile ? tiled_forward_workspace<Op>(p, workers) : 0));
     });
   }
   static void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
+    bool decodes = false, tiles = false;
+    for (int64_t s = 0; s < p.num_sequences; ++s) {
+      (is_decode(p, p.sequence(s)) ? decodes : tiles) = true;
+    }
     with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      is_decode(p) ? decode_forward<Op>(p, workspace, runner)
-                   : tiled_forward<Op>(p, workspace, runner);
+      if (p.sequences) clear_outside_sequences<typename Op::S>(p);
+      if (decodes) decode_forward<Op>(p, workspace, runner);
+      if (tiles) tiled_forward<Op>(p, workspace, runner);
     });
   }
   static size_t backward_workspace(const BackwardProblem& p, int workers) {
     return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      return static_cast<size_t>(larger(attention_backward_workspace<Op>(p, workers),
-                                        bias_gradient_workspace<Op>(p, workers)));
+      const int64_t biases = larger(bias_gradient_workspace<Op>(p, workers),
+                                    parameter_gradients_workspace<Op>(p, workers));
+      return static_cast<size_t>(larger(attention_backward_workspace<Op>(p, workers), biases));
     });
   }
   static void backward(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
@@ -48,6 +58,7 @@ struct Kernels {
         attention_backward<Op>(p, workspace, runner);
       }
       if (p.grad_bias) bias_gradient<Op>(p, workspace, runner);
+      if (wants_parameters(p)) parameter_gradients<Op>(p, workspace, runner);
     });
   }
 };

@@ -84,6 +84,7 @@ struct VecArray {
   static Vec add(Vec a, Vec b) { return a + b; }
   static Vec sub(Vec a, Vec b) { return a - b; }
   static Vec mul(Vec a, Vec b) { return a * b; }
+  static Vec div(Vec a, Vec b) { return a / b; }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   // b wins if either is NaN, as in x86's max.
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }

@@ -28,6 +28,7 @@ struct VecNeon {
   static Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
   static Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
   static Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+  static Vec div(Vec a, Vec b) { return vdivq_f32(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
   static Vec max(Vec a, Vec b) { return vmaxnmq_f32(a, b); }
   static Mask less(Vec a, Vec b) { return vcltq_f32(a, b); }

@@ -1,0 +1,163 @@
+// The gradients of what a mask keeps per head: slopes, the table of relative biases, and sinks.
+//
+// A task is a query head: it visits every tile of its scores in a fixed order, so that the sums are
+// the same for any number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/gradient_tile-inl.h"
+#include "parallel/task_runner.h"
+
+namespace attn::cpu {
+namespace {
+
+inline bool wants_relative(const BackwardProblem& p) { return p.grad_slopes || p.grad_table; }
+
+template <class Op>
+struct ParameterGradientScratch {
+  KeyBlock<Op> block;
+  QueryTile<Op> tile;
+  GradientTile<Op> gradients;
+  double* table;  // [width]: sums; double, since an entry may sum millions of scores
+  const char** rows;
+
+  ParameterGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
+      : block(scratch, w, kTileKeys),
+        tile(scratch, w),
+        gradients(scratch, p),
+        table(scratch.take<double>(p.table.width)),
+        rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
+};
+
+// One query head.
+template <class Op>
+class ParameterGradientTask {
+ public:
+  using S = typename Op::S;
+  using Real = typename S::Real;
+
+  ParameterGradientTask(const BackwardProblem& p, const GradientWidths<Op>& w,
+                        ParameterGradientScratch<Op>& s, int64_t h)
+      : p_(p), w_(w), s_(s), h_(h) {}
+
+  void run() {
+    for (int64_t c = 0; c < p_.table.width; ++c) s_.table[c] = 0;
+    for (int64_t index = 0; index < p_.num_sequences; ++index) {
+      const Sequence sequence = p_.sequence(index);
+      if (p_.grad_sink) add_sinks(sequence);
+      for (int64_t i = 0; wants_relative(p_) && i < sequence.Mq; i += kTileQueries) {
+        add_rows(sequence, i);
+      }
+    }
+    store();
+  }
+
+ private:
+  void add_sinks(const Sequence& sequence) {
+    for (int64_t i = 0; i < sequence.Mq; ++i) {
+      sink_ += grad_sink_of_row<S>(p_, sequence, {h_, i});
+    }
+  }
+
+  void add_rows(const Sequence& sequence, int64_t i) {
+    const int64_t group = h_ % p_.G;
+    s_.tile.place(p_, sequence, h_ / p_.G, group * sequence.Mq + i, (group + 1) * sequence.Mq);
+    if (s_.tile.seen.begin >= s_.tile.seen.end) return;
+    s_.tile.load(p_, s_.rows);
+    int64_t begin = s_.tile.seen.begin / kTileKeys * kTileKeys;
+    for (; begin < s_.tile.seen.end; begin += kTileKeys) {
+      s_.block.begin = begin;
+      s_.block.n = smaller(kTileKeys, sequence.Mkv - begin);
+      if (!s_.tile.sees(p_, begin, begin + s_.block.n)) continue;
+      s_.block.load(p_, w_, s_.rows, sequence, h_ / p_.G);
+      s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
+      // The distance of the tile's first key from the diagonal of its first query.
+      add_tile(begin - i - sequence.diagonal);
+    }
+  }
+
+  void add_tile(int64_t distance) {
+    for (int64_t j = 0; j < s_.block.n; ++j) {
+      const Real* grad = s_.gradients.grad_scores + j * kTileQueries;
+      if (p_.grad_slopes) add_slopes(grad, distance + j);
+      if (p_.grad_table) add_entries(grad, distance + j);
+    }
+  }
+
+  // One key's gradients of the tile's rows, whose distances descend from `distance`.
+  void add_slopes(const Real* grad, int64_t distance) {
+    double sum = 0;
+    for (int64_t r = 0; r < s_.tile.n; ++r) {
+      const int64_t d = distance - r;
+      sum -= static_cast<double>(d < 0 ? -d : d) * static_cast<double>(grad[r]);
+    }
+    slope_ += sum;
+  }
+
+  void add_entries(const Real* grad, int64_t distance) {
+    const int64_t R = p_.table.width / 2;
+    for (int64_t r = 0; r < s_.tile.n; ++r) {
+      const int64_t d = distance - r;
+      s_.table[(d < -R ? -R : d > R ? R : d) + R] += static_cast<double>(grad[r]);
+    }
+  }
+
+  void store() {
+    if (p_.grad_sink) store_number(p_.grad_sink, 0, sink_);
+    if (p_.grad_slopes) store_number(p_.grad_slopes, 0, slope_);
+    for (int64_t c = 0; p_.grad_table && c < p_.table.width; ++c) {
+      store_number(p_.grad_table, c, s_.table[c]);
+    }
+  }
+
+  void store_number(const HeadParameters& to, int64_t index, double number) {
+    const Real lanes[S::kWidth] = {static_cast<Real>(number)};
+    store_row<S>(to.at(h_, index), to.dtype, lanes, 1, Real(1));
+  }
+
+  const BackwardProblem& p_;
+  const GradientWidths<Op>& w_;
+  ParameterGradientScratch<Op>& s_;
+  const int64_t h_;
+  double sink_ = 0, slope_ = 0;
+};
+
+template <class Op>
+int64_t parameter_gradient_scratch_bytes(const BackwardProblem& p) {
+  Scratch scratch(nullptr);
+  ParameterGradientScratch<Op>(scratch, p, GradientWidths<Op>(p));
+  return scratch.used();
+}
+
+inline bool wants_parameters(const BackwardProblem& p) { return wants_relative(p) || p.grad_sink; }
+
+template <class Op>
+int64_t parameter_gradients_workspace(const BackwardProblem& p, int workers) {
+  if (!wants_parameters(p)) return 0;
+  return busy_workers(workers, p.Hq) * parameter_gradient_scratch_bytes<Op>(p);
+}
+
+template <class Op>
+void parameter_gradients(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
+  struct Context {
+    const BackwardProblem& p;
+    GradientWidths<Op> widths;
+    int64_t scratch_bytes;
+    char* scratch;
+  };
+  Context context{p, GradientWidths<Op>(p), parameter_gradient_scratch_bytes<Op>(p),
+                  static_cast<char*>(workspace)};
+  runner.run(
+      p.Hq,
+      [](int64_t head, int worker, void* opaque) {
+        Context& c = *static_cast<Context*>(opaque);
+        Scratch scratch(c.scratch + worker * c.scratch_bytes);
+        ParameterGradientScratch<Op> pieces(scratch, c.p, c.widths);
+        ParameterGradientTask<Op>(c.p, c.widths, pieces, head).run();
+      },
+      &context);
+}
+
+}  // namespace
+}  // namespace attn::cpu
