@@ -1,38 +1,50 @@
 """Lowers `attn_bias` objects to the parts of a `MaskSpec`: no kernel knows a class name."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from torch import Tensor
 
-from attn_ops.fmha.attn_bias import (
-    AttentionBias,
-    LowerTriangularFromBottomRightLocalAttentionMask,
-    LowerTriangularFromBottomRightMask,
-    LowerTriangularMask,
-)
-from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band
+from attn_ops.fmha import attn_bias as masks
+from attn_ops.fmha.attn_bias import AttentionBias, BiasedMask
+from attn_ops.mask import Band, MaskSpec
+
+_EVERY_KEY: Final = MaskSpec()
 
 # Exact types: a subclass from elsewhere may mean something else, and is refused by name.
-_BANDS: dict[type, Callable[[Any], Band]] = {
-    type(None): lambda _: Band(),
-    LowerTriangularMask: lambda _: Band(right=0),
-    LowerTriangularFromBottomRightMask: lambda _: Band(right=0, anchor=ANCHOR_BOTTOM_RIGHT),
-    LowerTriangularFromBottomRightLocalAttentionMask: lambda mask: Band(
-        left=mask._window_size - 1,  # noqa: SLF001  xFormers' own field name
-        right=0,
-        anchor=ANCHOR_BOTTOM_RIGHT,
-    ),
-}
+MASK_CLASSES: Final = frozenset(
+    found
+    for found in vars(masks).values()
+    if isinstance(found, type) and issubclass(found, AttentionBias) and found is not AttentionBias
+)
 
 
 def can_lower(attn_bias: object) -> bool:
     """Return whether `attn_bias` is of a kind that kernels can evaluate."""
-    return isinstance(attn_bias, Tensor) or type(attn_bias) in _BANDS
+    if attn_bias is None or isinstance(attn_bias, Tensor):
+        return True
+    if isinstance(attn_bias, BiasedMask):
+        adds = isinstance(attn_bias.bias, Tensor) or type(attn_bias.bias) in MASK_CLASSES
+        return type(attn_bias) is BiasedMask and adds and can_lower(attn_bias.mask)
+    return type(attn_bias) in MASK_CLASSES
+
+
+def lower(attn_bias: Tensor | AttentionBias | None) -> MaskSpec:
+    """Return the parts that `attn_bias`, for which `can_lower`, stands for; all but dropout.
+
+    Its tensors are the mask's own, so that lengths changed in place are seen. `bias` is the tensor
+    as the user gave it, and so None for a bare tensor: its layout is that of the inputs.
+    """
+    if attn_bias is None or isinstance(attn_bias, Tensor):
+        return _EVERY_KEY
+    return attn_bias.mask_spec()
 
 
 def lower_band(attn_bias: Tensor | AttentionBias | None) -> Band:
-    """Return the band that `attn_bias` stands for; a tensor bounds nothing."""
-    if isinstance(attn_bias, Tensor):
-        return Band()
-    return _BANDS[type(attn_bias)](attn_bias)
+    """Return the band of a mask that is nothing else.
+
+    Raises: NotImplementedError if it has other parts.
+    """
+    spec = lower(attn_bias)
+    if spec != MaskSpec(spec.band):
+        raise NotImplementedError(f"{type(attn_bias).__name__} is more than a band")
+    return spec.band

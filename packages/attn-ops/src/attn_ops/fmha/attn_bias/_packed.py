@@ -1,0 +1,69 @@
+"""What all masks of sequences share: queries one after another, keys wherever their lengths say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from attn_ops.fmha.attn_bias import _bands
+from attn_ops.fmha.attn_bias._base import AttentionBias
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo, _SpacedSeqLenInfo
+from attn_ops.mask import Band, Sequences
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Self
+
+KeyInfo = TypeVar("KeyInfo", bound=_SeqLenInfo)
+
+
+@dataclass(eq=False)
+class PackedMask(AttentionBias, Generic[KeyInfo]):
+    """A mask that lets the queries of each sequence see keys of their own sequence alone.
+
+    Raises: AssertionError if queries and keys are divided into different numbers of sequences.
+    """
+
+    q_seqinfo: _SeqLenInfo
+    """Where each sequence's queries are."""
+    k_seqinfo: KeyInfo
+    """Where each sequence's keys are."""
+
+    def __post_init__(self) -> None:
+        if self.q_seqinfo.count != self.k_seqinfo.count:
+            raise AssertionError(
+                f"{type(self).__name__}: expected as many sequences of keys as of queries, got "
+                f"{self.k_seqinfo.count} and {self.q_seqinfo.count}"
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same mask, of the same class, on `device`."""
+        q_seqinfo = self.q_seqinfo.to(device)
+        shared = self.k_seqinfo is self.q_seqinfo  # `split` asks
+        k_seqinfo = q_seqinfo if shared else self.k_seqinfo.to(device)
+        return replace(self, q_seqinfo=q_seqinfo, k_seqinfo=k_seqinfo)
+
+    def _band(self) -> Band:
+        """Return the band that applies within each sequence."""
+        return _bands.EVERY_KEY
+
+    def materialized_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Check the shape that `materialize` is asked for, and return it."""
+        super().materialized_shape(shape)
+        num_queries, num_keys = self.natural_shape()
+        for letter, got, expected in (("q", shape[-2], num_queries), ("k", shape[-1], num_keys)):
+            if got != expected:
+                raise ValueError(
+                    f"materialize: {letter} shapes wrong: expected [..., {num_queries}, "
+                    f"{num_keys}], got {shape}"
+                )
+        return shape
+
+    def natural_shape(self) -> tuple[int, int]:
+        """Return the Mq and Mkv it is made for."""
+        return self.q_seqinfo.seqstart_py[-1], self.k_seqinfo.seqstart_py[-1]
+
+
+def spaced_sequences(queries: _SeqLenInfo, keys: _SpacedSeqLenInfo) -> Sequences:
+    """Return what kernels read of packed queries over keys with room between them."""
+    return Sequences(queries.seqstart, keys.seqstart, keys.seqlen, queries.capacity, keys.capacity)
