@@ -194,3 +194,12 @@ def mask_grid() -> list[Case]:
         Shape(1, 141, 19, 1, 1, 8, 8),
     )
     return [Case(*parts) for parts in product(several, MASKS, DTYPES)]
+
+
+def few_keys_grid() -> list[Case]:
+    """Return shapes of so few keys that little is left of dP - rowsum(dO * O)."""
+    queries, keys, widths = (1, 2, 3), range(1, 7), ((7, 53), (64, 64), (33, 5), (80, 19))
+    return [
+        Case(Shape(1, Mq, Mkv, 1, 1, K, Kv), "none", dtype)
+        for Mq, Mkv, (K, Kv), dtype in product(queries, keys, widths, DTYPES[1:3])
+    ]

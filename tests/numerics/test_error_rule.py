@@ -16,3 +16,9 @@ def test_shape_is_as_accurate_as_eager(case):
 def test_mask_is_as_accurate_as_eager(case):
     problem = cases.make_problem(case)
     assert_accurate(library.run(problem), problem)
+
+
+@pytest.mark.parametrize("case", cases.few_keys_grid(), ids=str)
+def test_few_keys_are_as_accurate_as_eager(case):
+    problem = cases.make_problem(case)
+    assert_accurate(library.run(problem), problem)

@@ -7,178 +7,11 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/multiply-inl.h"
-#include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/scores-inl.h"
-#include "cpu/kernels/softmax-inl.h"
+#include "cpu/kernels/query_tile-inl.h"
 
 namespace attn::cpu {
 namespace {
-
-constexpr int64_t kTileQueries = 128;  // query rows of a tile
-constexpr int64_t kTileKeys = 128;     // keys of a tile; both are whole panels
-
-template <class Op>
-struct GradientWidths {
-  int64_t key_units;      // units of a packed query or key row
-  int64_t value_units;    // units of a packed value or output row
-  int64_t key_columns;    // K in whole vectors
-  int64_t value_columns;  // Kv in whole vectors
-
-  explicit GradientWidths(const Problem& p)
-      : key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
-        value_units(round_up(units_of<Op>(p.Kv), Op::S::kWidth)),
-        key_columns(round_up(p.K, Op::S::kWidth)),
-        value_columns(round_up(p.Kv, Op::S::kWidth)) {}
-};
-
-// A block of keys and values as left operands, loaded once for many query tiles.
-template <class Op>
-struct KeyBlock {
-  int64_t begin = 0;
-  int64_t n = 0;
-  typename Op::Unit* keys;    // [n, key_units]
-  typename Op::Unit* values;  // [n, value_units]
-
-  KeyBlock(Scratch& scratch, const GradientWidths<Op>& w, int64_t capacity)
-      : keys(scratch.take<typename Op::Unit>(capacity * w.key_units)),
-        values(scratch.take<typename Op::Unit>(capacity * w.value_units)) {}
-
-  void load(const Problem& p, const GradientWidths<Op>& w, const char** rows,
-            const Sequence& sequence, int64_t key_head) {
-    key_rows(rows, p.key, sequence, key_head, begin, n);
-    pack_rows<Op>(keys, w.key_units, rows, p.key.dtype, n, p.K);
-    key_rows(rows, p.value, sequence, key_head, begin, n);
-    pack_rows<Op>(values, w.value_units, rows, p.value.dtype, n, p.Kv);
-  }
-};
-
-template <class S>
-typename S::Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
-  typename S::Real result = 0;
-  with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
-    auto sum = S::set1(0);
-    for (int64_t c = 0; c < n; c += S::kWidth) {
-      sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
-    }
-    result = S::reduce_add(sum);
-    return true;
-  });
-  return result;
-}
-
-// rowsum(dO * O) - dLSE of one query row.
-template <class S>
-typename S::Real row_delta(const BackwardProblem& p, const Sequence& sequence, QueryRow at,
-                           const char* grad_out_row) {
-  using Real = typename S::Real;
-  const Real sum = dot_rows<S>(query_row_of(p.out, sequence, at), grad_out_row, p.out.dtype, p.Kv);
-  return p.grad_lse ? sum - row_scalar<Real>(p.grad_lse, sequence, at) : sum;
-}
-
-// What one query row adds to its head's dSink: dS of a key whose value is 0.
-template <class S>
-typename S::Real grad_sink_of_row(const BackwardProblem& p, const Sequence& sequence, QueryRow at) {
-  using Real = typename S::Real;
-  const Real lse = row_scalar<Real>(p.lse, sequence, at);
-  if (lse == -kInfinity<Real>) return 0;
-  const Real sink = read_score<Real>(p.sink.at(at.h), p.sink.dtype);
-  Real probability[S::kWidth];
-  S::store(probability, S::exp2(S::set1((sink - lse) * static_cast<Real>(kLog2E))));
-  return -probability[0] * row_delta<S>(p, sequence, at, query_row_of(p.grad_out, sequence, at));
-}
-
-// A tile of query rows: Q and dO as right operands, and what softmax's gradient needs per row.
-template <class Op>
-struct QueryTile {
-  using S = typename Op::S;
-  using Real = typename S::Real;
-  using Unit = typename Op::Unit;
-
-  Sequence sequence;
-  int64_t key_head = 0, first = 0, n = 0;
-  KeyRange seen;           // the union of the rows' ranges
-  KeyRange* ranges;        // [kTileQueries]
-  Unit* queries;           // columns are query rows
-  Unit* grad_out;          // columns are query rows
-  Unit* queries_stacked;   // depth is query rows
-  Unit* grad_out_stacked;  // depth is query rows
-  bool queries_finite = true, grad_out_finite = true;
-  Real* lse;    // [kTileQueries], in base 2; +infinity where nothing is seen: P is 0 there
-  Real* delta;  // [kTileQueries]: rowsum(dO * O) - dLSE
-
-  QueryTile(Scratch& scratch, const GradientWidths<Op>& w) {
-    ranges = scratch.take<KeyRange>(kTileQueries);
-    queries = scratch.take<Unit>(panel_units<Op>(w.key_units, kTileQueries));
-    grad_out = scratch.take<Unit>(panel_units<Op>(w.value_units, kTileQueries));
-    queries_stacked =
-        scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
-    grad_out_stacked =
-        scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.value_columns));
-    lse = scratch.take<Real>(kTileQueries);
-    delta = scratch.take<Real>(kTileQueries);
-  }
-
-  // Chooses up to kTileQueries of the rows [first, end) of a key head and finds what they see.
-  void place(const Problem& p, const Sequence& sequence_, int64_t key_head_, int64_t first_,
-             int64_t end) {
-    sequence = sequence_, key_head = key_head_, first = first_;
-    n = smaller(kTileQueries, end - first);
-    seen = {sequence.Mkv, 0};
-    for (int64_t r = 0; r < n; ++r) {
-      ranges[r] = sequence.keys_of(query(p, r).i);
-      if (ranges[r].begin >= ranges[r].end) continue;
-      seen = {smaller(seen.begin, ranges[r].begin), larger(seen.end, ranges[r].end)};
-    }
-    if (seen.begin >= seen.end) seen = {0, 0};
-  }
-
-  QueryRow query(const Problem& p, int64_t r) const {
-    return query_row(p, sequence, key_head, first + r);
-  }
-
-  // Whether any row may see any of the keys: by the bands' union, and by the blocks.
-  bool sees(const Problem& p, int64_t begin, int64_t end) const {
-    if (seen.begin >= end || seen.end <= begin) return false;
-    bool any = !p.blocks;
-    for (int64_t r = 0; r < n && !any;) {
-      const QueryRow at = query(p, r);
-      any = sees_blocks(p.blocks, at.h, at.i, {begin, end});
-      r += smaller(p.blocks.size - at.i % p.blocks.size, sequence.Mq - at.i);
-    }
-    return any;
-  }
-
-  // What computing P and dS takes.
-  void load(const BackwardProblem& p, const char** rows) {
-    query_rows(rows, p, p.query, sequence, key_head, first, n);
-    pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
-    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
-    pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
-    for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
-    for (int64_t r = n; r < kTileQueries; ++r) {
-      lse[r] = kInfinity<Real>;
-      delta[r] = 0;
-    }
-  }
-
-  // What multiplying with P^T and dS^T takes.
-  void load_stacked(const BackwardProblem& p, const char** rows) {
-    query_rows(rows, p, p.query, sequence, key_head, first, n);
-    queries_finite = pack_stacked<Op>(queries_stacked, rows, p.query.dtype, n, p.K);
-    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
-    grad_out_finite = pack_stacked<Op>(grad_out_stacked, rows, p.grad_out.dtype, n, p.Kv);
-  }
-
- private:
-  void load_row(const BackwardProblem& p, int64_t r, const char* grad_out_row) {
-    const QueryRow at = query(p, r);
-    const Real natural = row_scalar<Real>(p.lse, sequence, at);
-    lse[r] = natural == -kInfinity<Real> ? kInfinity<Real> : natural * static_cast<Real>(kLog2E);
-    delta[r] = row_delta<S>(p, sequence, at, grad_out_row);
-  }
-};
 
 // P^T and dS^T of one query tile against up to kTileKeys keys of a block.
 template <class Op>
@@ -211,7 +44,7 @@ class GradientTile {
   // Keys [offset, offset + n) of the block. kAsUnits: leave P and dS as operands, with dS that of
   // the scaled scores; else as Reals, with dS that of the scores after their cap.
   template <bool kAsUnits>
-  void compute(const Problem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
+  void compute(const BackwardProblem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
                const QueryTile<Op>& tile, int64_t offset, int64_t n) {
     Product<Op> product;
     product.c_stride = kTileQueries;
@@ -235,6 +68,7 @@ class GradientTile {
     load_weights(p, tile, begin, n);
     const Factors factors{static_cast<Real>(p.scale * kLog2E),
                           static_cast<Real>(p.softcap * kLog2E)};
+    if (element_bytes(p.out.dtype) == 2) sum_few_keys(p, tile, begin, n, factors);
     if (masked || bias_ || p.softcap > 0) {
       differentiate<kAsUnits, true>(tile, n, factors);
     } else {
@@ -304,19 +138,55 @@ class GradientTile {
     const Real* dropout;
   };
 
+  Arrays arrays_of(const QueryTile<Op>& tile) const {
+    return {probabilities, grad_scores, tile.lse, tile.delta, begin_, end_, bias_, dropout_};
+  }
+
   // To base 2.
   struct Factors {
     Real scale;
     Real softcap;  // 0: none
   };
 
+  // A row that sees no more keys than this, all of them in one tile, has its delta summed from P
+  // dP: what is left of dP - delta may be less than the rounding of a 16-bit output.
+  static constexpr int64_t kFewKeys = 32;
+
+  static bool sees_few(const KeyRange& seen, int64_t begin, int64_t n) {
+    return seen.end - seen.begin <= kFewKeys && seen.begin >= begin && seen.end <= begin + n;
+  }
+
+  void sum_few_keys(const BackwardProblem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
+                    Factors factors) {
+    const Arrays arrays = arrays_of(tile);
+    for (int64_t r = 0; r < tile.n; r += S::kWidth) {
+      const int64_t lanes = smaller(S::kWidth, tile.n - r);
+      bool any = false;
+      for (int64_t l = 0; l < lanes; ++l) any |= sees_few(tile.ranges[r + l], begin, n);
+      if (!any) continue;
+      typename S::Vec dropped, sum = S::set1(0);
+      for (int64_t key = 0; key < n; ++key) {
+        sum =
+            S::add(sum, score_gradient<true, false>(arrays, key, r, factors, S::set1(0), dropped));
+      }
+      Real sums[S::kWidth];
+      S::store(sums, sum);
+      for (int64_t l = 0; l < lanes; ++l) {
+        if (!sees_few(tile.ranges[r + l], begin, n)) continue;
+        const QueryRow at = tile.query(p, r + l);
+        const Real grad_lse =
+            p.grad_lse ? row_scalar<Real>(p.grad_lse, tile.sequence, at) : Real(0);
+        tile.delta[r + l] = sums[l] - grad_lse;
+      }
+    }
+  }
+
   // dS = P * (dP * dropout - delta), over kDepth keys at a time. kMasked: whatever the plain case
   // lacks may be there.
   template <bool kAsUnits, bool kMasked>
   void differentiate(const QueryTile<Op>& tile, int64_t n, Factors factors) {
     constexpr int D = Op::kDepth;
-    const Arrays arrays{probabilities, grad_scores, tile.lse, tile.delta,
-                        begin_,        end_,        bias_,    dropout_};
+    const Arrays arrays = arrays_of(tile);
     const int64_t rows = tile.n;
     Unit* by_depth = grad_scores_by_depth;
     for (int64_t k = 0; k < n; k += D) {
@@ -333,27 +203,31 @@ class GradientTile {
     }
   }
 
-  template <bool kAsUnits, bool kMasked>
-  [[gnu::always_inline]] static typename S::Vec differentiate_vector(const Arrays& a, int64_t key,
-                                                                     int64_t r, Factors factors) {
+  // dS of a vector of rows against one key, with what is excluded at 0; `dropped` likewise gets the
+  // probabilities as the output saw them. kCapped: of the scores before their cap.
+  template <bool kMasked, bool kCapped>
+  [[gnu::always_inline]] static typename S::Vec score_gradient(const Arrays& a, int64_t key,
+                                                               int64_t r, Factors factors,
+                                                               typename S::Vec delta,
+                                                               typename S::Vec& dropped) {
     const int64_t at = key * kTileQueries + r;
     auto x = S::mul(S::load(a.probabilities + at), S::set1(factors.scale));
     auto cap_slope = S::set1(1);
     if (kMasked && factors.softcap > 0) {
       const auto t = tanh<S>(S::div(x, S::set1(factors.softcap)));
       x = S::mul(t, S::set1(factors.softcap));
-      if (kAsUnits) cap_slope = S::sub(cap_slope, S::mul(t, t));
+      if (kCapped) cap_slope = S::sub(cap_slope, S::mul(t, t));
     }
     if (kMasked && a.bias) x = S::add(x, S::load(a.bias + at));
-    auto p = S::exp2(S::sub(x, S::load(a.lse + r)));
+    const auto p = S::exp2(S::sub(x, S::load(a.lse + r)));
     auto grad = S::load(a.grad_scores + at);
-    auto dropped = p;
+    dropped = p;
     if (a.dropout) {
       const auto factor = S::load(a.dropout + at);
       dropped = S::mul(p, factor);
       grad = S::mul(grad, factor);
     }
-    grad = S::mul(p, S::sub(grad, S::load(a.delta + r)));
+    grad = S::mul(p, S::sub(grad, delta));
     if (kMasked) {
       grad = S::mul(grad, cap_slope);
       // Selected rather than multiplied: an excluded key may have scored NaN.
@@ -369,11 +243,20 @@ class GradientTile {
         grad = S::select(excluded, zero, grad);
       }
     }
+    return grad;
+  }
+
+  template <bool kAsUnits, bool kMasked>
+  [[gnu::always_inline]] static typename S::Vec differentiate_vector(const Arrays& a, int64_t key,
+                                                                     int64_t r, Factors factors) {
+    typename S::Vec dropped;
+    const auto delta = S::load(a.delta + r);
+    const auto grad = score_gradient<kMasked, kAsUnits>(a, key, r, factors, delta, dropped);
     if (kAsUnits) {
       Op::store_units(a.probabilities + key * kTileQueries + r / Op::kDepth, dropped);
       Op::store_units(a.grad_scores + key * kTileQueries + r / Op::kDepth, grad);
     } else {
-      S::store(a.grad_scores + at, grad);
+      S::store(a.grad_scores + key * kTileQueries + r, grad);
     }
     return grad;
   }

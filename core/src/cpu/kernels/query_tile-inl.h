@@ -1,0 +1,180 @@
+// What the backward passes read: a block of keys and values, and a tile of query rows with their
+// output gradients, packed as operands.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/blocks-inl.h"
+#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/rows-inl.h"
+#include "cpu/kernels/scores-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+constexpr int64_t kTileQueries = 128;  // query rows of a tile
+constexpr int64_t kTileKeys = 128;     // keys of a tile; both are whole panels
+
+template <class Op>
+struct GradientWidths {
+  int64_t key_units;      // units of a packed query or key row
+  int64_t value_units;    // units of a packed value or output row
+  int64_t key_columns;    // K in whole vectors
+  int64_t value_columns;  // Kv in whole vectors
+
+  explicit GradientWidths(const Problem& p)
+      : key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
+        value_units(round_up(units_of<Op>(p.Kv), Op::S::kWidth)),
+        key_columns(round_up(p.K, Op::S::kWidth)),
+        value_columns(round_up(p.Kv, Op::S::kWidth)) {}
+};
+
+// A block of keys and values as left operands, loaded once for many query tiles.
+template <class Op>
+struct KeyBlock {
+  int64_t begin = 0;
+  int64_t n = 0;
+  typename Op::Unit* keys;    // [n, key_units]
+  typename Op::Unit* values;  // [n, value_units]
+
+  KeyBlock(Scratch& scratch, const GradientWidths<Op>& w, int64_t capacity)
+      : keys(scratch.take<typename Op::Unit>(capacity * w.key_units)),
+        values(scratch.take<typename Op::Unit>(capacity * w.value_units)) {}
+
+  void load(const Problem& p, const GradientWidths<Op>& w, const char** rows,
+            const Sequence& sequence, int64_t key_head) {
+    key_rows(rows, p.key, sequence, key_head, begin, n);
+    pack_rows<Op>(keys, w.key_units, rows, p.key.dtype, n, p.K);
+    key_rows(rows, p.value, sequence, key_head, begin, n);
+    pack_rows<Op>(values, w.value_units, rows, p.value.dtype, n, p.Kv);
+  }
+};
+
+template <class S>
+typename S::Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
+  typename S::Real result = 0;
+  with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
+    auto sum = S::set1(0);
+    for (int64_t c = 0; c < n; c += S::kWidth) {
+      sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
+    }
+    result = S::reduce_add(sum);
+    return true;
+  });
+  return result;
+}
+
+// rowsum(dO * O) - dLSE of one query row.
+template <class S>
+typename S::Real row_delta(const BackwardProblem& p, const Sequence& sequence, QueryRow at,
+                           const char* grad_out_row) {
+  using Real = typename S::Real;
+  const Real sum = dot_rows<S>(query_row_of(p.out, sequence, at), grad_out_row, p.out.dtype, p.Kv);
+  return p.grad_lse ? sum - row_scalar<Real>(p.grad_lse, sequence, at) : sum;
+}
+
+// What one query row adds to its head's dSink: dS of a key whose value is 0.
+template <class S>
+typename S::Real grad_sink_of_row(const BackwardProblem& p, const Sequence& sequence, QueryRow at) {
+  using Real = typename S::Real;
+  const Real lse = row_scalar<Real>(p.lse, sequence, at);
+  if (lse == -kInfinity<Real>) return 0;
+  const Real sink = read_score<Real>(p.sink.at(at.h), p.sink.dtype);
+  Real probability[S::kWidth];
+  S::store(probability, S::exp2(S::set1((sink - lse) * static_cast<Real>(kLog2E))));
+  return -probability[0] * row_delta<S>(p, sequence, at, query_row_of(p.grad_out, sequence, at));
+}
+
+// A tile of query rows: Q and dO as right operands, and what softmax's gradient needs per row.
+template <class Op>
+struct QueryTile {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  using Unit = typename Op::Unit;
+
+  Sequence sequence;
+  int64_t key_head = 0, first = 0, n = 0;
+  KeyRange seen;           // the union of the rows' ranges
+  KeyRange* ranges;        // [kTileQueries]
+  Unit* queries;           // columns are query rows
+  Unit* grad_out;          // columns are query rows
+  Unit* queries_stacked;   // depth is query rows
+  Unit* grad_out_stacked;  // depth is query rows
+  bool queries_finite = true, grad_out_finite = true;
+  Real* lse;    // [kTileQueries], in base 2; +infinity where nothing is seen: P is 0 there
+  Real* delta;  // [kTileQueries]: rowsum(dO * O) - dLSE
+
+  QueryTile(Scratch& scratch, const GradientWidths<Op>& w) {
+    ranges = scratch.take<KeyRange>(kTileQueries);
+    queries = scratch.take<Unit>(panel_units<Op>(w.key_units, kTileQueries));
+    grad_out = scratch.take<Unit>(panel_units<Op>(w.value_units, kTileQueries));
+    queries_stacked =
+        scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
+    grad_out_stacked =
+        scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.value_columns));
+    lse = scratch.take<Real>(kTileQueries);
+    delta = scratch.take<Real>(kTileQueries);
+  }
+
+  // Chooses up to kTileQueries of the rows [first, end) of a key head and finds what they see.
+  void place(const Problem& p, const Sequence& sequence_, int64_t key_head_, int64_t first_,
+             int64_t end) {
+    sequence = sequence_, key_head = key_head_, first = first_;
+    n = smaller(kTileQueries, end - first);
+    seen = {sequence.Mkv, 0};
+    for (int64_t r = 0; r < n; ++r) {
+      ranges[r] = sequence.keys_of(query(p, r).i);
+      if (ranges[r].begin >= ranges[r].end) continue;
+      seen = {smaller(seen.begin, ranges[r].begin), larger(seen.end, ranges[r].end)};
+    }
+    if (seen.begin >= seen.end) seen = {0, 0};
+  }
+
+  QueryRow query(const Problem& p, int64_t r) const {
+    return query_row(p, sequence, key_head, first + r);
+  }
+
+  // Whether any row may see any of the keys: by the bands' union, and by the blocks.
+  bool sees(const Problem& p, int64_t begin, int64_t end) const {
+    if (seen.begin >= end || seen.end <= begin) return false;
+    bool any = !p.blocks;
+    for (int64_t r = 0; r < n && !any;) {
+      const QueryRow at = query(p, r);
+      any = sees_blocks(p.blocks, at.h, at.i, {begin, end});
+      r += smaller(p.blocks.size - at.i % p.blocks.size, sequence.Mq - at.i);
+    }
+    return any;
+  }
+
+  // What computing P and dS takes.
+  void load(const BackwardProblem& p, const char** rows) {
+    query_rows(rows, p, p.query, sequence, key_head, first, n);
+    pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
+    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
+    pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
+    for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
+    for (int64_t r = n; r < kTileQueries; ++r) {
+      lse[r] = kInfinity<Real>;
+      delta[r] = 0;
+    }
+  }
+
+  // What multiplying with P^T and dS^T takes.
+  void load_stacked(const BackwardProblem& p, const char** rows) {
+    query_rows(rows, p, p.query, sequence, key_head, first, n);
+    queries_finite = pack_stacked<Op>(queries_stacked, rows, p.query.dtype, n, p.K);
+    query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
+    grad_out_finite = pack_stacked<Op>(grad_out_stacked, rows, p.grad_out.dtype, n, p.Kv);
+  }
+
+ private:
+  void load_row(const BackwardProblem& p, int64_t r, const char* grad_out_row) {
+    const QueryRow at = query(p, r);
+    const Real natural = row_scalar<Real>(p.lse, sequence, at);
+    lse[r] = natural == -kInfinity<Real> ? kInfinity<Real> : natural * static_cast<Real>(kLog2E);
+    delta[r] = row_delta<S>(p, sequence, at, grad_out_row);
+  }
+};
+
+}  // namespace
+}  // namespace attn::cpu
