@@ -165,3 +165,31 @@ def test_list_is_refused_rather_than_converted(inputs, stranger):
     query, _, value = inputs
     with pytest.raises(TypeError, match=r"attention: key must be an array.*got"):
         array.attention(query, stranger, value)
+
+
+WRONG = {
+    "shape": ({"key": np.zeros((B, MKV, HKV, K + 1))}, "expected key's extent K"),
+    "dtype": ({"query": np.zeros((B, MQ, HQ, K), int)}, "query must be float32, bfloat16"),
+    "bias dtype": ({"bias": np.zeros((1, 1, MQ, MKV), int)}, "got int64"),
+    "dropout_p": ({"dropout_p": 2.0}, "expected dropout_p to be in [0, 1], got 2"),
+    "num_threads": ({"num_threads": -1}, "expected num_threads >= 0, got -1"),
+    "scale": ({"scale": np.inf}, "scale must be finite"),
+    "band": ({"band": 3}, "band must be a Band, such as CAUSAL, got 3"),
+    "bias": ({"bias": "a"}, "bias must be an array"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_argument_is_named_in_the_words_of_this_function(inputs, case):
+    options, message = WRONG[case]
+    arguments = dict(zip(("query", "key", "value"), inputs, strict=True))
+    with pytest.raises((TypeError, ValueError)) as raised:
+        array.attention(**{**arguments, **options})
+    assert str(raised.value).startswith("attention: ")
+    assert message in str(raised.value)
+    assert "attn_" not in str(raised.value)
+
+
+def test_public_names_are_listed():
+    assert set(array.__all__) <= set(dir(array))
+    assert "np" not in array.__all__

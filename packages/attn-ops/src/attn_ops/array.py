@@ -9,6 +9,8 @@ Kv value width. Hq is a multiple of Hkv: query head h reads key head h // (Hq //
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
 
 import numpy as np
@@ -17,12 +19,36 @@ from attn_ops import _native
 from attn_ops.mask import Band
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeAlias
 
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
     Array: TypeAlias = "SupportsDLPack | Buffer"
+
+
+__all__ = [
+    "CAUSAL",
+    "EVERY_KEY",
+    "Band",
+    "Gradients",
+    "SupportsDLPack",
+    "attention",
+    "attention_backward",
+]
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+# What the C interface says, in the names of the arguments here.
+_C_NAMES = {
+    r"^attn_\w+: ": "",
+    r"mask's dropout\.p": "dropout_p",
+    r"mask's bias": "bias",
+    r"exec's num_threads": "num_threads",
+    r"DLPack code 0 with (\d+) bits and 1 lanes": r"int\1",
+    r"DLPack code 1 with (\d+) bits and 1 lanes": r"uint\1",
+}
 
 
 class SupportsDLPack(Protocol):
@@ -121,10 +147,13 @@ def attention(
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
     """
     query, key, value = _inputs("attention", query=query, key=key, value=value)
+    _check_numbers("attention", band, scale)
     if out is None:
         out = _empty("attention", (*query.shape[:-1], value.shape[-1]), query)
     lse = _empty_lse(query) if return_lse else None
-    _native.attention_forward(
+    _call(
+        "attention",
+        _native.attention_forward,
         query,
         key,
         value,
@@ -171,13 +200,16 @@ def attention_backward(
     Source: Dao 2023, arXiv:2307.08691, algorithm 2.
     """
     query, key, value = _inputs("attention_backward", query=query, key=key, value=value)
+    _check_numbers("attention_backward", band, scale)
     gradients = Gradients(
         query=_empty("attention_backward", query.shape, query),
         key=_empty("attention_backward", key.shape, key),
         value=_empty("attention_backward", value.shape, value),
         bias=_empty_bias_gradient(bias) if bias_gradient else None,
     )
-    _native.attention_backward(
+    _call(
+        "attention_backward",
+        _native.attention_backward,
         query,
         key,
         value,
@@ -202,6 +234,25 @@ def attention_backward(
     return gradients
 
 
+def _call(function: str, native: Callable[..., None], *arrays: object, **options: object) -> None:
+    """Run `native`, whose refusals then speak as `function` and name its arguments."""
+    try:
+        native(*arrays, **options)
+    except (TypeError, ValueError, NotImplementedError) as refusal:
+        text = str(refusal)
+        for pattern, name in _C_NAMES.items():
+            text = re.sub(pattern, name, text)
+        text = text.removeprefix(f"{native.__name__}: ")
+        raise type(refusal)(f"{function}: {text}") from None
+
+
+def _check_numbers(function: str, band: object, scale: float | None) -> None:
+    if not isinstance(band, Band):
+        raise TypeError(f"{function}: band must be a Band, such as CAUSAL, got {band!r}")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"{function}: scale must be finite, or None for the default, got {scale}")
+
+
 def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
     """Return the arrays with their shapes at hand; each has the four axes of `attention`."""
     inputs = [_borrow(function, name, array) for name, array in arrays.items()]
@@ -210,6 +261,11 @@ def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
             raise ValueError(
                 f"{function}: {name} must have the axes [batch, position, head, width], "
                 f"got shape {tuple(array.shape)}; add the missing axes with reshape"
+            )
+        if _dtype_name(array) not in _DTYPES:
+            raise ValueError(
+                f"{function}: {name} must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, "
+                f"got {array.dtype}; convert it"
             )
     return inputs
 
@@ -244,9 +300,13 @@ def _empty_bias_gradient(bias: Array | None) -> NDArray[Any]:
     return _empty(function, borrowed.shape, borrowed)
 
 
-def _numpy_dtype(function: str, array: SupportsDLPack) -> np.dtype[Any]:
+def _dtype_name(array: SupportsDLPack) -> str:
     # Every framework prints its dtypes as the name that NumPy knows, some behind a module's name.
-    name = str(array.dtype).rpartition(".")[2]
+    return str(array.dtype).rpartition(".")[2]
+
+
+def _numpy_dtype(function: str, array: SupportsDLPack) -> np.dtype[Any]:
+    name = _dtype_name(array)
     if name == "bfloat16":
         return _bfloat16(function)
     try:
