@@ -106,15 +106,15 @@ class MaskSpec:
     Parts combine: a key must pass each of them, and what they add is added up.
     """
 
-    band: Band = field(default_factory=Band)
+    band: Band = field(default_factory=lambda: Band())  # noqa: PLW0108  Dynamo takes no class
     bias: Tensor | None = None
     """[B or 1, Hq or 1, Mq or 1, Mkv or 1]: added to the scaled scores; or bool, True keeps.
     Its indices are rows of query and key as they lie in memory, whatever sequence owns them."""
-    dropout: Dropout = field(default_factory=Dropout)
+    dropout: Dropout = field(default_factory=lambda: Dropout())  # noqa: PLW0108  likewise
     sequences: Sequences | None = None
     pages: Pages | None = None
     blocks: Blocks | None = None
-    relative: Relative = field(default_factory=Relative)
+    relative: Relative = field(default_factory=lambda: Relative())  # noqa: PLW0108  likewise
     sink: Tensor | None = None
     """[Hq]: a logit that joins each row's softmax and carries no value; it counts in the LSE."""
     softcap: float = 0.0
