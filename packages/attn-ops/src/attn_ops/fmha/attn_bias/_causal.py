@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from attn_ops.mask import MaskSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_CAUSAL: Final = MaskSpec(_bands.CAUSAL)
+_CAUSAL_FROM_BOTTOM_RIGHT: Final = MaskSpec(_bands.CAUSAL_FROM_BOTTOM_RIGHT)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class LowerTriangularMask(AttentionBias):
 
     def mask_spec(self) -> MaskSpec:
         """Return the parts that kernels evaluate."""
-        return MaskSpec(_bands.CAUSAL)
+        return _CAUSAL
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -128,7 +131,7 @@ class LowerTriangularFromBottomRightMask(AttentionBias):
 
     def mask_spec(self) -> MaskSpec:
         """Return the parts that kernels evaluate."""
-        return MaskSpec(_bands.CAUSAL_FROM_BOTTOM_RIGHT)
+        return _CAUSAL_FROM_BOTTOM_RIGHT
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,14 +16,15 @@ from torch.nn.functional import pad
 
 from attn_ops import _native
 
+_HAS_CUDA_KERNELS: Final = _native.has_cuda()  # asked here, for Dynamo cannot trace the question
+
 Lengths = Sequence[int] | Tensor
 """One length per sequence: Python ints, or an int32 or int64 tensor [n] on any device."""
 
 
 def default_device() -> torch.device:
     """Return where masks made of Python lengths live: with the kernels of this build."""
-    on_gpu = _native.has_cuda() and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    return torch.device("cuda" if _HAS_CUDA_KERNELS and torch.cuda.is_available() else "cpu")
 
 
 class Integers:
