@@ -85,38 +85,44 @@ void load_tensor_bias(typename S::Real* to, const Scores& bias, const ScoresAt& 
   }
 }
 
-// Adds -slope * |distance|, in base 2.
 template <class Real>
-void add_slope(Real* to, const HeadParameters& slopes, const ScoresAt& at) {
+void add_number(Real* to, int64_t n, Real number) {
+  for (int64_t c = 0; c < n; ++c) to[c] += number;
+}
+
+// Adds -slope * |distance|, in base 2.
+template <class S>
+void add_slope(typename S::Real* to, const HeadParameters& slopes, const ScoresAt at) {
+  using Real = typename S::Real;
   const Real slope = static_cast<Real>(kLog2E) * read_score<Real>(slopes.at(at.h), slopes.dtype);
-  const Real first = static_cast<Real>(at.distance());
-  for (int64_t c = 0; c < at.n; ++c) {
-    const Real distance = first + static_cast<Real>(static_cast<int32_t>(c));
-    to[c] -= slope * (distance < 0 ? -distance : distance);
+  const auto first = S::add(S::iota(), S::set1(static_cast<Real>(at.distance())));
+  for (int64_t c = 0; c < at.n; c += S::kWidth) {
+    const auto distance = S::add(first, S::set1(static_cast<Real>(c)));
+    const auto length = S::max(distance, S::sub(S::set1(0), distance));
+    S::store(to + c, S::fma(length, S::set1(-slope), S::load(to + c)));
   }
 }
 
 // Adds table[clamp(distance)], in base 2.
-template <class Real>
-void add_table(Real* to, const HeadParameters& table, const ScoresAt& at) {
+template <class S>
+void add_table(typename S::Real* to, const HeadParameters table, const ScoresAt at) {
+  using Real = typename S::Real;
   const Real factor = static_cast<Real>(kLog2E);
-  const int64_t R = table.width / 2;
+  const int64_t R = table.width / 2, distance = at.distance(), n = at.n;
   const auto entry = [&](int64_t index) {
     return factor * read_score<Real>(table.at(at.h, index), table.dtype);
   };
-  const auto clamped = [&](int64_t c) { return c < 0 ? 0 : c < at.n ? c : at.n; };
-  const int64_t from = clamped(-R - at.distance());  // the first key that is not too far left
-  const int64_t end = clamped(R + 1 - at.distance());
-  const Real leftmost = entry(0), rightmost = entry(2 * R);
-  for (int64_t c = 0; c < from; ++c) to[c] += leftmost;
-  const int64_t offset = at.distance() + R;
+  const auto clamped = [n](int64_t c) { return c < 0 ? 0 : c < n ? c : n; };
+  const int64_t from = clamped(-R - distance);  // the first key that is not too far left
+  const int64_t end = clamped(R + 1 - distance);
+  if (from > 0) add_number(to, from, entry(0));
   if (table.dtype == DType::kFloat32 && table.stride == 1) {
-    const float* entries = reinterpret_cast<const float*>(table.at(at.h)) + offset;
+    const float* entries = reinterpret_cast<const float*>(table.at(at.h)) + R + distance;
     for (int64_t c = from; c < end; ++c) to[c] += factor * static_cast<Real>(entries[c]);
   } else {
-    for (int64_t c = from; c < end; ++c) to[c] += entry(offset + c);
+    for (int64_t c = from; c < end; ++c) to[c] += entry(R + distance + c);
   }
-  for (int64_t c = end; c < at.n; ++c) to[c] += rightmost;
+  if (end < n) add_number(to + end, n - end, entry(2 * R));
 }
 
 // Writes the sum of the biases of a row, in base 2. `to` has room for n and two more vectors.
@@ -125,10 +131,10 @@ void load_bias_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
   if (p.bias) {
     load_tensor_bias<S>(to, p.bias, at);
   } else {
-    for (int64_t c = 0; c < at.n; ++c) to[c] = 0;
+    for (int64_t c = 0; c < at.n; c += S::kWidth) S::store(to + c, S::set1(0));
   }
-  if (p.slopes) add_slope(to, p.slopes, at);
-  if (p.table) add_table(to, p.table, at);
+  if (p.slopes) add_slope<S>(to, p.slopes, at);
+  if (p.table) add_table<S>(to, p.table, at);
 }
 
 // The same with the keys that block sparsity excludes at -infinity.

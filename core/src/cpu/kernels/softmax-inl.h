@@ -62,29 +62,31 @@ struct ScoreRow {
   const Real* dropout = nullptr;  // factors, or null
 };
 
-// Scales and caps the scores in place, adds the bias and excludes what band and bias exclude.
-template <class Op>
+// Scales and caps the scores in place, adds the bias and excludes what the bias excludes and, if
+// kBanded, the band.
+template <class Op, bool kBanded>
 typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
   using S = typename Op::S;
   using Real = typename S::Real;
   const auto excluded = S::set1(-kInfinity<Real>);
-  const auto scale = S::set1(row.scale);
+  const auto scale = S::set1(row.scale), softcap = S::set1(row.softcap);
   const auto begin = S::set1(static_cast<Real>(row.begin));
   const auto end = S::set1(static_cast<Real>(row.end));
+  const bool capped = row.softcap > 0;
   auto most = excluded;
   for (int64_t c = 0; c < row.n; c += S::kWidth) {
     auto x = S::mul(S::load(row.scores + c), scale);
-    if (row.softcap > 0) {
-      x = S::mul(tanh<S>(S::div(x, S::set1(row.softcap))), S::set1(row.softcap));
-    }
+    if (capped) x = S::mul(tanh<S>(S::div(x, softcap)), softcap);
     if (row.bias) {
       // Selected rather than added: an excluded key may have scored NaN.
       const auto bias = S::load(row.bias + c);
       x = S::select(S::equal(bias, excluded), excluded, S::add(x, bias));
     }
-    const auto column = S::add(S::iota(), S::set1(static_cast<Real>(c)));
-    x = S::select(S::less(column, begin), excluded, x);
-    x = S::select(S::less(column, end), x, excluded);
+    if (kBanded) {
+      const auto column = S::add(S::iota(), S::set1(static_cast<Real>(c)));
+      x = S::select(S::less(column, begin), excluded, x);
+      x = S::select(S::less(column, end), x, excluded);
+    }
     most = S::max(most, x);
     S::store(row.scores + c, x);
   }
@@ -109,8 +111,11 @@ typename Op::S::Real softmax_row(const ScoreRow<Op> row,
                                  RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
-  const bool plain = !row.bias && row.softcap == 0 && row.begin <= 0 && row.end >= row.n;
-  const Real most = S::reduce_max(plain ? largest_score(row) : mask_scores(row));
+  const bool banded = row.begin > 0 || row.end < row.n;
+  const bool plain = !row.bias && row.softcap == 0 && !banded;
+  const Real most = S::reduce_max(plain    ? largest_score(row)
+                                  : banded ? mask_scores<Op, true>(row)
+                                           : mask_scores<Op, false>(row));
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
