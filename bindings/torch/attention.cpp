@@ -3,23 +3,13 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
+#include <utility>
 
-#include "attn/attn.h"
 #include "executor.h"
 #include "scratch.h"
 
 namespace attn_torch {
 namespace {
-
-struct MaskArguments {
-  const std::optional<Tensor>& bias;
-  int64_t band_left;
-  int64_t band_right;
-  int64_t band_anchor;
-  double dropout_p;
-  const std::optional<Tensor>& dropout_seed;
-};
 
 void check(attn_status status, const attn_error& error) {
   STD_TORCH_CHECK(status == ATTN_OK, error.message);
@@ -31,147 +21,111 @@ void check_4d(const char* name, const Tensor& tensor) {
                   tensor.dim(), " dimensions");
 }
 
-attn_dropout make_dropout(double p, const std::optional<Tensor>& seed) {
-  if (p == 0.0) return {.p = 0.0, .seed = 0, .offset = 0};
-  STD_TORCH_CHECK(seed.has_value() && seed->scalar_type() == ScalarType::Long &&
-                      seed->numel() == 2 && seed->is_cpu() && seed->is_contiguous(),
-                  "attention: dropout needs dropout_seed, a contiguous int64 CPU tensor that holds "
-                  "a seed and an offset");
-  const auto* words = static_cast<const int64_t*>(seed->const_data_ptr());
-  return {
-      .p = p, .seed = static_cast<uint64_t>(words[0]), .offset = static_cast<uint64_t>(words[1])};
-}
-
-attn_mask make_mask(const MaskArguments& arguments, const attn_tensor* bias) {
-  attn_mask mask = ATTN_MASK_INIT;
-  mask.band = {.left = arguments.band_left,
-               .right = arguments.band_right,
-               .anchor = static_cast<int32_t>(arguments.band_anchor),
-               .reserved = 0};
-  mask.bias = bias;
-  mask.dropout = make_dropout(arguments.dropout_p, arguments.dropout_seed);
-  return mask;
-}
-
-// The core's default is an infinity, which no user means.
-double checked_scale(std::optional<double> scale) {
-  STD_TORCH_CHECK(!scale || std::isfinite(*scale), "attention: expected a finite scale, got ",
-                  *scale);
-  return scale.value_or(ATTN_SCALE_DEFAULT);
-}
-
-// Allocates and runs one forward; `lse` NULL: not wanted.
-Tensor run_forward(const Tensor& query, const Tensor& key, const Tensor& value,
-                   const MaskArguments& mask_arguments, std::optional<double> scale,
-                   std::optional<ScalarType> output_dtype, const Tensor* lse) {
-  check_4d("query", query);
-  check_4d("value", value);
-  const auto shape = query.sizes();
-  const Tensor out = empty({shape[0], shape[1], shape[2], value.size(3)},
-                           output_dtype.value_or(query.scalar_type()));
-
-  const attn_tensor query_view = view(query), key_view = view(key), value_view = view(value);
-  const attn_tensor out_view = view(out);
-  const attn_tensor lse_view = lse ? view(*lse) : attn_tensor{};
-  const OptionalView bias_view(mask_arguments.bias);
-  const attn_mask mask = make_mask(mask_arguments, bias_view.get());
+// Runs a filled-in call of the core on torch's threads, in scratch of its own.
+template <class Args, class Workspace, class Call>
+void run(Args& args, Workspace* workspace, Call* call) {
   const attn_exec exec = torch_executor();
-  attn_attention_forward_args args = ATTN_ATTENTION_FORWARD_INIT;
-  args.query = &query_view;
-  args.key = &key_view;
-  args.value = &value_view;
-  args.mask = &mask;
-  args.scale = checked_scale(scale);
-  args.out = &out_view;
-  args.lse = lse ? &lse_view : nullptr;
   args.exec = &exec;
-
   attn_error error;
   size_t scratch_bytes = 0;
-  check(attn_attention_forward_workspace(&args, &scratch_bytes, &error), error);
+  check(workspace(&args, &scratch_bytes, &error), error);
   Scratch scratch(scratch_bytes);
   args.workspace = scratch.data();
   args.workspace_bytes = scratch.bytes();
-  check(attn_attention_forward(&args, &error), error);
+  check(call(&args, &error), error);
+}
+
+// Allocates and runs one forward; `lse` NULL: not wanted.
+Tensor run_forward(const Inputs& inputs, std::optional<ScalarType> output_dtype,
+                   const Tensor* lse) {
+  check_4d("query", inputs.query);
+  check_4d("value", inputs.value);
+  const auto shape = inputs.query.sizes();
+  const Tensor out = empty({shape[0], shape[1], shape[2], inputs.value.size(3)},
+                           output_dtype.value_or(inputs.query.scalar_type()));
+
+  const InputViews views(inputs);
+  const attn_tensor out_view = view(out);
+  const attn_tensor lse_view = lse ? view(*lse) : attn_tensor{};
+  attn_attention_forward_args args = ATTN_ATTENTION_FORWARD_INIT;
+  views.fill(args);
+  args.out = &out_view;
+  args.lse = lse ? &lse_view : nullptr;
+  run(args, &attn_attention_forward_workspace, &attn_attention_forward);
   return out;
+}
+
+// The inputs that may have a gradient; NULL for one that is absent.
+std::array<const Tensor*, kNumDifferentiable> differentiable(const Inputs& inputs) {
+  const auto pointer = [](const std::optional<Tensor>& tensor) {
+    return tensor ? &*tensor : nullptr;
+  };
+  return {&inputs.query,          &inputs.key,           &inputs.value,       pointer(inputs.bias),
+          pointer(inputs.slopes), pointer(inputs.table), pointer(inputs.sink)};
 }
 
 }  // namespace
 
-Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
-                 std::optional<Tensor> bias, double dropout_p, std::optional<double> scale,
-                 int64_t band_left, int64_t band_right, int64_t band_anchor,
-                 std::optional<Tensor> dropout_seed, std::optional<ScalarType> output_dtype) {
-  return run_forward(query, key, value,
-                     {bias, band_left, band_right, band_anchor, dropout_p, dropout_seed}, scale,
-                     output_dtype, nullptr);
+Tensor attention(const Inputs& inputs, std::optional<ScalarType> output_dtype) {
+  return run_forward(inputs, output_dtype, nullptr);
 }
 
-std::tuple<Tensor, Tensor> attention_forward(const Tensor& query, const Tensor& key,
-                                             const Tensor& value, std::optional<Tensor> bias,
-                                             double dropout_p, std::optional<double> scale,
-                                             int64_t band_left, int64_t band_right,
-                                             int64_t band_anchor,
-                                             std::optional<Tensor> dropout_seed,
+Tensor unmasked_attention(Tensor query, Tensor key, Tensor value, std::optional<double> scale) {
+  Inputs inputs;
+  inputs.query = std::move(query);
+  inputs.key = std::move(key);
+  inputs.value = std::move(value);
+  inputs.scale = scale;
+  return attention(inputs, std::nullopt);
+}
+
+std::tuple<Tensor, Tensor> attention_forward(const Inputs& inputs,
                                              std::optional<ScalarType> output_dtype) {
-  check_4d("query", query);
-  const auto shape = query.sizes();
-  const bool is_double = query.scalar_type() == ScalarType::Double;
+  check_4d("query", inputs.query);
+  const auto shape = inputs.query.sizes();
+  const bool is_double = inputs.query.scalar_type() == ScalarType::Double;
   const Tensor lse =
       empty({shape[0], shape[2], shape[1]}, is_double ? ScalarType::Double : ScalarType::Float);
-  const Tensor out = run_forward(
-      query, key, value, {bias, band_left, band_right, band_anchor, dropout_p, dropout_seed}, scale,
-      output_dtype, &lse);
+  const Tensor out = run_forward(inputs, output_dtype, &lse);
   return {out, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& query, const Tensor& key, const Tensor& value, std::optional<Tensor> bias,
-    double dropout_p, std::optional<double> scale, int64_t band_left, int64_t band_right,
-    int64_t band_anchor, std::optional<Tensor> dropout_seed, const Tensor& out, const Tensor& lse,
-    const Tensor& grad_out, std::optional<Tensor> grad_lse, bool need_query, bool need_key,
-    bool need_value, bool need_bias) {
-  STD_TORCH_CHECK(bias.has_value() || !need_bias, "attention: need_bias is set, but bias is None");
-  const auto gradient_of = [](const Tensor& input, bool needed) {
-    return needed ? empty_contiguous_like(input) : empty({0}, input.scalar_type());
-  };
-  const Tensor grad_query = gradient_of(query, need_query);
-  const Tensor grad_key = gradient_of(key, need_key);
-  const Tensor grad_value = gradient_of(value, need_value);
-  const Tensor grad_bias = gradient_of(bias ? *bias : query, need_bias);
+std::array<Tensor, kNumDifferentiable> attention_backward(
+    const Inputs& inputs, const BackwardInputs& backward,
+    const std::array<bool, kNumDifferentiable>& needed) {
+  const auto sources = differentiable(inputs);
+  std::array<Tensor, kNumDifferentiable> gradients;
+  std::array<attn_tensor, kNumDifferentiable> gradient_views;
+  for (size_t i = 0; i < kNumDifferentiable; ++i) {
+    STD_TORCH_CHECK(sources[i] || !needed[i],
+                    "attention: expected gradients of present inputs to be needed, got a need for "
+                    "that of input ",
+                    i, " of query, key, value, bias, slopes, table, sink");
+    gradients[i] =
+        needed[i] ? empty_contiguous_like(*sources[i]) : empty({0}, inputs.query.scalar_type());
+    gradient_views[i] = view(gradients[i]);
+  }
+  const auto wanted = [&](size_t i) { return needed[i] ? &gradient_views[i] : nullptr; };
 
-  const attn_tensor query_view = view(query), key_view = view(key), value_view = view(value);
-  const attn_tensor out_view = view(out), lse_view = view(lse), grad_out_view = view(grad_out);
-  const attn_tensor grad_query_view = view(grad_query), grad_key_view = view(grad_key);
-  const attn_tensor grad_value_view = view(grad_value), grad_bias_view = view(grad_bias);
-  const OptionalView bias_view(bias), grad_lse_view(grad_lse);
-  const attn_mask mask = make_mask(
-      {bias, band_left, band_right, band_anchor, dropout_p, dropout_seed}, bias_view.get());
-  const attn_exec exec = torch_executor();
+  const InputViews views(inputs);
+  const attn_tensor out_view = view(backward.out), lse_view = view(backward.lse);
+  const attn_tensor grad_out_view = view(backward.grad_out);
+  const OptionalView grad_lse_view(backward.grad_lse);
   attn_attention_backward_args args = ATTN_ATTENTION_BACKWARD_INIT;
-  args.query = &query_view;
-  args.key = &key_view;
-  args.value = &value_view;
-  args.mask = &mask;
-  args.scale = checked_scale(scale);
+  views.fill(args);
   args.out = &out_view;
   args.lse = &lse_view;
   args.grad_out = &grad_out_view;
   args.grad_lse = grad_lse_view.get();
-  args.grad_query = need_query ? &grad_query_view : nullptr;
-  args.grad_key = need_key ? &grad_key_view : nullptr;
-  args.grad_value = need_value ? &grad_value_view : nullptr;
-  args.grad_bias = need_bias ? &grad_bias_view : nullptr;
-  args.exec = &exec;
-
-  attn_error error;
-  size_t scratch_bytes = 0;
-  check(attn_attention_backward_workspace(&args, &scratch_bytes, &error), error);
-  Scratch scratch(scratch_bytes);
-  args.workspace = scratch.data();
-  args.workspace_bytes = scratch.bytes();
-  check(attn_attention_backward(&args, &error), error);
-  return {grad_query, grad_key, grad_value, grad_bias};
+  args.grad_query = wanted(0);
+  args.grad_key = wanted(1);
+  args.grad_value = wanted(2);
+  args.grad_bias = wanted(3);
+  args.grad_slopes = wanted(4);
+  args.grad_table = wanted(5);
+  args.grad_sink = wanted(6);
+  run(args, &attn_attention_backward_workspace, &attn_attention_backward);
+  return gradients;
 }
 
 }  // namespace attn_torch

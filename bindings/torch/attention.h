@@ -1,38 +1,39 @@
 // The attn_ops operators as C++ functions on stable-ABI tensors; schemas in register.cpp.
 #pragma once
 
-#include <cstdint>
+#include <array>
+#include <cstddef>
 #include <optional>
 #include <tuple>
 
-#include "tensor_view.h"
+#include "inputs.h"
 
 namespace attn_torch {
 
-// Letters and shapes as in attn/attention.h: query [B, Mq, Hq, K], out [B, Mq, Hq, Kv],
-// lse [B, Hq, Mq]. dropout_seed: int64 [2] on the CPU, the seed and offset of attn_dropout.
+// Shapes as in attn/attention.h: query [B, Mq, Hq, K], out [B, Mq, Hq, Kv], lse [B, Hq, Mq].
 
 // The output alone.
-Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
-                 std::optional<Tensor> bias, double dropout_p, std::optional<double> scale,
-                 int64_t band_left, int64_t band_right, int64_t band_anchor,
-                 std::optional<Tensor> dropout_seed, std::optional<ScalarType> output_dtype);
+Tensor attention(const Inputs& inputs, std::optional<ScalarType> output_dtype);
+
+// The same where every query sees every key: torch takes a while for each argument of a call.
+Tensor unmasked_attention(Tensor query, Tensor key, Tensor value, std::optional<double> scale);
 
 // The output and the lse, which the backward needs.
-std::tuple<Tensor, Tensor> attention_forward(const Tensor& query, const Tensor& key,
-                                             const Tensor& value, std::optional<Tensor> bias,
-                                             double dropout_p, std::optional<double> scale,
-                                             int64_t band_left, int64_t band_right,
-                                             int64_t band_anchor,
-                                             std::optional<Tensor> dropout_seed,
+std::tuple<Tensor, Tensor> attention_forward(const Inputs& inputs,
                                              std::optional<ScalarType> output_dtype);
 
-// The gradients of query, key, value and bias; shape [0] where one is not needed.
-std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& query, const Tensor& key, const Tensor& value, std::optional<Tensor> bias,
-    double dropout_p, std::optional<double> scale, int64_t band_left, int64_t band_right,
-    int64_t band_anchor, std::optional<Tensor> dropout_seed, const Tensor& out, const Tensor& lse,
-    const Tensor& grad_out, std::optional<Tensor> grad_lse, bool need_query, bool need_key,
-    bool need_value, bool need_bias);
+// What the backward takes beside the forward's inputs.
+struct BackwardInputs {
+  Tensor out, lse, grad_out;
+  std::optional<Tensor> grad_lse;
+};
+
+// query, key, value, bias, slopes, table and sink, in this order.
+inline constexpr size_t kNumDifferentiable = 7;
+
+// The gradients of those that are needed; shape [0] in place of the others.
+std::array<Tensor, kNumDifferentiable> attention_backward(
+    const Inputs& inputs, const BackwardInputs& backward,
+    const std::array<bool, kNumDifferentiable>& needed);
 
 }  // namespace attn_torch

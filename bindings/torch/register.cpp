@@ -1,40 +1,91 @@
 // The schemas of torch.ops.attn_ops and their CPU kernels, registered when this library is loaded.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
 #include "attention.h"
 #include "attn/mask.h"
+#include "operator_stack.h"
+
+namespace attn_torch {
+namespace {
 
 // The schemas spell ATTN_UNBOUNDED and ATTN_ANCHOR_TOP_LEFT out.
 static_assert(ATTN_UNBOUNDED == 9223372036854775807 && ATTN_ANCHOR_TOP_LEFT == 0);
 
+// The order of Inputs, with the names of memory_efficient_attention first.
+const std::string kPublicInputs =
+    "Tensor query, Tensor key, Tensor value, Tensor? attn_bias=None, float p=0.0, "
+    "float? scale=None, *, SymInt band_left=9223372036854775807, "
+    "SymInt band_right=9223372036854775807, int band_anchor=0, Tensor? dropout_seed=None, "
+    "Tensor? q_start=None, Tensor? k_start=None, Tensor? k_len=None, SymInt max_q_len=0, "
+    "SymInt max_k_len=0, Tensor? block_table=None, SymInt page_size=0, "
+    "Tensor? block_offsets=None, Tensor? block_indices=None, SymInt block_size=0, "
+    "Tensor? slopes=None, Tensor? table=None, Tensor? sink=None, float softcap=0.0";
+
+// The same for the operators that Python calls with all of them by position, which is faster.
+const std::string kInputs =
+    "Tensor query, Tensor key, Tensor value, Tensor? bias, float dropout_p, float? scale, "
+    "SymInt band_left, SymInt band_right, int band_anchor, Tensor? dropout_seed, Tensor? q_start, "
+    "Tensor? k_start, Tensor? k_len, SymInt max_q_len, SymInt max_k_len, Tensor? block_table, "
+    "SymInt page_size, Tensor? block_offsets, Tensor? block_indices, SymInt block_size, "
+    "Tensor? slopes, Tensor? table, Tensor? sink, float softcap";
+
+void run_attention(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  const Inputs inputs = pop_inputs(stack);
+  std::optional<ScalarType> output_dtype;
+  stack.pop(output_dtype);
+  stack.push(attention(inputs, output_dtype));
+}
+
+void run_attention_forward(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  const Inputs inputs = pop_inputs(stack);
+  std::optional<ScalarType> output_dtype;
+  stack.pop(output_dtype);
+  const auto [out, lse] = attention_forward(inputs, output_dtype);
+  stack.push(out, lse);
+}
+
+void run_attention_backward(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  const Inputs inputs = pop_inputs(stack);
+  BackwardInputs backward;
+  stack.pop(backward.out, backward.lse, backward.grad_out, backward.grad_lse);
+  std::array<bool, kNumDifferentiable> needed;
+  for (bool& need : needed) stack.pop(need);
+  const auto gradients = attention_backward(inputs, backward, needed);
+  std::apply([&](const auto&... gradient) { stack.push(gradient...); }, gradients);
+}
+
+}  // namespace
+}  // namespace attn_torch
+
 // Fake kernels, autograd and autocast rules are attn_ops/_torch_ops.py's. An operator that carries
 // no autograd of its own begins with an underscore.
 STABLE_TORCH_LIBRARY(attn_ops, m) {
-  m.def(
-      "attention(Tensor query, Tensor key, Tensor value, Tensor? attn_bias=None, float p=0.0, "
-      "float? scale=None, *, SymInt band_left=9223372036854775807, "
-      "SymInt band_right=9223372036854775807, int band_anchor=0, Tensor? dropout_seed=None, "
-      "ScalarType? output_dtype=None) -> Tensor");
-  m.def(
-      "_attention(Tensor query, Tensor key, Tensor value, Tensor? bias=None, float dropout_p=0.0, "
-      "float? scale=None, SymInt band_left=9223372036854775807, "
-      "SymInt band_right=9223372036854775807, int band_anchor=0, Tensor? dropout_seed=None, *, "
-      "ScalarType? output_dtype=None) -> Tensor");
-  m.def(
-      "_attention_forward(Tensor query, Tensor key, Tensor value, Tensor? bias, float dropout_p, "
-      "float? scale, SymInt band_left, SymInt band_right, int band_anchor, Tensor? dropout_seed, "
-      "*, ScalarType? output_dtype=None) -> (Tensor out, Tensor lse)");
-  m.def(
-      "_attention_backward(Tensor query, Tensor key, Tensor value, Tensor? bias, float dropout_p, "
-      "float? scale, SymInt band_left, SymInt band_right, int band_anchor, Tensor? dropout_seed, "
-      "Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, *, bool need_query, "
-      "bool need_key, bool need_value, bool need_bias) "
-      "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_bias)");
+  using attn_torch::kInputs;
+  using attn_torch::kPublicInputs;
+  const std::string options = ", ScalarType? output_dtype=None) -> ";
+  m.def(("attention(" + kPublicInputs + options + "Tensor").c_str());
+  m.def(("attention_with_lse(" + kPublicInputs + options + "(Tensor out, Tensor lse)").c_str());
+  m.def(("_attention(" + kInputs + ", *" + options + "Tensor").c_str());
+  m.def("_unmasked_attention(Tensor query, Tensor key, Tensor value, float? scale=None) -> Tensor");
+  m.def(("_attention_forward(" + kInputs + ", *" + options + "(Tensor out, Tensor lse)").c_str());
+  m.def(("_attention_backward(" + kInputs +
+         ", Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool need_query, "
+         "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "
+         "bool need_sink) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
+         "Tensor grad_bias, Tensor grad_slopes, Tensor grad_table, Tensor grad_sink)")
+            .c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
-  m.impl("attention", TORCH_BOX(&attn_torch::attention));
-  m.impl("_attention", TORCH_BOX(&attn_torch::attention));
-  m.impl("_attention_forward", TORCH_BOX(&attn_torch::attention_forward));
-  m.impl("_attention_backward", TORCH_BOX(&attn_torch::attention_backward));
+  m.impl("attention", &attn_torch::run_attention);
+  m.impl("attention_with_lse", &attn_torch::run_attention_forward);
+  m.impl("_attention", &attn_torch::run_attention);
+  m.impl("_unmasked_attention", TORCH_BOX(&attn_torch::unmasked_attention));
+  m.impl("_attention_forward", &attn_torch::run_attention_forward);
+  m.impl("_attention_backward", &attn_torch::run_attention_backward);
 }

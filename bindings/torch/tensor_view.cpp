@@ -16,11 +16,13 @@ attn_dtype dtype_of(const Tensor& tensor) {
     case ScalarType::Half: return {ATTN_DTYPE_FLOAT, 16, 1};
     case ScalarType::Double: return {ATTN_DTYPE_FLOAT, 64, 1};
     case ScalarType::Bool: return {ATTN_DTYPE_BOOL, 8, 1};
+    case ScalarType::Int: return {ATTN_DTYPE_INT, 32, 1};
+    case ScalarType::Long: return {ATTN_DTYPE_INT, 64, 1};
     default: break;
   }
   // The core refuses it and names the argument, which this function does not know.
   const auto bits = static_cast<uint8_t>(tensor.element_size() * 8);
-  return {ATTN_DTYPE_INT, bits, 1};
+  return {ATTN_DTYPE_UINT, bits, 1};
 }
 
 Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype) {

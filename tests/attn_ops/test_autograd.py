@@ -7,14 +7,15 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from attn_ops import LowerTriangularMask, memory_efficient_attention
-from attn_ops._autograd import Attention
-from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, UNBOUNDED
+from attn_ops._autograd import attend, attend_with_lse, gradients
+from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band, MaskSpec
 from eager_attention import make_inputs
+
+CAUSAL = Band(right=0, anchor=ANCHOR_BOTTOM_RIGHT)
 
 
 def out_and_lse(query, key, value, bias=None):
-    band = (UNBOUNDED, 0, ANCHOR_BOTTOM_RIGHT)
-    return Attention.apply(query, key, value, bias, 0.0, 0.3, *band, None, None)
+    return attend_with_lse(query, key, value, MaskSpec(CAUSAL, bias), 0.3, None)
 
 
 def test_gradcheck_of_output_and_lse_together():
@@ -35,6 +36,51 @@ def test_only_wanted_gradients_are_made(wanted):
         tensors[index].requires_grad_()
     memory_efficient_attention(*tensors).sum().backward()
     assert [x.grad is not None for x in tensors] == [index in wanted for index in range(4)]
+
+
+def test_partial_results_merge_to_the_exact_gradient():
+    """Chunks of keys, weighted by their LSE: the gradient goes through both results."""
+    inputs = make_inputs(requires_grad=True)
+    query, key, value = inputs
+    whole = attend(query, key, value, MaskSpec(), 0.3, None)
+    parts = [
+        attend_with_lse(query, key[:, chunk], value[:, chunk], MaskSpec(), 0.3, None)
+        for chunk in (slice(3), slice(3, 7))
+    ]
+    weights = torch.softmax(torch.stack([lse for _, lse in parts]), 0)
+    merged = sum(
+        out * weight.mT.unsqueeze(-1) for (out, _), weight in zip(parts, weights, strict=True)
+    )
+    assert_close(merged, whole)
+    assert_close(
+        torch.autograd.grad(merged.square().sum(), inputs),
+        torch.autograd.grad(whole.square().sum(), inputs),
+    )
+
+
+def test_output_of_another_dtype_has_gradients():
+    inputs = make_inputs(dtype=torch.bfloat16, requires_grad=True)
+    out, lse = attend_with_lse(*inputs, MaskSpec(), 0.3, torch.float32)
+    assert out.dtype == lse.dtype == torch.float32
+    narrow = attend(*inputs, MaskSpec(), 0.3, None)
+    found = torch.autograd.grad(out.sum(), inputs)
+    assert_close(found, torch.autograd.grad(narrow.float().sum(), inputs), atol=0.02, rtol=0.02)
+
+
+def test_gradients_without_autograd():
+    inputs = make_inputs(requires_grad=True)
+    bias = torch.randn(1, 4, 1, 7, dtype=torch.float64, requires_grad=True)
+    out, lse = out_and_lse(*inputs, bias)
+    grad_out, grad_lse = torch.randn_like(out), torch.randn_like(lse)
+    expected = torch.autograd.grad((out, lse), (*inputs, bias), (grad_out, grad_lse))
+    saved = (grad_out, out, lse, *inputs, MaskSpec(CAUSAL, bias), 0.3)
+    found = gradients(*saved, grad_lse=grad_lse, needed=(True, True, True, True))
+    assert_close(found, expected)
+    assert not any(gradient.requires_grad for gradient in found)
+    none, grad_key, *rest = gradients(*saved, grad_lse=grad_lse, needed=(False, True))
+    assert none is None
+    assert rest == []
+    assert_close(grad_key, expected[1])
 
 
 def test_no_grad_records_nothing():
@@ -87,14 +133,17 @@ def test_functional_gradient():
     assert_close(found, leaf.grad)
 
 
-def test_vmap_over_a_gradient_is_refused():
-    inputs = [x.unsqueeze(0) for x in make_inputs(requires_grad=True)]
+def test_gradients_per_sample():
+    inputs = [torch.stack([x, 2 * x]) for x in make_inputs()]
 
-    def per_sample(query, key, value):
-        return torch.func.grad(lambda x: memory_efficient_attention(x, key, value).sum())(query)
+    def loss(query, key, value):
+        return memory_efficient_attention(query, key, value, LowerTriangularMask()).square().sum()
 
-    with pytest.raises(RuntimeError, match="does not have vmap support"):
-        torch.vmap(per_sample)(*inputs)
+    gradient = torch.func.grad(loss, argnums=(0, 1, 2))
+    found = torch.vmap(gradient)(*inputs)
+    for i in range(2):
+        expected = gradient(*[x[i] for x in inputs])
+        assert_close([x[i] for x in found], list(expected))
 
 
 def test_vmap_without_gradient_loops():

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from attn_ops import _library
-from attn_ops.mask import UNBOUNDED
+from attn_ops import _library, _torch_ops
+from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band, Dropout, MaskSpec
 from eager_attention import make_inputs
 
 OPS = torch.ops.attn_ops
@@ -18,8 +18,9 @@ SEED = torch.tensor([3, 4])
 def arguments(bias_shape, dropout_p, **options):
     query, key, value = make_inputs(hkv=2, **options)
     bias = None if bias_shape is None else torch.randn(bias_shape, dtype=torch.float64)
-    seed = None if dropout_p == 0.0 else SEED
-    return query, key, value, bias, dropout_p, 0.3, UNBOUNDED, 1, 1, seed
+    dropout = Dropout(dropout_p, None if dropout_p == 0.0 else SEED)
+    mask = MaskSpec(Band(right=1, anchor=ANCHOR_BOTTOM_RIGHT), bias, dropout)
+    return _torch_ops.arguments(query, key, value, mask, 0.3)
 
 
 CASES = pytest.mark.parametrize(
@@ -29,25 +30,21 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_attention(bias_shape, dropout_p, requires_grad):
-    *inputs, p, scale, left, right, anchor, seed = arguments(
-        bias_shape, dropout_p, requires_grad=requires_grad
-    )
-    band = {"band_left": left, "band_right": right, "band_anchor": anchor}
-    torch.library.opcheck(
-        OPS.attention.default, (*inputs, p, scale), {**band, "dropout_seed": seed}
-    )
+@pytest.mark.parametrize("operator", [OPS.attention.default, OPS.attention_with_lse.default])
+def test_opcheck_public_operators(operator, bias_shape, dropout_p, requires_grad):
+    *inputs, p, scale = arguments(bias_shape, dropout_p, requires_grad=requires_grad)[:6]
+    parts = {"band_left": 1, "band_anchor": ANCHOR_BOTTOM_RIGHT, "dropout_seed": SEED}
+    torch.library.opcheck(operator, (*inputs, p, scale), parts)
 
 
 @CASES
-def test_opcheck_attention_without_gradient(bias_shape, dropout_p):
-    torch.library.opcheck(OPS._attention.default, arguments(bias_shape, dropout_p))
+@pytest.mark.parametrize("operator", [OPS._attention.default, OPS._attention_forward.default])
+def test_opcheck_operators_without_gradient(operator, bias_shape, dropout_p):
+    torch.library.opcheck(operator, arguments(bias_shape, dropout_p))
 
 
-@CASES
-def test_opcheck_forward(bias_shape, dropout_p):
-    inputs = arguments(bias_shape, dropout_p)
-    torch.library.opcheck(OPS._attention_forward.default, inputs)
+def test_opcheck_unmasked_attention():
+    torch.library.opcheck(OPS._unmasked_attention.default, (*make_inputs(), 0.3))
 
 
 @CASES
@@ -55,20 +52,22 @@ def test_opcheck_forward(bias_shape, dropout_p):
 def test_opcheck_backward(bias_shape, dropout_p, wanted):
     inputs = arguments(bias_shape, dropout_p)
     out, lse = OPS._attention_forward(*inputs)
-    names = ("need_query", "need_key", "need_value")
-    needs = dict(zip(names, wanted, strict=True)) | {"need_bias": bias_shape is not None}
-    torch.library.opcheck(
-        OPS._attention_backward.default,
-        (*inputs, out, lse, torch.randn_like(out), torch.randn_like(lse)),
-        needs,
-    )
+    needed = (*wanted, bias_shape is not None, False, False, False)
+    gradients = (torch.randn_like(out), torch.randn_like(lse))
+    torch.library.opcheck(OPS._attention_backward.default, (*inputs, out, lse, *gradients, *needed))
+
+
+def test_gradient_of_an_absent_input_is_refused():
+    inputs = arguments(None, 0.0)
+    out, lse = OPS._attention_forward(*inputs)
+    needed = (False, False, False, True, False, False, False)
+    with pytest.raises(RuntimeError, match="expected gradients of present inputs"):
+        OPS._attention_backward(*inputs, out, lse, out, None, *needed)
 
 
 def test_lse_is_the_log_of_the_sum_of_exponentials():
     query, key, value = make_inputs()
-    _, lse = OPS._attention_forward(
-        query, key, value, None, 0.0, 1.0, UNBOUNDED, UNBOUNDED, 0, None
-    )
+    _, lse = OPS.attention_with_lse(query, key, value, scale=1.0)
     expected = torch.einsum("bihk,bjhk->bhij", query, key).logsumexp(-1)
     torch.testing.assert_close(lse, expected)
 

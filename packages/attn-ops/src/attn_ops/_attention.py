@@ -64,7 +64,7 @@ def memory_efficient_attention(
                 and type(scale) in _SCALES
                 and not is_differentiated(query, key, value)
             ):
-                return _torch_ops.attention(query, key, value, None, 0.0, scale)
+                return _torch_ops.unmasked_attention(query, key, value, scale)
         except (AttributeError, RuntimeError):
             pass
 

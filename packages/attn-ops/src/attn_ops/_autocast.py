@@ -11,6 +11,9 @@ from attn_ops import _torch_ops
 _DISPATCH_KEYS = {"cpu": "AutocastCPU"}
 """Of each device type that has operators."""
 
+_PARAMETERS = ("attn_bias", "slopes", "table", "sink")
+"""The floating-point tensors that the public operators may get by name."""
+
 
 def is_enabled(query: object) -> bool:
     """Return whether autocast is on for the device of `query`."""
@@ -33,9 +36,13 @@ def cast_inputs(
     read as it is.
     """
     dtype = torch.get_autocast_dtype(query.device.type)
-    if isinstance(bias, Tensor) and bias.dtype != torch.float32:
-        bias = _cast(bias, dtype)
+    bias = _cast_parameters(bias, dtype)
     return _cast(query, dtype), _cast(key, dtype), _cast(value, dtype), bias
+
+
+def _cast_parameters(parameters: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401  a tensor or none
+    is_read_as_it_is = not isinstance(parameters, Tensor) or parameters.dtype == torch.float32
+    return parameters if is_read_as_it_is else _cast(parameters, dtype)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,7 +50,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if is_eligible else tensor
 
 
-def _with_cast_inputs(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_cast_inputs(operator: Callable[..., Any]) -> Callable[..., Any]:
     def rule(
         query: Tensor,
         key: Tensor,
@@ -51,7 +58,11 @@ def _with_cast_inputs(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
         bias: Tensor | None = None,
         *mask: Any,  # noqa: ANN401
         **named: Any,  # noqa: ANN401
-    ) -> Tensor:
+    ) -> Any:  # noqa: ANN401
+        dtype = torch.get_autocast_dtype(query.device.type)
+        named |= {
+            name: _cast_parameters(named[name], dtype) for name in _PARAMETERS if name in named
+        }
         inputs = cast_inputs(query, key, value, bias)
         with torch.autocast(query.device.type, enabled=False):
             return operator(*inputs, *mask, **named)
@@ -60,6 +71,10 @@ def _with_cast_inputs(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 for _key in _DISPATCH_KEYS.values():
-    _public = torch.ops.attn_ops.attention.default
-    _torch_ops.registry.impl("attention", _with_cast_inputs(_public), _key)
-    _torch_ops.registry.impl("_attention", _with_cast_inputs(_torch_ops.attention), _key)
+    for _operator in (
+        _torch_ops.public_attention,
+        _torch_ops.public_attention_with_lse,
+        _torch_ops.unmasked_attention,
+    ):
+        _name = _operator._schema.name.split("::")[1]  # noqa: SLF001  torch offers no public way
+        _torch_ops.registry.impl(_name, _with_cast_inputs(_operator), _key)

@@ -1,25 +1,54 @@
 """Attention on canonical inputs, and its gradient: an autograd function around the operators.
 
 It stands outside the operators because torch then skips its slow path for gradients made in
-Python. `torch.ops.attn_ops.attention` gets the same gradient here.
+Python. `torch.ops.attn_ops.attention` and `attention_with_lse` get the same gradient here.
 """
 
-import inspect
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attn_ops import _torch_ops
-from attn_ops.mask import ANCHOR_TOP_LEFT, UNBOUNDED, MaskSpec
+from attn_ops import _autocast, _torch_ops
+from attn_ops._torch_ops import DIFFERENTIABLE
+from attn_ops.mask import MaskSpec
+
+_NUM_ARGUMENTS = len(_torch_ops.ARGUMENT_NAMES)
+_TENSORS = _torch_ops.TENSORS
+_NUMBERS = tuple(place for place in range(_NUM_ARGUMENTS) if place not in _TENSORS)
+_take_tensors = itemgetter(*_TENSORS)
+_take_numbers = itemgetter(*_NUMBERS)
+_take_differentiable = itemgetter(*DIFFERENTIABLE)
+_in_order = itemgetter(*((*_TENSORS, *_NUMBERS).index(place) for place in range(_NUM_ARGUMENTS)))
+"""The arguments of an operator from its tensors followed by its numbers."""
+
+_DEFAULTS: Final = {
+    argument.name: argument.default_value
+    for argument in _torch_ops.public_attention._schema.arguments[3:_NUM_ARGUMENTS]  # noqa: SLF001  no public way
+}
+"""What the public operators take after query, key and value, and what stands for its absence."""
 
 
 class Attention(torch.autograd.Function):
-    """Compute (out, lse), differentiable once in query, key, value and bias.
+    """Compute (out, lse), differentiable once in query, key, value, bias, slopes, table and sink.
 
-    Its inputs are those of `attn_ops::_attention_forward`, in that order.
+    Its inputs are `_torch_ops.arguments` and the dtype of the output.
     """
+
+    generate_vmap_rule = True
+
+    @classmethod
+    def apply(cls, *inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """Apply, without torch's inspection of signature and wrappers where none can matter.
+
+        It would take longer than all the rest.
+        """
+        if torch._C._are_functorch_transforms_active():  # noqa: SLF001  torch offers no public way
+            return super().apply(*inputs)
+        plain = super(torch.autograd.Function, cls)
+        return plain.apply(*inputs)  # pyright: ignore[reportAttributeAccessIssue]
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  tensors and numbers
@@ -34,27 +63,25 @@ class Attention(torch.autograd.Function):
         output: tuple[Tensor, Tensor],
     ) -> None:
         """Keep what the backward recomputes the probabilities from."""
-        query, key, value, bias, *numbers, dropout_seed, _output_dtype = inputs
-        ctx.save_for_backward(query, key, value, bias, dropout_seed, *output)
-        ctx.numbers = numbers
+        ctx.save_for_backward(*_take_tensors(inputs), *output)
+        ctx.numbers = _take_numbers(inputs)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients of the inputs that want one."""
         grad_out, grad_lse = grad_outputs
-        *tensors, dropout_seed, out, lse = ctx.saved_tensors
-        grad_out = torch.zeros_like(out) if grad_out is None else _with_unit_stride(grad_out)
-        grad_lse = None if grad_lse is None else grad_lse.contiguous()
-        needed = ctx.needs_input_grad[:4]
-        arguments = (*tensors, *ctx.numbers, dropout_seed, out, lse, grad_out, grad_lse, *needed)
+        *tensors, out, lse = ctx.saved_tensors
+        arguments = _in_order((*tensors, *ctx.numbers))
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        needed = _take_differentiable(ctx.needs_input_grad)
         # Grad mode is on only if someone means to differentiate again.
-        run = AttentionGradient.apply if torch.is_grad_enabled() else _gradients
-        gradients = run(*arguments)
-        wanted = [
-            gradient if need else None for gradient, need in zip(gradients, needed, strict=True)
-        ]
-        return (*wanted, *[None] * 7)
+        run = AttentionGradient.apply if torch.is_grad_enabled() else _run_backward
+        found = run(*arguments, out, lse, grad_out, grad_lse, *needed)
+        gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        for place, need, gradient in zip(DIFFERENTIABLE, needed, found, strict=True):
+            gradients[place] = gradient if need else None
+        return tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:  # noqa: ANN401
@@ -69,18 +96,15 @@ class Attention(torch.autograd.Function):
         )
 
 
-# Torch inspects the signature at every call, which takes longer than all the rest of it; it takes
-# this one as it is.
-vars(Attention)["forward"].__func__.__signature__ = inspect.signature(Attention.forward)
-
-
 class AttentionGradient(torch.autograd.Function):
     """The backward operator under autograd, to refuse a second derivative instead of losing it."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         """Run the backward operator."""
-        return _gradients(*inputs)
+        return _run_backward(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
@@ -99,20 +123,16 @@ class AttentionGradient(torch.autograd.Function):
         )
 
 
-def _gradients(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
-    *arguments, need_query, need_key, need_value, need_bias = inputs
-    return _torch_ops.attention_backward(
-        *arguments,
-        need_query=need_query,
-        need_key=need_key,
-        need_value=need_value,
-        need_bias=need_bias,
-    )
-
-
-def _with_unit_stride(grad_out: Tensor) -> Tensor:
-    """Return `grad_out` readable by kernels: `out.sum()` sends one that repeats on every axis."""
-    return grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
+def _run_backward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    """Run the backward operator on its arguments in the order of the schema."""
+    arguments = inputs[:_NUM_ARGUMENTS]
+    out, lse, grad_out, grad_lse, *needed = inputs[_NUM_ARGUMENTS:]
+    # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
+    if grad_out.stride(-1) != 1:
+        grad_out = grad_out.contiguous()
+    if grad_lse is not None:
+        grad_lse = grad_lse.contiguous()
+    return _torch_ops.attention_backward(*arguments, out, lse, grad_out, grad_lse, *needed)
 
 
 def attend(
@@ -124,61 +144,105 @@ def attend(
     output_dtype: torch.dtype | None,
 ) -> Tensor:
     """Return the attention of canonical inputs, recorded by autograd where it is wanted."""
-    band, dropout = mask.band, mask.dropout
-    # Dynamo refuses an autograd function that gets one tensor twice, and knows what to do with an
-    # operator. Called directly, the function costs less.
-    run = torch.ops.attn_ops.attention.default if torch.compiler.is_compiling() else _attend
-    return run(
-        query,
-        key,
-        value,
-        mask.bias,
-        dropout.p,
-        scale,
-        band_left=band.left,
-        band_right=band.right,
-        band_anchor=band.anchor,
-        dropout_seed=dropout.seed,
-        output_dtype=output_dtype,
-    )
+    arguments = _torch_ops.arguments(query, key, value, mask, scale)
+    if _needs_dispatcher(query):
+        return _dispatch(_torch_ops.public_attention, arguments, output_dtype)
+    return _attend(arguments, output_dtype)
 
 
-def _attend(
+def attend_with_lse(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_bias: Tensor | None = None,
-    p: float = 0.0,
-    scale: float | None = None,
+    mask: MaskSpec,
+    scale: float | None,
+    output_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the attention of canonical inputs and its LSE [B, Hq, Mq], both differentiable."""
+    arguments = _torch_ops.arguments(query, key, value, mask, scale)
+    if _needs_dispatcher(query):
+        return _dispatch(_torch_ops.public_attention_with_lse, arguments, output_dtype)
+    return _attend_with_lse(arguments, output_dtype)
+
+
+def gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: MaskSpec,
+    scale: float | None,
     *,
-    band_left: int = UNBOUNDED,
-    band_right: int = UNBOUNDED,
-    band_anchor: int = ANCHOR_TOP_LEFT,
-    dropout_seed: Tensor | None = None,
-    output_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Run `attn_ops::attention`; it has this signature, and this function as its autograd rule."""
-    band = (band_left, band_right, band_anchor)
-    arguments = (query, key, value, attn_bias, p, scale, *band, dropout_seed)
-    if is_differentiated(query, key, value, attn_bias):
+    grad_lse: Tensor | None = None,
+    needed: tuple[bool, ...] = (True, True, True, False),
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of query, key, value, bias, slopes, table and sink; autograd sees none.
+
+    One entry for each of `needed`, which may stop early; None where it is False.
+    """
+    arguments = _torch_ops.arguments(query, key, value, mask, scale)
+    all_needed = (*needed, *[False] * (len(DIFFERENTIABLE) - len(needed)))
+    with torch.no_grad():
+        found = _run_backward(*arguments, out, lse, grad_out, grad_lse, *all_needed)
+    return tuple(gradient if need else None for gradient, need in zip(found, needed, strict=False))
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Return whether autograd must see the call: to record it, or to refuse forward mode."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return forward_ad._current_level >= 0  # noqa: SLF001  torch offers no public way
+
+
+def _needs_dispatcher(query: Tensor) -> bool:
+    """Return whether torch must see one operator, which takes longer than our own function.
+
+    Dynamo refuses an autograd function that gets one tensor twice, and knows what to do with an
+    operator; autocast casts the tensors of the mask too.
+    """
+    return torch.compiler.is_compiling() or _autocast.is_enabled(query)
+
+
+def _dispatch(operator: Any, arguments: tuple[Any, ...], output_dtype: torch.dtype | None) -> Any:  # noqa: ANN401
+    mask = dict(zip(_DEFAULTS, arguments[3:], strict=True))
+    return operator(*arguments[:3], **mask, output_dtype=output_dtype)
+
+
+def _attend(arguments: tuple[Any, ...], output_dtype: torch.dtype | None) -> Tensor:
+    if is_differentiated(*_take_differentiable(arguments)):
         out, _lse = Attention.apply(*arguments, output_dtype)
         return out
     return _torch_ops.attention(*arguments, output_dtype=output_dtype)
 
 
-def is_differentiated(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
-) -> bool:
-    """Return whether autograd must see the call: to record it, or to refuse forward mode."""
-    return (
-        torch.is_grad_enabled()
-        and (
-            query.requires_grad
-            or key.requires_grad
-            or value.requires_grad
-            or (bias is not None and bias.requires_grad)
-        )
-    ) or forward_ad._current_level >= 0  # noqa: SLF001  torch offers no public way
+def _attend_with_lse(
+    arguments: tuple[Any, ...], output_dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    if is_differentiated(*_take_differentiable(arguments)):
+        return Attention.apply(*arguments, output_dtype)
+    return _torch_ops.attention_forward(*arguments, output_dtype=output_dtype)
 
 
-_torch_ops.registry.impl("attention", _attend, "Autograd")
+def _register(name: str, run: Any) -> None:  # noqa: ANN401
+    """Make `run` the autograd rule of a public operator."""
+
+    def rule(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *mask: Any,  # noqa: ANN401
+        output_dtype: torch.dtype | None = None,
+        **named_mask: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        given = dict(zip(_DEFAULTS, mask, strict=False)) | named_mask
+        return run((query, key, value, *(_DEFAULTS | given).values()), output_dtype)
+
+    _torch_ops.registry.impl(name, rule, "Autograd")
+
+
+_register("attention", _attend)
+_register("attention_with_lse", _attend_with_lse)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attn_ops import _library
+from attn_ops.mask import MaskSpec
 
 
 def _load() -> None:
@@ -28,14 +29,76 @@ _load()
 registry: Final = torch.library.Library("attn_ops", "IMPL")
 """Where the other modules register their rules; they last as long as it does."""
 
-attention: Final = torch.ops.attn_ops._attention.default  # noqa: SLF001  ours
-"""The output alone, for canonical inputs; autograd does not record it."""
+public_attention: Final = torch.ops.attn_ops.attention.default
+"""The output; autograd and autocast see it. The mask's parts are named."""
+
+public_attention_with_lse: Final = torch.ops.attn_ops.attention_with_lse.default
+"""The output and the LSE, likewise."""
+
+unmasked_attention: Final = torch.ops.attn_ops._unmasked_attention.default  # noqa: SLF001  ours
+"""The output for canonical inputs and no mask, the shortest call; autograd does not record it."""
+
+attention: Final = torch.ops.attn_ops._attention.default  # noqa: SLF001
+"""The output for what `arguments` returns; autograd does not record it."""
 
 attention_forward: Final = torch.ops.attn_ops._attention_forward.default  # noqa: SLF001
 """The output and the LSE, likewise."""
 
 attention_backward: Final = torch.ops.attn_ops._attention_backward.default  # noqa: SLF001
-"""The gradients of query, key, value and bias; shape [0] for one that is not needed."""
+"""The gradients of `DIFFERENTIABLE`; shape [0] for one that is not needed."""
+
+ARGUMENT_NAMES: Final = tuple(
+    argument.name
+    for argument in attention._schema.arguments  # noqa: SLF001  torch offers no public way
+    if argument.name != "output_dtype"
+)
+"""What every operator begins with."""
+
+TENSORS: Final = tuple(
+    place
+    for place, argument in enumerate(attention._schema.arguments)  # noqa: SLF001
+    if "Tensor" in str(argument.type)
+)
+"""The places among them of tensors."""
+
+DIFFERENTIABLE: Final = tuple(
+    ARGUMENT_NAMES.index(name)
+    for name in ("query", "key", "value", "bias", "slopes", "table", "sink")
+)
+"""The places among the arguments that have a gradient."""
+
+_NO_SEQUENCES = (None, None, None, 0, 0)
+_NO_PAGES = (None, 0)
+_NO_BLOCKS = (None, None, 0)
+
+
+def arguments(
+    query: Tensor, key: Tensor, value: Tensor, mask: MaskSpec, scale: float | None
+) -> tuple[Any, ...]:
+    """Return what every operator begins with, in the order of their schemas."""
+    band, dropout, relative = mask.band, mask.dropout, mask.relative
+    sequences, pages, blocks = _NO_SEQUENCES, _NO_PAGES, _NO_BLOCKS
+    if mask.sequences is not None:
+        packed = mask.sequences
+        sequences = (
+            packed.q_start,
+            packed.k_start,
+            packed.k_len,
+            packed.max_q_len,
+            packed.max_k_len,
+        )
+    if mask.pages is not None:
+        pages = (mask.pages.block_table, mask.pages.page_size)
+    if mask.blocks is not None:
+        blocks = (mask.blocks.offsets, mask.blocks.indices, mask.blocks.block_size)
+    return (
+        *(query, key, value, mask.bias, dropout.p, scale),
+        *(band.left, band.right, band.anchor, dropout.seed),
+        *sequences,
+        *pages,
+        *blocks,
+        *(relative.slopes, relative.table, mask.sink, mask.softcap),
+    )
 
 
 def _refuse_other_devices(*tensors: Tensor) -> None:
@@ -47,6 +110,7 @@ def _refuse_other_devices(*tensors: Tensor) -> None:
 
 @torch.library.register_fake("attn_ops::attention")
 @torch.library.register_fake("attn_ops::_attention")
+@torch.library.register_fake("attn_ops::_unmasked_attention")
 def _fake_attention(
     query: Tensor,
     key: Tensor,
@@ -59,6 +123,7 @@ def _fake_attention(
     return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
 
 
+@torch.library.register_fake("attn_ops::attention_with_lse")
 @torch.library.register_fake("attn_ops::_attention_forward")
 def _fake_forward(
     query: Tensor,
@@ -66,6 +131,7 @@ def _fake_forward(
     value: Tensor,
     *_mask: Any,  # noqa: ANN401
     output_dtype: torch.dtype | None = None,
+    **_named_mask: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor]:
     batch, num_queries, heads, _ = query.shape
     lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -74,23 +140,32 @@ def _fake_forward(
 
 
 @torch.library.register_fake("attn_ops::_attention_backward")
-def _fake_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    *_mask_and_saved: Any,  # noqa: ANN401
-    need_query: bool,
-    need_key: bool,
-    need_value: bool,
-    need_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def gradient_of(like: Tensor, needed: bool) -> Tensor:
-        return like.new_empty(like.shape if needed else (0,))
-
-    return (
-        gradient_of(query, need_query),
-        gradient_of(key, need_key),
-        gradient_of(value, need_value),
-        gradient_of(query if bias is None else bias, need_bias),
+def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    query, needed = inputs[0], inputs[-len(DIFFERENTIABLE) :]
+    return tuple(
+        inputs[place].new_empty(inputs[place].shape) if need else query.new_empty((0,))
+        for place, need in zip(DIFFERENTIABLE, needed, strict=True)
     )
+
+
+def _loop_under_vmap(operator: torch._ops.OpOverload) -> None:
+    """Call `operator` once per sample: torch's own loop asks users to report it."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any, **options: Any) -> Any:  # noqa: ANN401
+        def sample(index: int) -> list[Any]:
+            return [
+                x if dim is None else x.select(dim, index)
+                for x, dim in zip(inputs, in_dims, strict=True)
+            ]
+
+        results = [operator(*sample(index), **options) for index in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(samples) for samples in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    torch.library.register_vmap(operator, rule, lib=registry)
+
+
+for _operator in (unmasked_attention, attention, attention_forward, attention_backward):
+    _loop_under_vmap(_operator)

@@ -1,0 +1,75 @@
+// Reads the arguments that all attention operators share, and translates them to the C ABI.
+#include "inputs.h"
+
+#include <cmath>
+
+namespace attn_torch {
+namespace {
+
+attn_dropout make_dropout(double p, const std::optional<Tensor>& seed) {
+  if (p == 0.0) return {.p = 0.0, .seed = 0, .offset = 0};
+  STD_TORCH_CHECK(seed.has_value() && seed->scalar_type() == ScalarType::Long &&
+                      seed->numel() == 2 && seed->is_cpu() && seed->is_contiguous(),
+                  "attention: dropout needs dropout_seed, a contiguous int64 CPU tensor that holds "
+                  "a seed and an offset");
+  const auto* words = static_cast<const int64_t*>(seed->const_data_ptr());
+  return {
+      .p = p, .seed = static_cast<uint64_t>(words[0]), .offset = static_cast<uint64_t>(words[1])};
+}
+
+// The core's default is an infinity, which no user means.
+double checked_scale(std::optional<double> scale) {
+  STD_TORCH_CHECK(!scale || std::isfinite(*scale), "attention: expected a finite scale, got ",
+                  *scale);
+  return scale.value_or(ATTN_SCALE_DEFAULT);
+}
+
+}  // namespace
+
+Inputs pop_inputs(OperatorStack& stack) {
+  Inputs inputs;
+  stack.pop(inputs.query, inputs.key, inputs.value, inputs.bias, inputs.dropout_p, inputs.scale,
+            inputs.band_left, inputs.band_right, inputs.band_anchor, inputs.dropout_seed,
+            inputs.q_start, inputs.k_start, inputs.k_len, inputs.max_q_len, inputs.max_k_len,
+            inputs.block_table, inputs.page_size, inputs.block_offsets, inputs.block_indices,
+            inputs.block_size, inputs.slopes, inputs.table, inputs.sink, inputs.softcap);
+  return inputs;
+}
+
+InputViews::InputViews(const Inputs& inputs)
+    : query_(view(inputs.query)),
+      key_(view(inputs.key)),
+      value_(view(inputs.value)),
+      bias_(inputs.bias),
+      q_start_(inputs.q_start),
+      k_start_(inputs.k_start),
+      k_len_(inputs.k_len),
+      block_table_(inputs.block_table),
+      block_offsets_(inputs.block_offsets),
+      block_indices_(inputs.block_indices),
+      slopes_(inputs.slopes),
+      table_(inputs.table),
+      sink_(inputs.sink),
+      mask_(ATTN_MASK_INIT),
+      scale_(checked_scale(inputs.scale)) {
+  mask_.band = {.left = inputs.band_left,
+                .right = inputs.band_right,
+                .anchor = static_cast<int32_t>(inputs.band_anchor),
+                .reserved = 0};
+  mask_.bias = bias_.get();
+  mask_.dropout = make_dropout(inputs.dropout_p, inputs.dropout_seed);
+  mask_.sequences = {.q_start = q_start_.get(),
+                     .k_start = k_start_.get(),
+                     .k_len = k_len_.get(),
+                     .max_q_len = inputs.max_q_len,
+                     .max_k_len = inputs.max_k_len};
+  mask_.pages = {.block_table = block_table_.get(), .page_size = inputs.page_size};
+  mask_.blocks = {.offsets = block_offsets_.get(),
+                  .indices = block_indices_.get(),
+                  .block_size = inputs.block_size};
+  mask_.relative = {.slopes = slopes_.get(), .table = table_.get()};
+  mask_.sink = sink_.get();
+  mask_.softcap = inputs.softcap;
+}
+
+}  // namespace attn_torch
