@@ -1,11 +1,11 @@
-"""Every wrong argument is refused by its name; canonical inputs are views."""
+"""Every wrong argument is refused by its name."""
 
 import re
 
 import pytest
 import torch
 
-from attn_ops import LowerTriangularMask, _inputs, memory_efficient_attention
+from attn_ops import LowerTriangularMask, memory_efficient_attention
 
 F32 = torch.float32
 
@@ -18,19 +18,31 @@ Q4, K4, V4 = rand(2, 5, 4, 8), rand(2, 7, 4, 8), rand(2, 7, 4, 6)
 Q5, K5, V5 = rand(2, 5, 2, 3, 8), rand(2, 7, 2, 3, 8), rand(2, 7, 2, 3, 6)
 
 WRONG_VALUES = {
-    "one dimension too few": (lambda: (rand(5, 8),) * 3, {}, "got query with 2"),
-    "one dimension too many": (lambda: (rand(1, 1, 1, 1, 1, 1),) * 3, {}, "got query with 6"),
-    "mixed dimensions": (lambda: (Q4, rand(2, 7, 8), V4), {}, "got key with 3 and query with 4"),
+    "one dimension too few": (
+        lambda: (rand(5, 8),) * 3,
+        {},
+        "query [B, M, K] (one head), [B, M, H, K]",
+    ),
+    "one dimension too many": (lambda: (rand(1, 1, 1, 1, 1, 1),) * 3, {}, "with 6 dimensions"),
+    "mixed dimensions": (
+        lambda: (Q4, rand(2, 7, 8), V4),
+        {},
+        "got key [2, 7, 8] and query [2, 5, 4, 8]",
+    ),
     "mixed dtypes": (lambda: (Q4, K4, V4.half()), {}, "got value of torch.float16"),
     "mixed devices": (lambda: (Q4, K4.to("meta"), V4), {}, "got key on meta"),
     "sparse": (lambda: (Q4.to_sparse(), K4, V4), {}, "expected a strided query"),
     "batch": (lambda: (Q4, K4[:1], V4[:1]), {}, "We don't support broadcasting"),
     "keys": (lambda: (Q4, K4, V4[:, :3]), {}, "Incompatible shapes"),
     "widths": (lambda: (Q4, K4[..., :7], V4), {}, "Incompatible shapes"),
-    "heads not a multiple": (lambda: (Q4, K4[:, :, :3], V4[:, :, :3]), {}, "heads a multiple"),
-    "more key heads": (lambda: (Q4[:, :, :2], K4, V4), {}, "heads a multiple"),
+    "heads not a multiple": (
+        lambda: (Q4, K4[:, :, :3], V4[:, :, :3]),
+        {},
+        "4 heads a multiple of key's 3",
+    ),
+    "more key heads": (lambda: (Q4[:, :, :2], K4, V4), {}, "2 heads a multiple of key's 4"),
     "key and value heads": (lambda: (Q4, K4, V4[:, :, :2]), {}, "Incompatible shapes"),
-    "groups": (lambda: (Q5, K5[:, :, :1], V5[:, :, :1]), {}, "equal heads"),
+    "groups": (lambda: (Q5, K5[:, :, :1], V5[:, :, :1]), {}, "query's [2, 3] and key's [1, 3]"),
     "heads of a group": (lambda: (Q5, K5[:, :, :, :1], V5[:, :, :, :1]), {}, "equal heads"),
     "no heads": (lambda: (Q4[:, :, :0], K4[:, :, :0], V4[:, :, :0]), {}, "one head or more"),
     "no width": (lambda: (Q4[..., :0], K4[..., :0], V4), {}, "of width 1 or more"),
@@ -42,7 +54,7 @@ WRONG_VALUES = {
         {},
         "stride 1, got 0",
     ),
-    "bias rank": (lambda: (Q4, K4, V4), {"attn_bias": rand(5, 7)}, "[2, 4, 5, 7]"),
+    "bias rank": (lambda: (Q4, K4, V4), {"attn_bias": rand(5, 7)}, "bias[None, None, ...]"),
     "bias keys": (lambda: (Q4, K4, V4), {"attn_bias": rand(2, 4, 5, 8)}, "got [2, 4, 5, 8]"),
     "bias heads": (lambda: (Q4, K4, V4), {"attn_bias": rand(2, 2, 5, 7)}, "got [2, 2, 5, 7]"),
     "bias of 5-D": (lambda: (Q5, K5, V5), {"attn_bias": rand(2, 6, 5, 7)}, "[B, G, H, Mq, Mkv]"),
@@ -66,7 +78,18 @@ WRONG_VALUES = {
         {"output_dtype": F32},
         "got torch.float32",
     ),
-    "op": (lambda: (Q4, K4, V4), {"op": (None, None)}, "expected op=None"),
+    "nested": (
+        lambda: (torch.nested.nested_tensor([rand(5, 8)] * 2, layout=torch.jagged), K4, V4),
+        {},
+        "got a nested tensor; concatenate its parts",
+    ),
+    "sink heads": (lambda: (Q4, K4, V4), {"sink": rand(3)}, "each head of query, [4], got [3]"),
+    "sink of 5-D": (lambda: (Q5, K5, V5), {"sink": rand(3, 2)}, "[6] or [2, 3], got [3, 2]"),
+    "sink dtype": (lambda: (Q4, K4, V4), {"sink": rand(4).half()}, "sink of query's dtype"),
+    "sink device": (lambda: (Q4, K4, V4), {"sink": rand(4).to("meta")}, "expected sink on query's"),
+    "softcap zero": (lambda: (Q4, K4, V4), {"softcap": 0.0}, "finite softcap above 0"),
+    "softcap nan": (lambda: (Q4, K4, V4), {"softcap": float("nan")}, "finite softcap above 0"),
+    "softcap infinite": (lambda: (Q4, K4, V4), {"softcap": float("inf")}, "finite softcap above 0"),
 }
 
 WRONG_TYPES = {
@@ -81,6 +104,13 @@ WRONG_TYPES = {
     ),
     "scale": (lambda: (Q4, K4, V4), {"scale": "1"}, "a number or None as scale"),
     "output_dtype": (lambda: (Q4, K4, V4), {"output_dtype": "float32"}, "torch.dtype"),
+    "mask class": (
+        lambda: (Q4, K4, V4),
+        {"attn_bias": LowerTriangularMask},
+        "got the class LowerTriangularMask; pass an instance, such as LowerTriangularMask()",
+    ),
+    "sink": (lambda: (Q4, K4, V4), {"sink": [0.0] * 4}, "a torch.Tensor as sink"),
+    "softcap": (lambda: (Q4, K4, V4), {"softcap": "30"}, "a number or None as softcap"),
 }
 
 
@@ -101,47 +131,3 @@ def test_wrong_type_names_the_argument(case):
     make, options, message = WRONG_TYPES[case]
     with pytest.raises(TypeError, match=re.escape(message)):
         memory_efficient_attention(*make(), **options)
-
-
-def canonical(query, key, value, attn_bias=None):
-    inputs = _inputs.Inputs(query, key, value, attn_bias, 0.0, None, None)
-    _inputs.check(inputs)
-    return _inputs.canonical(inputs)
-
-
-def test_4d_inputs_pass_through():
-    views = canonical(Q4, K4, V4, LowerTriangularMask())
-    assert views.query is Q4
-    assert views.key is K4
-    assert views.value is V4
-    assert views.bias is None
-
-
-def test_keys_expanded_over_heads_collapse_to_their_groups_without_a_copy():
-    key, value = (x[:, :, :, :1].expand(2, 7, 2, 3, -1) for x in (K5, V5))
-    views = canonical(Q5, key, value)
-    assert views.query.shape == (2, 5, 6, 8)
-    assert views.key.shape == (2, 7, 2, 8)
-    assert views.value.shape == (2, 7, 2, 6)
-    for view, original in ((views.query, Q5), (views.key, K5), (views.value, V5)):
-        assert view.data_ptr() == original.data_ptr()
-
-
-def test_keys_of_their_own_become_all_heads_without_a_copy():
-    views = canonical(Q5, K5, V5)
-    assert views.key.shape == (2, 7, 6, 8)
-    assert views.key.data_ptr() == K5.data_ptr()
-
-
-def test_bias_that_repeats_is_narrowed_without_a_copy():
-    bias = rand(4, 1, 7)
-    view = canonical(Q4, K4, V4, bias.expand(2, 4, 5, 7)).bias
-    assert view is not None
-    assert view.shape == (1, 4, 1, 7)
-    assert view.data_ptr() == bias.data_ptr()
-    for shape in ((1, 1, 1, 5, 7), (2, 2, 3, 5, 7)):
-        bias = rand(*shape)
-        view = canonical(Q5, K5, V5, bias).bias
-        assert view is not None
-        assert view.shape == (shape[0], shape[1] * shape[2], 5, 7)
-        assert view.data_ptr() == bias.data_ptr()

@@ -1,5 +1,6 @@
 """Exact attention for CPUs: `attn_ops.array` for NumPy, xFormers-compatible operators for torch.
 
+`import attn_ops as xops` stands in for `import xformers.ops as xops` in code that uses attention.
 Neither torch nor NumPy is needed to import this package. Where torch is installed its operators
 are registered at once: a `torch.compile` that ran before that would lose their gradients.
 """
@@ -14,16 +15,31 @@ from attn_ops import _library, _native
 
 __version__ = _native.version()
 
-__all__ = ["__version__", "array"]
-
-_TORCH_NAMES = (
+__all__ = [
     "AttentionBias",
+    "AttentionBwOpBase",
+    "AttentionFwOpBase",
+    "AttentionMask",
+    "AttentionOp",
+    "AttentionOpBase",
     "LowerTriangularFromBottomRightLocalAttentionMask",
     "LowerTriangularFromBottomRightMask",
     "LowerTriangularMask",
+    "MemoryEfficientAttentionCutlassFwdFlashBwOp",
+    "MemoryEfficientAttentionCutlassOp",
+    "MemoryEfficientAttentionFlashAttentionOp",
+    "__version__",
+    "array",
     "fmha",
     "memory_efficient_attention",
-)
+    "memory_efficient_attention_backward",
+    "memory_efficient_attention_forward",
+    "memory_efficient_attention_forward_requires_grad",
+    "memory_efficient_attention_partial",
+]
+
+_NAMES_WITHOUT_TORCH = ("__version__", "array")
+_TORCH_NAMES = tuple(name for name in __all__ if name not in _NAMES_WITHOUT_TORCH)
 
 
 def _why_no_torch() -> str | None:
@@ -43,22 +59,27 @@ _WHY_NO_TORCH = _why_no_torch()
 
 if TYPE_CHECKING or _WHY_NO_TORCH is None:
     from attn_ops import fmha
-    from attn_ops.fmha import memory_efficient_attention
-    from attn_ops.fmha.attn_bias import (
+    from attn_ops.fmha import (
         AttentionBias,
+        AttentionBwOpBase,
+        AttentionFwOpBase,
+        AttentionMask,
+        AttentionOp,
+        AttentionOpBase,
         LowerTriangularFromBottomRightLocalAttentionMask,
         LowerTriangularFromBottomRightMask,
         LowerTriangularMask,
+        MemoryEfficientAttentionCutlassFwdFlashBwOp,
+        MemoryEfficientAttentionCutlassOp,
+        MemoryEfficientAttentionFlashAttentionOp,
+        memory_efficient_attention,
+        memory_efficient_attention_backward,
+        memory_efficient_attention_forward,
+        memory_efficient_attention_forward_requires_grad,
+        memory_efficient_attention_partial,
     )
-
-    __all__ += [
-        "AttentionBias",
-        "LowerTriangularFromBottomRightLocalAttentionMask",
-        "LowerTriangularFromBottomRightMask",
-        "LowerTriangularMask",
-        "fmha",
-        "memory_efficient_attention",
-    ]
+else:
+    __all__[:] = _NAMES_WITHOUT_TORCH
 
 if TYPE_CHECKING:
     from attn_ops import array

@@ -1,6 +1,9 @@
-"""`memory_efficient_attention`: inputs, mask, operator, result, in that order."""
+"""`memory_efficient_attention`: inputs, operator, mask, result, in that order."""
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -8,12 +11,14 @@ from torch.jit._builtins import _register_builtin  # torch offers no public way
 
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
-from attn_ops._lower import lower_band
-from attn_ops.mask import Dropout, MaskSpec
+from attn_ops._canonical import CanonicalInputs, canonical, restore_layout
+from attn_ops.mask import Dropout
 
 if TYPE_CHECKING:
     from attn_ops.fmha.attn_bias import AttentionBias
+    from attn_ops.fmha.operators import AttentionOp
 
+_Result = TypeVar("_Result")
 _SCALES = (type(None), float, int)  # a tensor would lose its gradient without a word
 
 
@@ -25,13 +30,16 @@ def memory_efficient_attention(
     p: float = 0.0,
     scale: float | None = None,
     *,
-    op: None = None,
+    op: "AttentionOp | None" = None,
     output_dtype: torch.dtype | None = None,
+    sink: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Compute dropout(softmax(scale * query key^T + attn_bias), p) value, exactly.
 
     Memory grows with Mq alone: nothing of size Mq x Mkv is made, in either direction.
-    Differentiable once, in reverse, in query, key, value and a floating-point `attn_bias`.
+    Differentiable once, in reverse, in query, key, value, a floating-point `attn_bias`, the
+    parameters of one, and `sink`.
 
     Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; result
         [B, Mq, Hq, Kv]. Hq is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
@@ -39,25 +47,37 @@ def memory_efficient_attention(
         that repeat over H (`expand`) are read once per group. Strides are free but the last, 1.
     Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; `output_dtype`: any
         of the first three, default query's. Under autocast all three are cast, as for SDPA.
-    attn_bias: an `AttentionBias`; or a tensor of query's dtype or float32 added to the scaled
-        scores, or bool, True keeping a key. As a tensor [B, Hq, Mq, Mkv] ([B, Mq, Mkv] and
-        [B, G, H, Mq, Mkv] for the other layouts) where any extent may be 1; its gradient has its
-        own shape. A number at or below the lowest float32 / log2(e), such as `torch.finfo`'s `min`
-        of float32 or bfloat16, counts as -inf.
+    attn_bias: an `AttentionBias`, of the block-diagonal family for B = 1 only; or a tensor of
+        query's dtype or float32 added to the scaled scores, or bool, True keeping a key. As a
+        tensor [B, Hq, Mq, Mkv] ([B, Mq, Mkv] and [B, G, H, Mq, Mkv] for the other layouts) where
+        any extent may be 1; its gradient has its own shape. A number at or below the lowest
+        float32 / log2(e), such as `torch.finfo`'s `min` of float32 or bfloat16, counts as -inf.
     p: the probability of dropping, always active if positive; drawn from torch's CPU generator,
         so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p).
     scale: default K ** -0.5.
-    op: None, which chooses the best operator.
+    op: None, which chooses the best operators; or (forward, backward), either of which may be
+        None: classes such as `fmha.cpu.FwOp` and `fmha.cpu.BwOp`.
+    sink: a logit per head that joins the softmax of each query and carries no value: [Hq], or
+        [G, H] for 5-D inputs, of query's dtype or float32.
+    softcap: positive; scaled scores s become softcap * tanh(s / softcap), before any bias.
     Numerics: softmax in float32 (float64 for float64). A query that sees no key gives 0, and
         gradients of 0. The same bits on every run and for any number of threads.
-    Raises: ValueError or TypeError if an argument is wrong, naming it; NotImplementedError if no
-        operator serves the device, the dtype or the kind of `attn_bias`, or for a derivative in
-        forward mode or of second order.
-    Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
+    Raises: ValueError or TypeError if an argument is wrong, naming it, or if an operator of `op`
+        does not serve the call; NotImplementedError if no operator serves the device, the dtype or
+        the kind of `attn_bias`, or for a derivative in forward mode or of second order.
+    Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691. Sink: Xiao et al.
+        2023, arXiv:2309.17453; softcap: Gemma Team 2024, arXiv:2408.00118.
     """
     # The usual call at inference takes as long as torch's own: one operator, which checks in C++.
     # Whatever it refuses goes on below, where the errors name the arguments.
-    if attn_bias is None and p == 0.0 and op is None and output_dtype is None:
+    if (
+        attn_bias is None
+        and p == 0.0
+        and op is None
+        and output_dtype is None
+        and sink is None
+        and softcap is None
+    ):
         try:
             if (
                 query.dim() == 4
@@ -68,18 +88,57 @@ def memory_efficient_attention(
         except (AttributeError, RuntimeError):
             pass
 
-    if _autocast.is_enabled(query):
-        query, key, value, attn_bias = _autocast.cast_inputs(query, key, value, attn_bias)
-    inputs = _inputs.Inputs(query, key, value, attn_bias, p, scale, output_dtype)
+    inputs = _inputs.Inputs(
+        query, key, value, attn_bias, p, scale, output_dtype, sink=sink, softcap=softcap
+    )
+    forward, backward = _choose.split_pair(op)
+    inputs = cast_under_autocast(inputs)
     _inputs.check(inputs)
-    _choose.choose(inputs, op)
-    views = _inputs.canonical(inputs)
-    mask = MaskSpec(lower_band(attn_bias), views.bias, _draw_dropout(p))
-    out = attend(views.query, views.key, views.value, mask, scale, output_dtype)
-    return _inputs.restore_layout(out, query)
+    _choose.choose_forward(inputs, forward)
+    call = canonical(inputs, draw_dropout(p))
+    if wants_gradient(call):
+        _choose.choose_backward(inputs, backward)
+    out = run(attend, call, scale, output_dtype)
+    return restore_layout(out, query)
 
 
-def _draw_dropout(p: float) -> Dropout:
+def run(
+    attention: Callable[..., _Result],
+    call: CanonicalInputs,
+    scale: float | None,
+    output_dtype: torch.dtype | None,
+) -> _Result:
+    """Return what `attend` or `attend_with_lse` does.
+
+    Raises: ValueError if the numbers in a mask's tensors do not fit, which the core alone reads.
+    """
+    try:
+        return attention(call.query, call.key, call.value, call.mask, scale, output_dtype)
+    except RuntimeError as error:
+        refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
+        if refusal is None:
+            raise
+        raise ValueError(f"{_inputs.WHO}: {refusal[1]}") from None
+
+
+def cast_under_autocast(inputs: _inputs.Inputs) -> _inputs.Inputs:
+    """Return the inputs in the dtype of the autocast region, if there is one."""
+    if not _autocast.is_enabled(inputs.query):
+        return inputs
+    query, key, value, attn_bias = _autocast.cast_inputs(
+        inputs.query, inputs.key, inputs.value, inputs.attn_bias
+    )
+    return replace(inputs, query=query, key=key, value=value, attn_bias=attn_bias)
+
+
+def wants_gradient(call: CanonicalInputs) -> bool:
+    """Return whether autograd will ask for a backward."""
+    mask, relative = call.mask, call.mask.relative
+    parameters = (mask.bias, relative.slopes, relative.table, mask.sink)
+    return is_differentiated(call.query, call.key, call.value, *parameters)
+
+
+def draw_dropout(p: float) -> Dropout:
     """Draw the seed as a tensor, so that `torch.compile` draws it anew at each call."""
     if p == 0.0:
         return Dropout()

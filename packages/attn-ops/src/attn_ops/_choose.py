@@ -1,82 +1,124 @@
-"""Chooses the operator for a call, and says why one does not fit, in xFormers' words."""
+"""Chooses the operators of a call, and says why others do not fit, in xFormers' words."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
-import torch
 from torch import Tensor
 
 from attn_ops._inputs import Inputs
-from attn_ops._lower import can_lower
-
-
-@dataclass(frozen=True)
-class Operator:
-    """What one implementation of attention can do, forward and backward."""
-
-    name: str
-    device_types: tuple[str, ...]
-    dtypes: tuple[torch.dtype, ...]
-
-    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
-        """Return why this operator cannot serve `inputs`; empty if it can."""
-        query = inputs.query
-        reasons = []
-        if query.device.type not in self.device_types:
-            reasons.append(f"device={query.device.type} (supported: {_braced(self.device_types)})")
-        if query.dtype not in self.dtypes:
-            reasons.append(f"dtype={query.dtype} (supported: {_braced(self.dtypes)})")
-        if not can_lower(inputs.attn_bias):
-            reasons.append(f"attn_bias type is {type(inputs.attn_bias)}")
-        return reasons
-
-
-OPERATORS = (
-    Operator(
-        name="cpuF",
-        device_types=("cpu",),
-        dtypes=(torch.float32, torch.bfloat16, torch.float16, torch.float64),
-    ),
+from attn_ops.fmha import cpu, cutlass, flash
+from attn_ops.fmha.operators import (
+    AttentionBwOpBase,
+    AttentionFwOpBase,
+    AttentionOp,
+    AttentionOpBase,
 )
-"""Every operator of this build, best first."""
+
+ALL_FW_OPS: Final[tuple[type[AttentionFwOpBase], ...]] = (cpu.FwOp, flash.FwOp, cutlass.FwOp)
+"""Every forward operator that can be named, best first."""
+
+ALL_BW_OPS: Final[tuple[type[AttentionBwOpBase], ...]] = (cpu.BwOp, flash.BwOp, cutlass.BwOp)
+"""Every backward operator that can be named, best first."""
+
+_Operator = TypeVar("_Operator", bound=type[AttentionOpBase])
 
 
-def choose(inputs: Inputs, op: object = None) -> Operator:
-    """Return the first operator that fits checked inputs.
+def choose_forward(
+    inputs: Inputs, op: type[AttentionFwOpBase] | None = None
+) -> type[AttentionFwOpBase]:
+    """Return `op`, or the first forward operator that fits checked inputs.
 
-    Raises: ValueError if `op` asks for one by name, which no operator class exists for yet;
-    NotImplementedError, with each operator's reasons, if none fits.
+    Raises: TypeError if `op` is no forward operator; ValueError, with its reasons, if it does not
+    fit; NotImplementedError, with each operator's reasons, if none fits.
     """
+    _check_kind(op, AttentionFwOpBase)
     if op is not None:
-        raise ValueError(
-            "memory_efficient_attention: expected op=None, which chooses the best operator, got "
-            f"{op!r}"
+        return _ensure_fits("memory_efficient_attention", op, inputs)
+    return _first_that_fits("memory_efficient_attention_forward", ALL_FW_OPS, inputs)
+
+
+def choose_backward(
+    inputs: Inputs, op: type[AttentionBwOpBase] | None = None
+) -> type[AttentionBwOpBase]:
+    """Return `op`, or the first backward operator that fits; raises as `choose_forward`."""
+    _check_kind(op, AttentionBwOpBase)
+    if op is not None:
+        return _ensure_fits("memory_efficient_attention_backward", op, inputs)
+    return _first_that_fits("memory_efficient_attention_backward", ALL_BW_OPS, inputs)
+
+
+def split_pair(op: AttentionOp | None) -> AttentionOp:
+    """Return the forward and the backward operator of an `op` argument.
+
+    Raises: TypeError if it is neither None nor a pair of them.
+    """
+    if op is None:
+        return None, None
+    if not isinstance(op, (tuple, list)) or len(op) != 2:
+        raise TypeError(
+            "memory_efficient_attention: expected op=None or a pair (forward operator, backward "
+            f"operator), either of which may be None, got {op!r}; pass for example "
+            "(fmha.cpu.FwOp, fmha.cpu.BwOp)"
         )
-    for operator in OPERATORS:
-        if not operator.not_supported_reasons(inputs):
-            return operator
-    raise NotImplementedError(_no_operator(inputs))
+    forward, backward = op
+    _check_kind(forward, AttentionFwOpBase)
+    _check_kind(backward, AttentionBwOpBase)
+    return forward, backward
 
 
-def _no_operator(inputs: Inputs) -> str:
-    lines = ["No operator found for `memory_efficient_attention_forward` with inputs:"]
-    for name, tensor in (
-        ("query", inputs.query),
-        ("key", inputs.key),
-        ("value", inputs.value),
-    ):
-        lines.append(f"     {name:<11} : {_describe(tensor)}")
-    lines.append(f"     {'attn_bias':<11} : {type(inputs.attn_bias)}")
-    lines.append(f"     {'p':<11} : {inputs.p}")
-    for operator in OPERATORS:
-        lines.append(f"`{operator.name}` is not supported because:")
-        lines.extend(f"    {reason}" for reason in operator.not_supported_reasons(inputs))
+def describe_refusals(operators: Sequence[type[AttentionOpBase]], inputs: Inputs) -> str:
+    """Return one paragraph for each operator that does not fit: its name, then its reasons."""
+    lines = []
+    for operator in operators:
+        reasons = operator.not_supported_reasons(inputs)
+        if reasons:
+            lines.append(f"`{operator.NAME}` is not supported because:")
+            lines.extend(f"    {reason}" for reason in reasons)
     return "\n".join(lines)
+
+
+def describe_inputs(inputs: Inputs) -> str:
+    """Return a line for each argument that decides the choice."""
+    return "\n".join(
+        f"     {name:<11} : {text}"
+        for name, text in (
+            ("query", _describe(inputs.query)),
+            ("key", _describe(inputs.key)),
+            ("value", _describe(inputs.value)),
+            ("attn_bias", str(type(inputs.attn_bias))),
+            ("p", str(inputs.p)),
+        )
+    )
 
 
 def _describe(tensor: Tensor) -> str:
     return f"shape={tuple(tensor.shape)} ({tensor.dtype})"
 
 
-def _braced(items: tuple[object, ...]) -> str:
-    """Return what a set of `items` would print, in their own order."""
-    return "{" + ", ".join(map(repr, items)) + "}"
+def _check_kind(op: object, base: type[AttentionOpBase]) -> None:
+    if op is None or (isinstance(op, type) and issubclass(op, base)):
+        return
+    direction = "forward" if base is AttentionFwOpBase else "backward"
+    raise TypeError(
+        f"memory_efficient_attention: expected a {direction} operator class, such as fmha.cpu."
+        f"{'FwOp' if base is AttentionFwOpBase else 'BwOp'}, or None as op, got {op!r}"
+    )
+
+
+def _ensure_fits(task: str, op: _Operator, inputs: Inputs) -> _Operator:
+    if op.not_supported_reasons(inputs):
+        raise ValueError(
+            f"Operator `{task}` does not support inputs:\n{describe_inputs(inputs)}\n"
+            f"{describe_refusals([op], inputs)}"
+        )
+    return op
+
+
+def _first_that_fits(task: str, operators: Sequence[_Operator], inputs: Inputs) -> _Operator:
+    for operator in operators:
+        if not operator.not_supported_reasons(inputs):
+            return operator
+    raise NotImplementedError(
+        f"No operator found for `{task}` with inputs:\n{describe_inputs(inputs)}\n"
+        f"{describe_refusals(operators, inputs)}"
+    )

@@ -1,19 +1,60 @@
-"""Attention and its masks, under the names of `xformers.ops.fmha`."""
+"""Attention, its masks and its operators, under the names of `xformers.ops.fmha`."""
 
 from attn_ops._attention import memory_efficient_attention
-from attn_ops.fmha import attn_bias
+from attn_ops._choose import ALL_BW_OPS, ALL_FW_OPS
+from attn_ops._inputs import Inputs
+from attn_ops.fmha import attn_bias, cpu, cutlass, flash
 from attn_ops.fmha.attn_bias import (
+    VARLEN_BIASES,
     AttentionBias,
+    AttentionMask,
+    BlockDiagonalMask,
     LowerTriangularFromBottomRightLocalAttentionMask,
     LowerTriangularFromBottomRightMask,
     LowerTriangularMask,
 )
+from attn_ops.fmha.functions import (
+    memory_efficient_attention_backward,
+    memory_efficient_attention_forward,
+    memory_efficient_attention_forward_requires_grad,
+    memory_efficient_attention_partial,
+)
+from attn_ops.fmha.operators import (
+    AttentionBwOpBase,
+    AttentionFwOpBase,
+    AttentionOp,
+    AttentionOpBase,
+)
+
+MemoryEfficientAttentionCutlassOp = (cutlass.FwOp, cutlass.BwOp)
+MemoryEfficientAttentionFlashAttentionOp = (flash.FwOp, flash.BwOp)
+MemoryEfficientAttentionCutlassFwdFlashBwOp = (cutlass.FwOp, flash.BwOp)
 
 __all__ = [
+    "ALL_BW_OPS",
+    "ALL_FW_OPS",
+    "VARLEN_BIASES",
     "AttentionBias",
+    "AttentionBwOpBase",
+    "AttentionFwOpBase",
+    "AttentionMask",
+    "AttentionOp",
+    "AttentionOpBase",
+    "BlockDiagonalMask",
+    "Inputs",
     "LowerTriangularFromBottomRightLocalAttentionMask",
     "LowerTriangularFromBottomRightMask",
     "LowerTriangularMask",
+    "MemoryEfficientAttentionCutlassFwdFlashBwOp",
+    "MemoryEfficientAttentionCutlassOp",
+    "MemoryEfficientAttentionFlashAttentionOp",
     "attn_bias",
+    "cpu",
+    "cutlass",
+    "flash",
     "memory_efficient_attention",
+    "memory_efficient_attention_backward",
+    "memory_efficient_attention_forward",
+    "memory_efficient_attention_forward_requires_grad",
+    "memory_efficient_attention_partial",
 ]

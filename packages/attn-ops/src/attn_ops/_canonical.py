@@ -1,0 +1,212 @@
+"""Views checked inputs as the one layout that operators read, and their mask as one `MaskSpec`.
+
+Every error a user can make with a mask's tensors is raised here.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attn_ops import _autocast
+from attn_ops._inputs import WHO, Inputs, check_is_tensor
+from attn_ops._lower import lower
+from attn_ops.mask import Dropout, MaskSpec
+
+_BIAS_LAYOUTS = {3: "[B, Mq, Mkv]", 4: "[B, H, Mq, Mkv]", 5: "[B, G, H, Mq, Mkv]"}
+
+
+@dataclass(frozen=True)
+class CanonicalInputs:
+    """What operators read: views, unless strides make a copy unavoidable."""
+
+    query: Tensor
+    """[B, Mq, Hq, K]"""
+    key: Tensor
+    """[B, Mkv, Hkv, K], with Hq a multiple of Hkv"""
+    value: Tensor
+    """[B, Mkv, Hkv, Kv]"""
+    mask: MaskSpec
+
+
+def canonical(
+    inputs: Inputs, dropout: Dropout | None = None, *, merge_repeats: bool = True
+) -> CanonicalInputs:
+    """Return [B, M, H, K] views of checked inputs, and their mask, checked against them.
+
+    Keys and values that repeat over H in the 5-D layout (stride 0) become their G distinct heads,
+    unless `merge_repeats` is off: their gradients then have an entry for every head.
+    Raises: TypeError or ValueError if a tensor of the mask does not fit the inputs.
+    """
+    mask = _canonical_mask(inputs, dropout or Dropout())
+    query, key, value = inputs.query, inputs.key, inputs.value
+    if query.dim() == 3:
+        query, key, value = query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
+    elif query.dim() == 5:
+        query = query.flatten(2, 3)
+        if merge_repeats and _repeats(key, 3) and _repeats(value, 3):
+            key, value = key.select(3, 0), value.select(3, 0)
+        else:
+            key, value = key.flatten(2, 3), value.flatten(2, 3)
+    return CanonicalInputs(query, key, value, mask)
+
+
+def restore_layout(out: Tensor, like: Tensor) -> Tensor:
+    """View an operator's [B, M, H, K] in the layout of `like`, the user's tensor."""
+    if like.dim() == 3:
+        return out.squeeze(2)
+    if like.dim() == 5:
+        return out.unflatten(2, like.shape[2:4])
+    return out
+
+
+def restore_lse_layout(lse: Tensor, query: Tensor) -> Tensor:
+    """View an operator's LSE [B, Hq, Mq] as that of a 5-D query, [B, G, H, Mq]; else as it is."""
+    return lse.unflatten(1, query.shape[2:4]) if query.dim() == 5 else lse
+
+
+def _mask_tensors(mask: MaskSpec) -> list[tuple[str, Tensor]]:
+    """Return the tensors of `mask` that must lie on the query's device, each with its name."""
+    named = [
+        ("attn_bias", mask.bias),
+        ("slopes of attn_bias", mask.relative.slopes),
+        ("table of attn_bias", mask.relative.table),
+        ("sink", mask.sink),
+    ]
+    if mask.sequences is not None:
+        named += [
+            ("query lengths of attn_bias", mask.sequences.q_start),
+            ("key starts of attn_bias", mask.sequences.k_start),
+            ("key lengths of attn_bias", mask.sequences.k_len),
+        ]
+    if mask.pages is not None:
+        named.append(("block_tables of attn_bias", mask.pages.block_table))
+    if mask.blocks is not None:
+        named += [
+            ("offsets of attn_bias", mask.blocks.offsets),
+            ("indices of attn_bias", mask.blocks.indices),
+        ]
+    return [(name, tensor) for name, tensor in named if tensor is not None]
+
+
+def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
+    attn_bias = inputs.attn_bias
+    if attn_bias is None and inputs.sink is None and inputs.softcap is None:
+        return MaskSpec(dropout=dropout)
+    mask = lower(attn_bias)  # pyright: ignore[reportArgumentType]  an operator has taken it
+    mask = replace(
+        mask,
+        bias=attn_bias if isinstance(attn_bias, Tensor) else mask.bias,
+        dropout=dropout,
+        sink=inputs.sink,
+        softcap=inputs.softcap or 0.0,
+    )
+    _check_places(inputs, mask)
+    relative = replace(
+        mask.relative,
+        slopes=_per_head("slopes", mask.relative.slopes, inputs),
+        table=_per_head("table", mask.relative.table, inputs, trailing=1),
+    )
+    return replace(
+        mask,
+        bias=None if mask.bias is None else _canonical_bias(inputs, mask.bias),
+        relative=relative,
+        sink=_per_head("sink", mask.sink, inputs),
+    )
+
+
+def _check_places(inputs: Inputs, mask: MaskSpec) -> None:
+    """Raise unless the mask's tensors lie with the query, and the mask serves its batch."""
+    query = inputs.query
+    for name, tensor in _mask_tensors(mask):
+        check_is_tensor(name, tensor)
+        if tensor.device != query.device:
+            raise ValueError(
+                f"{WHO}: Attention bias and Query/Key/Value should be on the same device: expected "
+                f"{name} on query's device {query.device}, got {tensor.device}; move it with to()"
+            )
+    if mask.sequences is not None and query.shape[0] != 1:
+        raise ValueError(
+            f"{WHO}: Expected batch_size=1 when using block-diagonal bias, got {query.shape[0]} "
+            f"with {type(inputs.attn_bias).__name__}; concatenate the batch along M\n"
+            f"  query.shape: {list(query.shape)}\n"
+            f"  key.shape  : {list(inputs.key.shape)}\n"
+            f"  value.shape: {list(inputs.value.shape)}"
+        )
+
+
+def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
+    """View a bias as [B or 1, Hq or 1, Mq or 1, Mkv or 1]."""
+    query, key = inputs.query, inputs.key
+    heads = query.shape[2:-1]
+    full = (query.shape[0], *heads, query.shape[1], key.shape[1])
+    if bias.dim() != len(full) or any(
+        size not in (1, expected) for size, expected in zip(bias.shape, full, strict=True)
+    ):
+        missing = len(full) - bias.dim()
+        advice = f"; add the leading ones, bias[{'None, ' * missing}...]" if missing > 0 else ""
+        raise ValueError(
+            f"{WHO}: expected attn_bias {_BIAS_LAYOUTS[query.dim()]} = {list(full)}, all "
+            f"{len(full)} axes, where any extent may be 1, got {list(bias.shape)}{advice}"
+        )
+    _check_dtype("attn_bias", bias, query, torch.bool)
+    if query.dim() == 3:
+        bias = bias.unsqueeze(1)
+    elif query.dim() == 5:
+        bias = _flatten_bias_heads(bias, *heads)
+    return _unrepeat(bias)
+
+
+def _per_head(name: str, tensor: Tensor | None, inputs: Inputs, trailing: int = 0) -> Tensor | None:
+    """View a parameter of each head as [Hq, ...], with `trailing` axes of its own."""
+    if tensor is None:
+        return None
+    query = inputs.query
+    heads = query.shape[2:-1] or (1,)
+    flat = (heads[0] * heads[1],) if len(heads) == 2 else tuple(heads)
+    leading = tuple(tensor.shape[: tensor.dim() - trailing])
+    if leading not in (flat, tuple(heads)):
+        wanted = " or ".join(str(list(shape)) for shape in dict.fromkeys((flat, tuple(heads))))
+        raise ValueError(
+            f"{WHO}: expected {name} with one entry for each head of query, {wanted}"
+            f"{' and one axis more' if trailing else ''}, got {list(tensor.shape)}"
+        )
+    _check_dtype(name, tensor, query)
+    return tensor.flatten(0, 1) if len(leading) == 2 else tensor
+
+
+def _check_dtype(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) -> None:
+    if tensor.is_floating_point() and _autocast.is_enabled(query):
+        return  # the region casts it on its way
+    if tensor.dtype not in (query.dtype, torch.float32, *others):
+        alternatives = " or ".join(
+            ["torch.float32", *(f"{dtype} (True keeps a key)" for dtype in others)]
+        )
+        raise ValueError(
+            f"{WHO}: expected {name} of query's dtype {query.dtype}, {alternatives}, got "
+            f"{tensor.dtype}"
+        )
+
+
+def _repeats(tensor: Tensor, axis: int) -> bool:
+    """Return whether every index of `axis` reads the same memory, so that one stands for all.
+
+    Not for a leaf that wants a gradient: its own gradient has an entry for every index.
+    """
+    is_leaf = tensor.requires_grad and tensor.is_leaf
+    return tensor.shape[axis] > 1 and tensor.stride(axis) == 0 and not is_leaf
+
+
+def _unrepeat(bias: Tensor) -> Tensor:
+    """Narrow the axes that repeat to extent 1: the gradient is then summed where it is made."""
+    for axis in range(bias.dim()):
+        if _repeats(bias, axis):
+            bias = bias.narrow(axis, 0, 1)
+    return bias
+
+
+def _flatten_bias_heads(bias: Tensor, groups: int, heads: int) -> Tensor:
+    """View [B, G, H, Mq, Mkv] as [B, G * H, Mq, Mkv], or with extent 1 if neither axis has more."""
+    if bias.shape[1] == 1 and bias.shape[2] == 1:
+        return bias.squeeze(2)
+    return bias.expand(-1, groups, heads, -1, -1).flatten(1, 2)
