@@ -5,6 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from attn_ops import LowerTriangularMask, memory_efficient_attention
+from attn_ops._autograd import attend, attend_with_lse
+from attn_ops.mask import MaskSpec, Relative
 from eager_attention import make_inputs, softmax_attention
 
 
@@ -49,3 +51,20 @@ def test_public_operator_is_cast():
     inputs = make_inputs(dtype=torch.float32)
     with torch.autocast("cpu"):
         assert torch.ops.attn_ops.attention(*inputs).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_parameters_of_a_mask_are_cast_only_if_they_could_not_be_read(requires_grad):
+    inputs = make_inputs(dtype=torch.float32, requires_grad=requires_grad)
+    table = torch.randn(4, 5, dtype=torch.float16, requires_grad=requires_grad)
+    mask = MaskSpec(relative=Relative(torch.rand(4), table), sink=torch.randn(4).half())
+    with torch.autocast("cpu"):
+        out, lse = attend_with_lse(*inputs, mask, None, None)
+        assert_close(attend(*inputs, mask, None, None), out)
+    assert out.dtype == torch.bfloat16
+    wide = MaskSpec(relative=Relative(mask.relative.slopes, table.float()), sink=mask.sink.float())
+    expected = attend_with_lse(*inputs, wide, None, None)
+    assert_close((out.float(), lse), expected, atol=3e-2, rtol=3e-2)
+    if requires_grad:
+        (gradient,) = torch.autograd.grad(out.sum(), table)
+        assert gradient.dtype == torch.float16

@@ -10,8 +10,13 @@ from attn_ops import LowerTriangularMask, memory_efficient_attention
 from attn_ops._autograd import attend, attend_with_lse, gradients
 from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band, MaskSpec
 from eager_attention import make_inputs
+from masked_attention import MASKS, SCALE, eager_attention, make_call, parameters
 
 CAUSAL = Band(right=0, anchor=ANCHOR_BOTTOM_RIGHT)
+
+
+def attend_call(call):
+    return attend_with_lse(call.query, call.key, call.value, call.mask, SCALE, None)
 
 
 def out_and_lse(query, key, value, bias=None):
@@ -22,6 +27,37 @@ def test_gradcheck_of_output_and_lse_together():
     inputs = make_inputs(1, 3, 4, 2, 1, width=3, value_width=2, requires_grad=True)
     bias = torch.randn(1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(out_and_lse, [*inputs, bias])
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_every_gradient_of_both_results_matches_eager(name):
+    call = make_call(name, requires_grad=True)
+    found, expected = attend_call(call), eager_attention(call)
+    assert_close(found, expected)
+    grad_outputs = [torch.randn_like(x) for x in expected]
+    assert_close(
+        torch.autograd.grad(found, call.tensors, grad_outputs),
+        torch.autograd.grad(expected, call.tensors, grad_outputs),
+    )
+
+
+@pytest.mark.parametrize("index", range(4), ids=["bias", "slopes", "table", "sink"])
+def test_mask_alone_is_recorded(index):
+    call = make_call("everything")
+    parameter = parameters(call.mask)[index].requires_grad_()
+    out = attend(call.query, call.key, call.value, call.mask, SCALE, None)
+    (found,) = torch.autograd.grad(out.square().sum(), parameter)
+    (expected,) = torch.autograd.grad(eager_attention(call)[0].square().sum(), parameter)
+    assert_close(found, expected)
+
+
+def test_lengths_changed_before_the_backward_are_noticed():
+    call = make_call("packed", requires_grad=True)
+    out, _ = attend_call(call)
+    assert call.mask.sequences is not None
+    call.mask.sequences.q_start[1] = 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 def test_lse_alone_has_a_gradient():
@@ -68,15 +104,14 @@ def test_output_of_another_dtype_has_gradients():
 
 
 def test_gradients_without_autograd():
-    inputs = make_inputs(requires_grad=True)
-    bias = torch.randn(1, 4, 1, 7, dtype=torch.float64, requires_grad=True)
-    out, lse = out_and_lse(*inputs, bias)
+    call = make_call("everything", requires_grad=True)
+    out, lse = attend_call(call)
     grad_out, grad_lse = torch.randn_like(out), torch.randn_like(lse)
-    expected = torch.autograd.grad((out, lse), (*inputs, bias), (grad_out, grad_lse))
-    saved = (grad_out, out, lse, *inputs, MaskSpec(CAUSAL, bias), 0.3)
-    found = gradients(*saved, grad_lse=grad_lse, needed=(True, True, True, True))
+    expected = torch.autograd.grad((out, lse), call.tensors, (grad_out, grad_lse))
+    saved = (grad_out, out, lse, call.query, call.key, call.value, call.mask, SCALE)
+    found = gradients(*saved, grad_lse=grad_lse, needed=(True,) * 7)
     assert_close(found, expected)
-    assert not any(gradient.requires_grad for gradient in found)
+    assert not any(gradient is None or gradient.requires_grad for gradient in found)
     none, grad_key, *rest = gradients(*saved, grad_lse=grad_lse, needed=(False, True))
     assert none is None
     assert rest == []
@@ -151,6 +186,17 @@ def test_vmap_without_gradient_loops():
     out = torch.vmap(memory_efficient_attention)(*inputs)
     for i in range(2):
         assert_close(out[i], memory_efficient_attention(*[x[i] for x in inputs]))
+
+
+def test_checkpointing_a_mask_with_parameters():
+    call = make_call("everything", requires_grad=True)
+    out, lse = checkpoint(attend_call, call, use_reentrant=False)
+    expected = attend_call(call)
+    assert_close((out, lse), expected)
+    assert_close(
+        torch.autograd.grad(out.square().sum() + lse.sum(), call.tensors),
+        torch.autograd.grad(expected[0].square().sum() + expected[1].sum(), call.tensors),
+    )
 
 
 def test_checkpointing_redraws_the_same_dropout():

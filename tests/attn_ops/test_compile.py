@@ -7,7 +7,11 @@ from torch.testing import assert_close
 
 import attn_ops
 from attn_ops import LowerTriangularFromBottomRightMask, LowerTriangularMask
+from attn_ops._autograd import attend, attend_with_lse, gradients
+from attn_ops.mask import Band, MaskSpec, Relative, Sequences
 from eager_attention import make_inputs
+from masked_attention import MASKS as MASK_PARTS
+from masked_attention import SCALE, make_call
 
 MASKS = [None, LowerTriangularMask(), LowerTriangularFromBottomRightMask().make_local_attention(3)]
 
@@ -16,6 +20,10 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*Function'> should not be instantiated:DeprecationWarning"
 )
 torchscript = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+def attend_call(call):
+    return attend_with_lse(call.query, call.key, call.value, call.mask, SCALE, None)
 
 
 class Attention(nn.Module):
@@ -68,6 +76,55 @@ def test_compile_with_a_bias_gradient(bias_shape):
     (found,) = torch.autograd.grad(out.square().sum(), bias)
     (expected,) = torch.autograd.grad(attend(x, bias).square().sum(), bias)
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", MASK_PARTS)
+def test_compile_with_every_part_of_a_mask(name):
+    """The mask is built outside the region; its results and gradients are those of eager."""
+    call = make_call(name, requires_grad=True)
+    compiled = torch.compile(attend_call, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(call), attend_call(call)
+    assert_close(found, expected)
+    grad_outputs = [torch.randn_like(x) for x in expected]
+    assert_close(
+        torch.autograd.grad(found, call.tensors, grad_outputs),
+        torch.autograd.grad(expected, call.tensors, grad_outputs),
+    )
+
+
+def test_compile_with_a_mask_built_inside_serves_every_length():
+    def attend(x, lengths, table):
+        start = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
+        mask = MaskSpec(
+            Band(right=0), sequences=Sequences(start, start), relative=Relative(table=table)
+        )
+        return attend_with_lse(x, x, x, mask, None, None)
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")
+    table = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for lengths in ([2, 3], [4, 1, 6], [7, 1]):
+            x = torch.randn(1, sum(lengths), 3, 8, dtype=torch.float64)
+            found, expected = (run(x, torch.tensor(lengths), table) for run in (compiled, attend))
+            assert_close(found, expected)
+            assert_close(
+                torch.autograd.grad(found[0].square().sum(), table),
+                torch.autograd.grad(expected[0].square().sum(), table),
+            )
+
+
+def test_compile_of_the_gradients():
+    """The backward operator by itself, as memory_efficient_attention_backward calls it."""
+    call = make_call("everything")
+    out, lse = attend_call(call)
+
+    def backward(grad_out, call):
+        saved = (out, lse, call.query, call.key, call.value, call.mask, SCALE)
+        return gradients(grad_out, *saved, needed=(True,) * 7)
+
+    compiled = torch.compile(backward, fullgraph=True, backend="aot_eager")
+    grad_out = torch.randn_like(out)
+    assert_close(compiled(grad_out, call), backward(grad_out, call))
 
 
 def test_compile_of_grouped_5d_inputs():
@@ -132,13 +189,37 @@ def test_exported_program_survives_saving(mask, tmp_path):
         assert_close(loaded(x), module(x))
 
 
+class MaskedAttention(nn.Module):
+    """Attention whose mask has parameters and lengths of its own."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.table = nn.Parameter(call.mask.relative.table)
+        self.register_buffer("start", torch.tensor([0, 3, 7], dtype=torch.int32))
+
+    def forward(self, x):
+        sequences = Sequences(self.start, self.start)
+        mask = MaskSpec(sequences=sequences, relative=Relative(table=self.table))
+        return attend(x, x, x, mask, SCALE, None)
+
+
+def test_exported_program_with_parts_of_a_mask(tmp_path):
+    module = MaskedAttention(make_call("relative"))
+    x = torch.randn(1, 7, 4, 8, dtype=torch.float64)
+    file = tmp_path / "attention.pt2"
+    torch.export.save(torch.export.export(module, (x,)), file)
+    assert_close(torch.export.load(file).module()(x), module(x))
+
+
 class ScriptedAttention(nn.Module):
-    """What TorchScript can express: 4-D inputs, a tensor bias or a band by numbers."""
+    """What TorchScript can express: 4-D inputs, a tensor bias, or a mask by its parts."""
 
     def forward(self, query, key, value):
         full = attn_ops.memory_efficient_attention(query, key, value, scale=0.3)
         causal = torch.ops.attn_ops.attention(query, key, value, band_right=0)
-        return full + causal
+        slopes = torch.ones(query.shape[2], dtype=query.dtype)
+        near, _ = torch.ops.attn_ops.attention_with_lse(query, key, value, slopes=slopes)
+        return full + causal + near
 
 
 @torchscript

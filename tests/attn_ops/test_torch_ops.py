@@ -10,6 +10,7 @@ import torch
 from attn_ops import _library, _torch_ops
 from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, Band, Dropout, MaskSpec
 from eager_attention import make_inputs
+from masked_attention import SCALE, make_call
 
 OPS = torch.ops.attn_ops
 SEED = torch.tensor([3, 4])
@@ -21,6 +22,11 @@ def arguments(bias_shape, dropout_p, **options):
     dropout = Dropout(dropout_p, None if dropout_p == 0.0 else SEED)
     mask = MaskSpec(Band(right=1, anchor=ANCHOR_BOTTOM_RIGHT), bias, dropout)
     return _torch_ops.arguments(query, key, value, mask, 0.3)
+
+
+def masked_arguments(name, **options):
+    call = make_call(name, **options)
+    return _torch_ops.arguments(call.query, call.key, call.value, call.mask, SCALE)
 
 
 CASES = pytest.mark.parametrize(
@@ -41,6 +47,40 @@ def test_opcheck_public_operators(operator, bias_shape, dropout_p, requires_grad
 @pytest.mark.parametrize("operator", [OPS._attention.default, OPS._attention_forward.default])
 def test_opcheck_operators_without_gradient(operator, bias_shape, dropout_p):
     torch.library.opcheck(operator, arguments(bias_shape, dropout_p))
+
+
+PARTS = ("paged", "blocks", "everything")
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("operator", [OPS._attention.default, OPS._attention_forward.default])
+def test_opcheck_every_part(operator, name):
+    torch.library.opcheck(operator, masked_arguments(name))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_opcheck_backward_of_every_part(name):
+    inputs = masked_arguments(name)
+    out, lse = OPS._attention_forward(*inputs)
+    needed = [inputs[place] is not None for place in _torch_ops.DIFFERENTIABLE]
+    torch.library.opcheck(
+        OPS._attention_backward.default, (*inputs, out, lse, out, torch.randn_like(lse), *needed)
+    )
+
+
+@pytest.mark.parametrize("operator", [OPS.attention.default, OPS.attention_with_lse.default])
+def test_opcheck_public_operators_with_every_part(operator):
+    query, key, value, *mask = masked_arguments("everything", requires_grad=True)
+    names = [argument.name for argument in operator._schema.arguments][3:]
+    torch.library.opcheck(operator, (query, key, value), dict(zip(names, mask, strict=False)))
+
+
+def test_integers_of_another_dtype_are_refused():
+    query, key, value = make_inputs(batch=1)
+    for dtype in (torch.int64, torch.uint32):
+        start = torch.tensor([0, 5]).to(dtype)
+        with pytest.raises(RuntimeError, match="q_start's dtype to be int32"):
+            OPS.attention(query, key, value, q_start=start, k_start=start)
 
 
 def test_opcheck_unmasked_attention():
