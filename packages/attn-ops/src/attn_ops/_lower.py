@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attn_ops.fmha import attn_bias as masks
 from attn_ops.fmha.attn_bias import AttentionBias, BiasedMask
-from attn_ops.mask import Band, MaskSpec
+from attn_ops.mask import MaskSpec
 
 _EVERY_KEY: Final = MaskSpec()
 
@@ -16,6 +16,7 @@ MASK_CLASSES: Final = frozenset(
     for found in vars(masks).values()
     if isinstance(found, type) and issubclass(found, AttentionBias) and found is not AttentionBias
 )
+"""Every class that kernels can evaluate."""
 
 
 def can_lower(attn_bias: object) -> bool:
@@ -37,14 +38,3 @@ def lower(attn_bias: Tensor | AttentionBias | None) -> MaskSpec:
     if attn_bias is None or isinstance(attn_bias, Tensor):
         return _EVERY_KEY
     return attn_bias.mask_spec()
-
-
-def lower_band(attn_bias: Tensor | AttentionBias | None) -> Band:
-    """Return the band of a mask that is nothing else.
-
-    Raises: NotImplementedError if it has other parts.
-    """
-    spec = lower(attn_bias)
-    if spec != MaskSpec(spec.band):
-        raise NotImplementedError(f"{type(attn_bias).__name__} is more than a band")
-    return spec.band

@@ -30,7 +30,7 @@ def materialize(
     total = torch.zeros(shape[-2:], dtype=dtype)
     relative = spec.relative
     if relative.slopes is not None:
-        slopes = relative.slopes.detach().cpu()
+        slopes = relative.slopes.detach().cpu().double()
         distance = places.distance.abs()
         total = total + _by_head(-slopes[:, None, None] * distance, shape).to(dtype)
     if relative.table is not None:

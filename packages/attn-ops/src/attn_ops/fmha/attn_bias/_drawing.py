@@ -56,7 +56,7 @@ def picture(title: str, spec: MaskSpec, shape: tuple[int, int] | None) -> Pictur
     seen = _dense.seen_at(spec, places)
     if spec.bias is not None:
         seen = seen & _shown_by_bias(spec.bias, queries, keys)
-    seen = seen.reshape(-1, len(queries), len(keys))[0]
+    seen = seen[0] if seen.dim() == 3 else seen
     return Picture(title, num_queries, num_keys, places.sequence.masked_fill(~seen, -1))
 
 

@@ -1,0 +1,222 @@
+"""The divisions of a dimension: their fields, tensors as lengths, and changes in place."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from attn_ops.fmha.attn_bias import _GappySeqInfo, _PaddedSeqLenInfo, _SeqLenInfo
+
+LENGTHS = [[2, 3, 2], [0, 0], [1], [0, 5, 1, 0]]
+
+
+def integers(*numbers):
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("seqlens", LENGTHS)
+@pytest.mark.parametrize(
+    "form", [list, tuple, iter, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int32)]
+)
+def test_packed_fields(seqlens, form):
+    info = _SeqLenInfo.from_seqlens(form(seqlens))
+    starts = [sum(seqlens[:b]) for b in range(len(seqlens) + 1)]
+    assert info.seqstart.dtype == torch.int32
+    assert info.seqstart.tolist() == info.seqstart_py == starts
+    assert (info.max_seqlen, info.min_seqlen) == (max(seqlens), min(seqlens))
+    assert list(info.intervals()) == list(pairwise(starts))
+    assert info.lengths() == seqlens
+    assert info.count == len(seqlens)
+
+
+@pytest.mark.parametrize("lengths", [[], torch.zeros(0, dtype=torch.int64)])
+def test_no_sequences(lengths):
+    info = _SeqLenInfo.from_seqlens(lengths)
+    assert (info.max_seqlen, info.min_seqlen, info.seqstart_py) == (-1, -1, [0])
+    assert info.capacity == 0
+
+
+def test_constructor_takes_the_fields_of_xformers():
+    info = _SeqLenInfo(seqstart=integers(0, 2), max_seqlen=2, min_seqlen=2, seqstart_py=[0, 2])
+    assert list(info.intervals()) == [(0, 2)]
+    assert info.split(torch.zeros(1, 2, 3))[0].shape == (1, 2, 3)
+
+
+def test_constructor_needs_the_starts_alone():
+    info = _SeqLenInfo(integers(0, 2, 7))
+    assert (info.max_seqlen, info.min_seqlen, info.seqstart_py) == (5, 2, [0, 2, 7])
+    assert info.capacity == 0
+
+
+@pytest.mark.parametrize("seqlens", [[3, -1], torch.tensor([3, -1])])
+def test_negative_lengths_are_refused(seqlens):
+    with pytest.raises(ValueError, match=r"expected lengths of 0 or more, got \[3, -1\]"):
+        _SeqLenInfo.from_seqlens(seqlens)
+
+
+@pytest.mark.parametrize("seqlens", [torch.ones(2), torch.ones(2, 2, dtype=torch.int32)])
+def test_tensors_must_be_one_axis_of_integers(seqlens):
+    with pytest.raises(ValueError, match="expected lengths as Python ints or an int32 or int64"):
+        _SeqLenInfo.from_seqlens(seqlens)
+
+
+def test_maximum_may_be_given():
+    info = _SeqLenInfo.from_seqlens([2, 3], max_seqlen=8)
+    assert (info.max_seqlen, info.capacity) == (8, 8)
+    with pytest.raises(ValueError, match="at most max_seqlen=2"):
+        _SeqLenInfo.from_seqlens([2, 3], max_seqlen=2)
+
+
+def test_lengths_on_another_device_are_never_read():
+    lengths = torch.zeros(3, dtype=torch.int64, device="meta")
+    info = _SeqLenInfo.from_seqlens(lengths)
+    assert info.seqstart.device.type == "meta"
+    assert info.seqstart.shape == (4,)
+    assert info.capacity == 0
+    assert not info.are_known
+    assert _SeqLenInfo.from_seqlens(lengths, max_seqlen=9).capacity == 9
+    assert _PaddedSeqLenInfo.from_seqlens_padded(lengths, 5).capacity == 5
+
+
+def test_padded_fields():
+    info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3, 2], 4)
+    assert info.seqstart.tolist() == info.seqstart_py == [0, 4, 8, 12]
+    assert info.seqlen.tolist() == info.seqlen_py == [2, 3, 2]
+    assert (info.padding, info.max_seqlen, info.min_seqlen) == (4, 3, 2)
+    assert list(info.intervals()) == [(0, 2), (4, 7), (8, 10)]
+    assert info.count == 3
+    assert isinstance(info, _SeqLenInfo)
+
+
+@pytest.mark.parametrize("seqlens", [[2, 5], torch.tensor([2, 5])])
+def test_padding_holds_the_lengths(seqlens):
+    with pytest.raises(AssertionError, match=r"at most the padding 4, got \[2, 5\]"):
+        _PaddedSeqLenInfo.from_seqlens_padded(seqlens, 4)
+
+
+def test_padded_starts_are_one_more_than_lengths():
+    with pytest.raises(AssertionError, match="one start more than lengths"):
+        _PaddedSeqLenInfo(integers(0, 4), 2, 2, [0, 4], integers(1, 2), [1, 2], 4)
+
+
+def test_gappy_fields():
+    info = _GappySeqInfo.from_seqlens_gappy([0, 7, 12, 14], [6, 3, 1], paged=False)
+    assert info.seqstart.tolist() == info.seqstart_py == [0, 7, 12, 14]
+    assert info.seqlen.tolist() == info.seqlen_py == [6, 3, 1]
+    assert (info.max_seqlen, info.min_seqlen) == (6, 1)
+    assert list(info.intervals()) == [(0, 6), (7, 10), (12, 13)]
+
+
+def test_gappy_starts_of_pages_have_no_end():
+    info = _GappySeqInfo.from_seqlens_gappy(integers(1, 1), integers(2, 0), paged=True)
+    assert list(info.intervals()) == [(1, 3), (1, 1)]
+
+
+@pytest.mark.parametrize(("starts", "paged"), [([0, 2], False), ([0, 2, 4], True)])
+def test_gappy_counts_must_match(starts, paged):
+    with pytest.raises(ValueError, match=r"got \d starts and 2 lengths"):
+        _GappySeqInfo.from_seqlens_gappy(starts, [1, 1], paged)
+
+
+def test_gappy_needs_a_sequence():
+    with pytest.raises(ValueError, match="expected one sequence or more"):
+        _GappySeqInfo.from_seqlens_gappy([0], [], paged=False)
+
+
+def test_constructors_that_lack_something_refuse():
+    with pytest.raises(RuntimeError, match="from_seqlens_padded"):
+        _PaddedSeqLenInfo.from_seqlens([1])
+    with pytest.raises(NotImplementedError, match="from_seqlens_gappy"):
+        _GappySeqInfo.from_seqlens([1])
+    for info in (
+        _PaddedSeqLenInfo.from_seqlens_padded([1], 1),
+        _GappySeqInfo.from_seqlens_gappy([0, 1], [1], paged=False),
+    ):
+        with pytest.raises(NotImplementedError, match="split"):
+            info.split(torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("seqlens", [[1, 4, 2], torch.tensor([1, 4, 2])])
+@pytest.mark.parametrize("former", [[5, 0, 3], torch.tensor([5, 0, 3])])
+def test_packed_lengths_change_in_place(former, seqlens):
+    info = _SeqLenInfo.from_seqlens(former)
+    kernels_read = info.seqstart
+    info.from_seqlens_inplace(seqlens)
+    assert info.seqstart is kernels_read
+    assert kernels_read.tolist() == info.seqstart_py == [0, 1, 5, 7]
+    assert (info.max_seqlen, info.min_seqlen) == (5, 1)
+
+
+@pytest.mark.parametrize("seqlens", [[1, 4], torch.tensor([1, 4])])
+def test_padded_lengths_change_in_place(seqlens):
+    info = _PaddedSeqLenInfo.from_seqlens_padded([5, 0], 6)
+    kernels_read = info.seqlen
+    info.from_seqlens_padded_inplace(seqlens)
+    assert info.seqlen is kernels_read
+    assert kernels_read.tolist() == info.seqlen_py == [1, 4]
+    assert info.seqstart_py == [0, 6, 12]
+    assert info.max_seqlen == 5
+
+
+def test_own_int32_tensor_is_kept_so_that_its_changes_are_seen():
+    lengths = integers(1, 2)
+    info = _PaddedSeqLenInfo.from_seqlens_padded(lengths, 6)
+    assert info.seqlen is lengths
+    lengths.add_(1)
+    assert info.seqlen_py == [2, 3]
+    assert list(info.intervals()) == [(0, 2), (6, 9)]
+
+
+def test_changes_in_place_keep_count_and_maximum():
+    info = _SeqLenInfo.from_seqlens([2, 3])
+    with pytest.raises(AssertionError, match="as many lengths as before"):
+        info.from_seqlens_inplace([1, 1, 1])
+    with pytest.raises(AssertionError, match="expected lengths of at most 3"):
+        info.from_seqlens_inplace([4, 1])
+    padded = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 4)
+    with pytest.raises(AssertionError, match="as many lengths as before"):
+        padded.from_seqlens_padded_inplace([1])
+    with pytest.raises(AssertionError, match="expected lengths of at most 3"):
+        padded.from_seqlens_padded_inplace([4, 1])
+    assert info.seqstart_py == [0, 2, 5]
+    assert padded.seqlen_py == [2, 3]
+
+
+def test_divisions_move():
+    for info, name in (
+        (_SeqLenInfo.from_seqlens([2, 3]), "seqstart"),
+        (_PaddedSeqLenInfo.from_seqlens_padded([2, 3], 4), "seqlen"),
+        (_GappySeqInfo.from_seqlens_gappy([0, 2, 6], [1, 3], paged=False), "seqlen"),
+    ):
+        assert info.to("cpu") is info
+        moved = info.to("meta")
+        assert type(moved) is type(info)
+        assert getattr(moved, name).device.type == "meta"
+        assert list(moved.intervals()) == list(info.intervals())
+        assert moved.max_seqlen == info.max_seqlen
+
+
+def test_moved_division_keeps_its_own_list():
+    info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 4)
+    moved = info.to("meta")
+    info.from_seqlens_padded_inplace([1, 1])
+    assert moved.seqlen_py == [2, 3]
+
+
+def test_split_cuts_into_the_tensors_that_were_joined():
+    info = _SeqLenInfo.from_seqlens([2, 2, 0, 3])
+    x = torch.arange(7.0).reshape(1, 7, 1)
+    parts = info.split(x, batch_sizes=[2, 1, 1])
+    assert [tuple(part.shape) for part in parts] == [(2, 2, 1), (1, 0, 1), (1, 3, 1)]
+    assert torch.equal(torch.cat([part.reshape(-1) for part in parts]), x.reshape(-1))
+    assert [part.shape[1] for part in info.split(x)] == [2, 2, 0, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 2), (2, 7, 2)])
+def test_split_refuses_another_shape(shape):
+    with pytest.raises(ValueError, match=r"expected a tensor \[1, 7, \*\]"):
+        _SeqLenInfo.from_seqlens([2, 5]).split(torch.zeros(shape))
+
+
+def test_divisions_show_their_lengths():
+    assert repr(_SeqLenInfo.from_seqlens([2, 3])) == "_SeqLenInfo([2, 3], device=cpu)"
