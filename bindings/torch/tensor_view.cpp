@@ -7,7 +7,7 @@
 namespace attn_torch {
 namespace {
 
-constexpr size_t kMaxOutputDims = 4;
+constexpr size_t kMaxOutputDims = 5;
 
 attn_dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {

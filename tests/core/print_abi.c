@@ -98,6 +98,27 @@ static void print_backward(void) {
   FIELD(attn_attention_backward_args, exec);
 }
 
+static void print_merge(void) {
+  STRUCT(attn_merge_forward_args);
+  FIELD(attn_merge_forward_args, struct_size);
+  FIELD(attn_merge_forward_args, num_chunks);
+  FIELD(attn_merge_forward_args, chunk_outs);
+  FIELD(attn_merge_forward_args, chunk_lses);
+  FIELD(attn_merge_forward_args, out);
+  FIELD(attn_merge_forward_args, lse);
+  FIELD(attn_merge_forward_args, exec);
+  STRUCT(attn_merge_backward_args);
+  FIELD(attn_merge_backward_args, struct_size);
+  FIELD(attn_merge_backward_args, num_chunks);
+  FIELD(attn_merge_backward_args, chunk_outs);
+  FIELD(attn_merge_backward_args, chunk_lses);
+  FIELD(attn_merge_backward_args, grad_out);
+  FIELD(attn_merge_backward_args, grad_lse);
+  FIELD(attn_merge_backward_args, grad_chunk_outs);
+  FIELD(attn_merge_backward_args, grad_chunk_lses);
+  FIELD(attn_merge_backward_args, exec);
+}
+
 static void print_constants(void) {
   CONSTANT(ATTN_OK);
   CONSTANT(ATTN_ERROR_INVALID_ARGUMENT);
@@ -122,6 +143,7 @@ int main(void) {
   print_mask();
   print_forward();
   print_backward();
+  print_merge();
   print_constants();
   return 0;
 }

@@ -4,6 +4,7 @@
 
 #include "attn/attention.h"
 #include "attn/mask.h"
+#include "attn/merge.h"
 #include "attn/runtime.h"
 #include "attn/status.h"
 #include "attn/tensor.h"

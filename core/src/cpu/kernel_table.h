@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "parallel/task_runner.h"
+#include "problem/merge_problem.h"
 #include "problem/problem.h"
 
 namespace attn::cpu {
@@ -15,6 +16,8 @@ struct KernelTable {
   void (*forward)(const ForwardProblem& problem, void* workspace, const TaskRunner& runner);
   size_t (*backward_workspace)(const BackwardProblem& problem, int workers);  // bytes
   void (*backward)(const BackwardProblem& problem, void* workspace, const TaskRunner& runner);
+  void (*merge_forward)(const MergeForwardProblem& problem, const TaskRunner& runner);
+  void (*merge_backward)(const MergeBackwardProblem& problem, const TaskRunner& runner);
 };
 
 // One per file in isa/; a build has those its architecture allows.

@@ -17,6 +17,8 @@ size_t forward_workspace(const ForwardCall&) { refuse(); }
 void forward(const ForwardCall&) { refuse(); }
 size_t backward_workspace(const BackwardCall&) { refuse(); }
 void backward(const BackwardCall&) { refuse(); }
+void merge_forward(const MergeForwardCall&) { refuse(); }
+void merge_backward(const MergeBackwardCall&) { refuse(); }
 
 }  // namespace attn::cuda
 

@@ -15,7 +15,6 @@ constexpr size_t kFirstForwardBytes =
     offsetof(attn_attention_forward_args, exec) + sizeof(const attn_exec*);
 constexpr size_t kFirstBackwardBytes =
     offsetof(attn_attention_backward_args, exec) + sizeof(const attn_exec*);
-constexpr size_t kFirstExecBytes = offsetof(attn_exec, stream) + sizeof(void*);
 
 Axis free_axis(const char* letter) { return {.letter = letter, .extent = kAnyExtent}; }
 
@@ -109,24 +108,6 @@ double read_scale(double scale, int64_t K) {
                     scale);
   }
   return scale;
-}
-
-Resources read_resources(const TensorReader& reader, void* workspace, size_t workspace_bytes,
-                         const attn_exec* given) {
-  Resources resources{.device_type = reader.device_type(),
-                      .workspace = workspace,
-                      .workspace_bytes = workspace_bytes};
-  attn_exec& exec = resources.exec;
-  if (given) exec = read_growable("exec", given, exec, kFirstExecBytes);
-  if (exec.num_threads < 0) {
-    refuse_argument("expected exec's num_threads >= 0, got %d; pass 0 for the default",
-                    exec.num_threads);
-  }
-  if (exec.reserved != 0) {
-    refuse_argument("expected exec's reserved to be 0, got %d; initialise with ATTN_EXEC_INIT",
-                    exec.reserved);
-  }
-  return resources;
 }
 
 // Reads what the forward left for the backward, and the gradients that come in.
@@ -228,7 +209,8 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
   if (args.lse) {
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }
-  call.resources = read_resources(reader, args.workspace, args.workspace_bytes, args.exec);
+  call.resources =
+      read_resources(reader.device_type(), args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 
@@ -244,7 +226,8 @@ BackwardCall read_backward(const attn_attention_backward_args* given, TensorRead
   const attn_mask mask = read_mask(args.mask, reader, problem);
   read_backward_inputs(args, reader, problem);
   read_gradients(args, mask, reader, problem);
-  call.resources = read_resources(reader, args.workspace, args.workspace_bytes, args.exec);
+  call.resources =
+      read_resources(reader.device_type(), args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

@@ -6,17 +6,10 @@
 
 #include "attn/attention.h"
 #include "problem/problem.h"
+#include "problem/resources.h"
 #include "problem/tensor_reader.h"
 
 namespace attn {
-
-// Where and with what a call runs.
-struct Resources {
-  int32_t device_type = ATTN_DEVICE_CPU;
-  void* workspace = nullptr;
-  size_t workspace_bytes = 0;
-  attn_exec exec = ATTN_EXEC_INIT;
-};
 
 struct ForwardCall {
   ForwardProblem problem;

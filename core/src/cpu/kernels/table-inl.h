@@ -6,6 +6,7 @@
 #include "cpu/kernels/bias_gradient-inl.h"
 #include "cpu/kernels/decode-inl.h"
 #include "cpu/kernels/forward-inl.h"
+#include "cpu/kernels/merge-inl.h"
 #include "cpu/kernels/parameter_gradients-inl.h"
 #include "cpu/simd/vec_array.h"
 
@@ -61,12 +62,21 @@ struct Kernels {
       if (wants_parameters(p)) parameter_gradients<Op>(p, workspace, runner);
     });
   }
+  static void merge_forward(const MergeForwardProblem& p, const TaskRunner& runner) {
+    with_operand<S, SingleOperand<S>>(p.dtype,
+                                      [&]<class Op>() { run_merge<Op, MergeForward>(p, runner); });
+  }
+  static void merge_backward(const MergeBackwardProblem& p, const TaskRunner& runner) {
+    with_operand<S, SingleOperand<S>>(p.dtype,
+                                      [&]<class Op>() { run_merge<Op, MergeBackward>(p, runner); });
+  }
 };
 
 template <class S, class BFloat16Operand>
 constexpr KernelTable make_kernel_table(const char* isa) {
   using K = Kernels<S, BFloat16Operand>;
-  return {isa, K::forward_workspace, K::forward, K::backward_workspace, K::backward};
+  return {isa,         K::forward_workspace, K::forward,       K::backward_workspace,
+          K::backward, K::merge_forward,     K::merge_backward};
 }
 
 }  // namespace

@@ -1,0 +1,201 @@
+// The rules of attn/merge.h, argument by argument.
+#include "problem/read_merge.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "problem/growable_struct.h"
+#include "problem/refusal.h"
+#include "problem/tensor_reader.h"
+
+namespace attn {
+namespace {
+
+// The sizes with which the growable structs were born; fields appended later do not count.
+constexpr size_t kFirstForwardBytes =
+    offsetof(attn_merge_forward_args, exec) + sizeof(const attn_exec*);
+constexpr size_t kFirstBackwardBytes =
+    offsetof(attn_merge_backward_args, exec) + sizeof(const attn_exec*);
+
+Axis free_axis(const char* letter) { return {.letter = letter, .extent = kAnyExtent}; }
+
+constexpr const char* kOwner = "chunk_outs[0]";  // of every extent, and of the dtype
+
+void read_extents(const attn_tensor* first_chunk, TensorReader& reader, MergeProblem& problem) {
+  const HeadRows rows =
+      reader.head_rows({.name = kOwner,
+                        .access = Access::kRead,
+                        .dtypes = kFloating,
+                        .axes = {free_axis("B"), free_axis("M"), free_axis("H"), free_axis("Kv")}},
+                       first_chunk);
+  problem.dtype = rows.dtype;
+  problem.B = first_chunk->shape[0];
+  problem.M = first_chunk->shape[1];
+  problem.H = first_chunk->shape[2];
+  problem.Kv = first_chunk->shape[3];
+  if (problem.Kv == 0) {
+    refuse_argument("expected %s's width Kv >= 1, got 0; pass wider chunks", kOwner);
+  }
+}
+
+Axis axis(const char* letter, int64_t extent) {
+  return {.letter = letter, .extent = extent, .owner = kOwner};
+}
+
+// What an array of out's shape must be.
+TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const MergeProblem& problem) {
+  return {.name = name,
+          .access = access,
+          .dtypes = dtypes,
+          .axes = {axis("B", problem.B), axis("M", problem.M), axis("H", problem.H),
+                   axis("Kv", problem.Kv)}};
+}
+
+TensorSpec lse_rows(const char* name, Access access, const MergeProblem& problem) {
+  const bool is_double = problem.dtype == DType::kFloat64;
+  return {.name = name,
+          .access = access,
+          .dtypes = only(is_double ? DType::kFloat64 : DType::kFloat32),
+          .axes = {axis("B", problem.B), axis("H", problem.H), axis("M", problem.M), {}}};
+}
+
+DTypes out_dtypes(const MergeProblem& problem) {
+  return problem.dtype == DType::kFloat64 ? only(DType::kFloat64) : kHalfOrSingle;
+}
+
+MergeChunk read_chunk(const attn_tensor* out, const attn_tensor* lse, const MergeProblem& problem,
+                      TensorReader& reader) {
+  MergeChunk chunk;
+  chunk.out =
+      reader.head_rows(out_rows("chunk_out", Access::kRead, only(problem.dtype), problem), out);
+  chunk.lse = reader.row_scalars(lse_rows("chunk_lse", Access::kRead, problem), lse);
+  return chunk;
+}
+
+// Makes the chunks, and has `read(index, reader)` fill each. Every chunk gets a copy of the
+// reader, so that checking one against all that was read before takes the same time for each.
+template <class Read>
+std::unique_ptr<MergeChunk[]> read_chunks(int64_t num_chunks, const TensorReader& reader,
+                                          Read read) {
+  std::unique_ptr<MergeChunk[]> chunks(new MergeChunk[static_cast<size_t>(num_chunks)]);
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    TensorReader chunk_reader = reader;
+    try {
+      chunks[c] = read(c, chunk_reader);
+    } catch (const Refusal& refusal) {
+      refuse_argument("in chunk %lld, %s", static_cast<long long>(c), refusal.message);
+    }
+  }
+  return chunks;
+}
+
+template <class Args>
+void check_lists(const Args& args) {
+  if (args.num_chunks < 1 || args.num_chunks > kMostMergeChunks) {
+    refuse_argument("expected num_chunks in [1, %lld], got %lld; merge the results of merges",
+                    static_cast<long long>(kMostMergeChunks),
+                    static_cast<long long>(args.num_chunks));
+  }
+  if (!args.chunk_outs || !args.chunk_lses) {
+    refuse_argument("expected %s to be an array of num_chunks tensors, got NULL; pass one",
+                    args.chunk_outs ? "chunk_lses" : "chunk_outs");
+  }
+}
+
+// Refuses a gradient that lies where a tensor of another chunk does.
+void check_chunks_apart(const MergeBackwardProblem& problem) {
+  struct Place {
+    const char* data;
+    bool is_written;
+  };
+  if (problem.B == 0 || problem.M == 0 || problem.H == 0) return;
+  std::vector<Place> places;
+  const auto note = [&](const char* data, bool is_written) {
+    if (data) places.push_back({data, is_written});
+  };
+  for (int64_t c = 0; c < problem.num_chunks; ++c) {
+    const MergeChunk& chunk = problem.chunks[c];
+    note(chunk.out.data, false);
+    note(chunk.lse.data, false);
+    note(chunk.grad_out.data, true);
+    note(chunk.grad_lse.data, true);
+  }
+  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.data != b.data ? a.data < b.data : a.is_written < b.is_written;
+  });
+  const auto met = std::adjacent_find(
+      places.begin(), places.end(),
+      [](const Place& a, const Place& b) { return a.data == b.data && b.is_written; });
+  if (met == places.end()) return;
+  refuse_argument(
+      "expected every chunk's gradients apart from the other chunks' tensors, got the same data "
+      "pointer; give each its own memory");
+}
+
+template <class Args>
+Args read_args(const Args* given, const Args& defaults, size_t first_release_bytes) {
+  if (!given) refuse_argument("expected args to be a struct, got NULL; pass one");
+  const Args args = read_growable<Args>("args", given, defaults, first_release_bytes);
+  check_lists(args);
+  return args;
+}
+
+}  // namespace
+
+MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
+  const attn_merge_forward_args args =
+      read_args<attn_merge_forward_args>(given, ATTN_MERGE_FORWARD_INIT, kFirstForwardBytes);
+  MergeForwardCall call;
+  MergeForwardProblem& problem = call.problem;
+  TensorReader reader(TensorReader::Data::kUsed);
+  read_extents(args.chunk_outs[0], reader, problem);
+  problem.out =
+      reader.head_rows(out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
+  if (args.lse) {
+    problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
+  }
+  call.chunks = read_chunks(args.num_chunks, reader, [&](int64_t c, TensorReader& chunk_reader) {
+    return read_chunk(args.chunk_outs[c], args.chunk_lses[c], problem, chunk_reader);
+  });
+  problem.chunks = call.chunks.get();
+  problem.num_chunks = args.num_chunks;
+  call.resources = read_resources(reader.device_type(), args.exec);
+  return call;
+}
+
+MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
+  const attn_merge_backward_args args =
+      read_args<attn_merge_backward_args>(given, ATTN_MERGE_BACKWARD_INIT, kFirstBackwardBytes);
+  MergeBackwardCall call;
+  MergeBackwardProblem& problem = call.problem;
+  TensorReader reader(TensorReader::Data::kUsed);
+  read_extents(args.chunk_outs[0], reader, problem);
+  problem.grad_out = reader.head_rows(
+      out_rows("grad_out", Access::kRead, out_dtypes(problem), problem), args.grad_out);
+  if (args.grad_lse) {
+    problem.grad_lse =
+        reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem), args.grad_lse);
+  }
+  call.chunks = read_chunks(args.num_chunks, reader, [&](int64_t c, TensorReader& chunk_reader) {
+    MergeChunk chunk = read_chunk(args.chunk_outs[c], args.chunk_lses[c], problem, chunk_reader);
+    if (args.grad_chunk_outs && args.grad_chunk_outs[c]) {
+      chunk.grad_out = chunk_reader.head_rows(
+          out_rows("grad_chunk_out", Access::kWritten, only(problem.dtype), problem),
+          args.grad_chunk_outs[c]);
+    }
+    if (args.grad_chunk_lses && args.grad_chunk_lses[c]) {
+      chunk.grad_lse = chunk_reader.row_scalars(
+          lse_rows("grad_chunk_lse", Access::kWritten, problem), args.grad_chunk_lses[c]);
+      problem.wants_grad_lses = true;
+    }
+    return chunk;
+  });
+  problem.chunks = call.chunks.get();
+  problem.num_chunks = args.num_chunks;
+  check_chunks_apart(problem);
+  call.resources = read_resources(reader.device_type(), args.exec);
+  return call;
+}
+
+}  // namespace attn

@@ -1,0 +1,30 @@
+// The rules of attn_exec.
+#include "problem/resources.h"
+
+#include "problem/growable_struct.h"
+
+namespace attn {
+namespace {
+
+constexpr size_t kFirstExecBytes = offsetof(attn_exec, stream) + sizeof(void*);
+
+}  // namespace
+
+Resources read_resources(int32_t device_type, const attn_exec* given, void* workspace,
+                         size_t workspace_bytes) {
+  Resources resources{
+      .device_type = device_type, .workspace = workspace, .workspace_bytes = workspace_bytes};
+  attn_exec& exec = resources.exec;
+  if (given) exec = read_growable("exec", given, exec, kFirstExecBytes);
+  if (exec.num_threads < 0) {
+    refuse_argument("expected exec's num_threads >= 0, got %d; pass 0 for the default",
+                    exec.num_threads);
+  }
+  if (exec.reserved != 0) {
+    refuse_argument("expected exec's reserved to be 0, got %d; initialise with ATTN_EXEC_INIT",
+                    exec.reserved);
+  }
+  return resources;
+}
+
+}  // namespace attn
