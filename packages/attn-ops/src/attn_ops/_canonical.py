@@ -11,7 +11,7 @@ from torch import Tensor
 from attn_ops import _autocast
 from attn_ops._inputs import WHO, Inputs, check_is_tensor
 from attn_ops._lower import lower
-from attn_ops.mask import Dropout, MaskSpec
+from attn_ops.mask import Dropout, MaskSpec, Relative
 
 _BIAS_LAYOUTS = {3: "[B, Mq, Mkv]", 4: "[B, H, Mq, Mkv]", 5: "[B, G, H, Mq, Mkv]"}
 
@@ -65,74 +65,68 @@ def restore_lse_layout(lse: Tensor, query: Tensor) -> Tensor:
     return lse.unflatten(1, query.shape[2:4]) if query.dim() == 5 else lse
 
 
-def _mask_tensors(mask: MaskSpec) -> list[tuple[str, Tensor]]:
-    """Return the tensors of `mask` that must lie on the query's device, each with its name."""
-    named = [
-        ("attn_bias", mask.bias),
-        ("slopes of attn_bias", mask.relative.slopes),
-        ("table of attn_bias", mask.relative.table),
-        ("sink", mask.sink),
-    ]
-    if mask.sequences is not None:
-        named += [
-            ("query lengths of attn_bias", mask.sequences.q_start),
-            ("key starts of attn_bias", mask.sequences.k_start),
-            ("key lengths of attn_bias", mask.sequences.k_len),
-        ]
-    if mask.pages is not None:
-        named.append(("block_tables of attn_bias", mask.pages.block_table))
-    if mask.blocks is not None:
-        named += [
-            ("offsets of attn_bias", mask.blocks.offsets),
-            ("indices of attn_bias", mask.blocks.indices),
-        ]
-    return [(name, tensor) for name, tensor in named if tensor is not None]
-
-
 def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
     attn_bias = inputs.attn_bias
     if attn_bias is None and inputs.sink is None and inputs.softcap is None:
         return MaskSpec(dropout=dropout)
     mask = lower(attn_bias)  # pyright: ignore[reportArgumentType]  an operator has taken it
-    mask = replace(
-        mask,
-        bias=attn_bias if isinstance(attn_bias, Tensor) else mask.bias,
-        dropout=dropout,
-        sink=inputs.sink,
-        softcap=inputs.softcap or 0.0,
-    )
-    _check_places(inputs, mask)
-    relative = replace(
-        mask.relative,
-        slopes=_per_head("slopes", mask.relative.slopes, inputs),
-        table=_per_head("table", mask.relative.table, inputs, trailing=1),
-    )
+    bias = attn_bias if isinstance(attn_bias, Tensor) else mask.bias
+    slopes, table = mask.relative.slopes, mask.relative.table
+    _check_batch(inputs, mask)
+    _check_places(inputs, mask, bias)
     return replace(
         mask,
-        bias=None if mask.bias is None else _canonical_bias(inputs, mask.bias),
-        relative=relative,
-        sink=_per_head("sink", mask.sink, inputs),
+        bias=None if bias is None else _canonical_bias(inputs, bias),
+        dropout=dropout,
+        relative=Relative(
+            None if slopes is None else _per_head("slopes", slopes, inputs),
+            None if table is None else _per_head("table", table, inputs, trailing=1),
+        ),
+        sink=None if inputs.sink is None else _per_head("sink", inputs.sink, inputs),
+        softcap=inputs.softcap or 0.0,
     )
 
 
-def _check_places(inputs: Inputs, mask: MaskSpec) -> None:
-    """Raise unless the mask's tensors lie with the query, and the mask serves its batch."""
-    query = inputs.query
-    for name, tensor in _mask_tensors(mask):
+def _check_batch(inputs: Inputs, mask: MaskSpec) -> None:
+    batch = inputs.query.shape[0]
+    if mask.sequences is None or batch == 1:
+        return
+    raise ValueError(
+        f"{WHO}: Expected batch_size=1 when using block-diagonal bias, got {batch} with "
+        f"{type(inputs.attn_bias).__name__}; concatenate the batch along M\n"
+        f"  query.shape: {list(inputs.query.shape)}\n"
+        f"  key.shape  : {list(inputs.key.shape)}\n"
+        f"  value.shape: {list(inputs.value.shape)}"
+    )
+
+
+def _check_places(inputs: Inputs, mask: MaskSpec, bias: Tensor | None) -> None:
+    """Raise unless the mask's tensors lie where the query does."""
+    tensors = {
+        "attn_bias": bias,
+        "slopes of attn_bias": mask.relative.slopes,
+        "table of attn_bias": mask.relative.table,
+        "sink": inputs.sink,
+    }
+    if mask.sequences is not None:
+        tensors["query lengths of attn_bias"] = mask.sequences.q_start
+        tensors["key starts of attn_bias"] = mask.sequences.k_start
+        tensors["key lengths of attn_bias"] = mask.sequences.k_len
+    if mask.pages is not None:
+        tensors["block_tables of attn_bias"] = mask.pages.block_table
+    if mask.blocks is not None:
+        tensors["offsets of attn_bias"] = mask.blocks.offsets
+        tensors["indices of attn_bias"] = mask.blocks.indices
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
         check_is_tensor(name, tensor)
-        if tensor.device != query.device:
+        if tensor.device != inputs.query.device:
             raise ValueError(
                 f"{WHO}: Attention bias and Query/Key/Value should be on the same device: expected "
-                f"{name} on query's device {query.device}, got {tensor.device}; move it with to()"
+                f"{name} on query's device {inputs.query.device}, got {tensor.device}; move it "
+                "with to()"
             )
-    if mask.sequences is not None and query.shape[0] != 1:
-        raise ValueError(
-            f"{WHO}: Expected batch_size=1 when using block-diagonal bias, got {query.shape[0]} "
-            f"with {type(inputs.attn_bias).__name__}; concatenate the batch along M\n"
-            f"  query.shape: {list(query.shape)}\n"
-            f"  key.shape  : {list(inputs.key.shape)}\n"
-            f"  value.shape: {list(inputs.value.shape)}"
-        )
 
 
 def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
@@ -157,10 +151,8 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
     return _unrepeat(bias)
 
 
-def _per_head(name: str, tensor: Tensor | None, inputs: Inputs, trailing: int = 0) -> Tensor | None:
+def _per_head(name: str, tensor: Tensor, inputs: Inputs, trailing: int = 0) -> Tensor:
     """View a parameter of each head as [Hq, ...], with `trailing` axes of its own."""
-    if tensor is None:
-        return None
     query = inputs.query
     heads = query.shape[2:-1] or (1,)
     flat = (heads[0] * heads[1],) if len(heads) == 2 else tuple(heads)
