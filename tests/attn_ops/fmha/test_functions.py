@@ -1,12 +1,15 @@
 """The forms of attention without autograd, and partial attention, against the one with autograd."""
 
+import doctest
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from attn_ops import fmha
+from attn_ops import _attention, fmha
 from attn_ops.fmha import (
     LowerTriangularMask,
+    functions,
     memory_efficient_attention,
     memory_efficient_attention_backward,
     memory_efficient_attention_forward,
@@ -234,3 +237,10 @@ def test_autocast_casts_the_inputs():
         partial, _ = memory_efficient_attention_partial(*inputs)
     assert out.dtype == dq.dtype == torch.bfloat16
     assert partial.dtype == torch.float32
+
+
+@pytest.mark.parametrize("module", [_attention, functions], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -67,6 +67,14 @@ def memory_efficient_attention(
         the kind of `attn_bias`, or for a derivative in forward mode or of second order.
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691. Sink: Xiao et al.
         2023, arXiv:2309.17453; softcap: Gemma Team 2024, arXiv:2408.00118.
+
+    >>> import attn_ops as xops
+    >>> q, k, v = torch.randn(3, 2, 16, 8, 64).unbind()
+    >>> y = xops.memory_efficient_attention(q, k, v)
+    >>> y = xops.memory_efficient_attention(q, k, v, p=0.2)
+    >>> y = xops.memory_efficient_attention(q, k, v, attn_bias=xops.LowerTriangularMask())
+    >>> y.shape
+    torch.Size([2, 16, 8, 64])
     """
     # The usual call at inference takes as long as torch's own: one operator, which checks in C++.
     # Whatever it refuses goes on below, where the errors name the arguments.

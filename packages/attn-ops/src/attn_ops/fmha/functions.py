@@ -82,6 +82,15 @@ def memory_efficient_attention_forward_requires_grad(
 
     Arguments, shapes and errors: as in `memory_efficient_attention_forward`. With p > 0, pass the
     same `dropout_seed` here and to the backward, for example `torch.randint(2**62, (2,))`.
+
+    >>> q, k, v = torch.randn(3, 1, 16, 8, 64).unbind()
+    >>> seed = torch.randint(2**62, (2,))
+    >>> options = {"p": 0.2, "dropout_seed": seed}
+    >>> out, lse = memory_efficient_attention_forward_requires_grad(q, k, v, **options)
+    >>> grad = torch.ones_like(out)
+    >>> dq, dk, dv = memory_efficient_attention_backward(grad, out, lse, q, k, v, **options)
+    >>> lse.shape, dq.shape
+    (torch.Size([1, 8, 16]), torch.Size([1, 16, 8, 64]))
     """
     inputs = Inputs(
         query, key, value, attn_bias, p, scale, output_dtype, sink=sink, softcap=softcap
