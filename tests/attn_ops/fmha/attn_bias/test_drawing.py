@@ -48,7 +48,7 @@ def test_sequences_have_colours_of_their_own():
 def test_image_names_the_mask_and_its_lengths():
     image = BlockDiagonalMask.from_seqlens([2, 3], [4, 4])._repr_svg_()
     texts = [text.text for text in ET.fromstring(image).iter(f"{SVG}text")]  # noqa: S314
-    assert texts == ["BlockDiagonalMask", "8 keys →", "← 5 queries"]
+    assert texts == ["BlockDiagonalMask", "5 queries ↓, 8 keys →"]
 
 
 def test_large_masks_are_drawn_at_a_few_places():

@@ -65,19 +65,13 @@ def svg(drawn: Picture) -> str:
     rows, columns = drawn.sequence.shape
     cell = max(2.0, min(16.0, 320 / max(rows, columns, 1)))
     width, height = columns * cell, rows * cell
-    shapes = [
-        f'<rect x="{first * cell:g}" y="{row * cell:g}" width="{(last - first) * cell:g}" '
-        f'height="{cell:g}" fill="{_COLOURS[sequence % len(_COLOURS)]}"/>'
-        for row, first, last, sequence in _runs(drawn.sequence)
-    ]
+    lengths = f"{drawn.num_queries} queries ↓, {drawn.num_keys} keys →"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + 40:g}" height="{height + 56:g}" '
-        'font-family="sans-serif" font-size="12">'
-        f'<text x="30" y="14" font-weight="bold">{escape(drawn.title)}</text>'
-        f'<text x="30" y="30">{drawn.num_keys} keys →</text>'
-        f'<text transform="translate(18 {38 + height:g}) rotate(-90)">← {drawn.num_queries} '
-        "queries</text>"
-        f'<g transform="translate(30 38)"><rect width="{width:g}" height="{height:g}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12" '
+        f'width="{max(width, 8 * len(drawn.title)):g}" height="{height + 38:g}">'
+        f'<text y="14" font-weight="bold">{escape(drawn.title)}</text>'
+        f'<text y="30">{lengths}</text>'
+        f'<g transform="translate(0 38)"><rect width="{width:g}" height="{height:g}" '
         f'fill="{_UNSEEN}"/>{"".join(shapes)}</g></svg>'
     )
 
