@@ -9,78 +9,12 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/backward_sums-inl.h"
 #include "cpu/kernels/gradient_tile-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
 namespace {
-
-template <class Op>
-struct BackwardTiling {
-  using Real = typename Op::S::Real;
-  static constexpr int64_t kBlockBytes = 384 * 1024;  // of a block of keys and its gradients
-
-  GradientWidths<Op> widths;
-  int64_t block_keys;
-  int64_t blocks;     // of the longest sequence; at least 1, so that dQ is written without keys
-  int64_t tile_rows;  // query rows per tile
-  int64_t tiles;      // of all query rows of a key head, at most
-  int64_t tasks;      // a block each
-
-  explicit BackwardTiling(const Problem& p) : widths(p) {
-    const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
-                              (widths.key_units + widths.value_units + widths.key_columns +
-                               widths.value_columns + widths.key_columns / Op::kDepth);
-    block_keys = larger(kBlockBytes / key_bytes / kTileKeys, 1) * kTileKeys;
-    block_keys = smaller(block_keys, larger(round_up(p.most_keys, kTileKeys), kTileKeys));
-    blocks = larger((p.most_keys + block_keys - 1) / block_keys, 1);
-    // A tile within a block of queries has one list of key blocks to skip by.
-    const bool small_blocks = p.blocks && p.blocks.size >= 32 && p.blocks.size < kTileQueries;
-    tile_rows = small_blocks ? p.blocks.size : kTileQueries;
-    tiles = p.B * p.G * p.Mq / tile_rows + p.num_sequences;
-    tasks = p.num_sequences * p.Hkv * blocks;
-  }
-
-  // Where the tiles of a sequence begin, among all of a key head.
-  int64_t first_tile(const Problem& p, const Sequence& sequence) const {
-    return p.G * (sequence.b * p.Mq + sequence.q_begin) / tile_rows + sequence.index;
-  }
-};
-
-// Sums of dK and dV where several sequences may own one row: [Mkv, Hkv, K] and [Mkv, Hkv, Kv] in
-// Reals, each width in whole vectors. Tasks of a key head add to them in their order.
-template <class Op>
-struct GradKeySum {
-  using Real = typename Op::S::Real;
-  Real* keys = nullptr;
-  Real* values = nullptr;
-  int64_t* turns = nullptr;  // [Hkv]: the task whose turn it is to add
-  bool used;
-
-  GradKeySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
-      : used(p.sequences.k_len != nullptr) {
-    if (!used) return;
-    keys = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.key_columns);
-    values = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.value_columns);
-    turns = scratch.take<int64_t>(p.Hkv);
-  }
-};
-
-// dQ of all blocks so far, in Reals; none if every tile meets a single block.
-template <class Op>
-struct GradQuerySum {
-  using Real = typename Op::S::Real;
-  Real* sum;       // [B, Hq, Mq, key_columns]
-  int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
-  int64_t num_turns;
-
-  GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
-    const bool used = t.blocks > 1 && p.grad_query;
-    num_turns = used ? p.Hkv * t.tiles : 0;
-    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.widths.key_columns : 0);
-    turns = scratch.take<int32_t>(num_turns);
-  }
-};
 
 template <class Op>
 struct BackwardScratch {
@@ -153,13 +87,13 @@ class BackwardBlock {
       }
       const int64_t block_end = s_.block.begin + s_.block.n;
       if (seen.begin >= block_end || seen.end <= s_.block.begin) continue;
+      first_keys_ = true;
       if (s_.tile.sees(p_, s_.block.begin, block_end)) {
         s_.tile.load(p_, s_.rows);
         s_.tile.load_stacked(p_, s_.rows);
         differentiate_tile();
-      } else {
-        clear_grad_queries();
       }
+      if (first_keys_) clear_grad_queries();
       if (p_.grad_query) add_queries(seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
     }
     if (key_sum_.used) {
@@ -190,25 +124,51 @@ class BackwardBlock {
   }
 
   void differentiate_tile() {
-    bool first = true;
-    for (int64_t k = 0; k < s_.block.n; k += kTileKeys) {
-      const int64_t n = smaller(kTileKeys, s_.block.n - k);
-      const int64_t begin = s_.block.begin + k;
-      if (!s_.tile.sees(p_, begin, begin + n)) continue;
-      s_.gradients.template compute<true>(p_, t_.widths, s_.block, s_.tile, k, n);
-      if (p_.grad_value) {  // dV += P^T dO
-        add_product(s_.gradients.probabilities, s_.tile.grad_out_stacked,
-                    s_.grad_values + k * t_.widths.value_columns, t_.widths.value_columns, n, p_.Kv,
-                    s_.tile.grad_out_finite);
+    const int64_t block_end = s_.block.begin + s_.block.n;
+    if (!sees_one_block_list()) {
+      for (int64_t k = 0; k < s_.block.n; k += kTileKeys) {
+        const int64_t n = smaller(kTileKeys, s_.block.n - k);
+        const int64_t begin = s_.block.begin + k;
+        if (s_.tile.sees(p_, begin, begin + n))
+          differentiate_keys(k, n, static_cast<bool>(p_.blocks));
       }
-      if (p_.grad_key) {  // dK += dS^T Q
-        add_product(s_.gradients.grad_scores, s_.tile.queries_stacked,
-                    s_.grad_keys + k * t_.widths.key_columns, t_.widths.key_columns, n, p_.K,
-                    s_.tile.queries_finite);
-      }
-      if (p_.grad_query) add_queries_of_keys(k, n, first);
-      first = false;
+      return;
     }
+    const QueryRow at = s_.tile.query(p_, 0);
+    const KeyRange within{larger(s_.block.begin, s_.tile.seen.begin / kTileKeys * kTileKeys),
+                          smaller(block_end, s_.tile.seen.end)};
+    each_block_run(p_.blocks, at.h, at.i, within, [&](int64_t from, int64_t to) {
+      const int64_t end = to - s_.block.begin;
+      for (int64_t k = from - s_.block.begin; k < end;) {
+        const int64_t n = smaller(end, k / kTileKeys * kTileKeys + kTileKeys) - k;
+        differentiate_keys(k, n, false);
+        k += n;
+      }
+    });
+  }
+
+  // Whether the tile's rows are of one block of queries, and key blocks are whole units.
+  bool sees_one_block_list() const {
+    if (!p_.blocks || p_.blocks.size % Op::kDepth != 0) return false;
+    const QueryRow first = s_.tile.query(p_, 0), last = s_.tile.query(p_, s_.tile.n - 1);
+    return first.h == last.h && first.i / p_.blocks.size == last.i / p_.blocks.size;
+  }
+
+  // Keys [k, k + n) of the block, within one tile of keys.
+  void differentiate_keys(int64_t k, int64_t n, bool excludes_blocks) {
+    s_.gradients.template compute<true>(p_, t_.widths, s_.block, s_.tile, k, n, excludes_blocks);
+    if (p_.grad_value) {  // dV += P^T dO
+      add_product(s_.gradients.probabilities, s_.tile.grad_out_stacked,
+                  s_.grad_values + k * t_.widths.value_columns, t_.widths.value_columns, n, p_.Kv,
+                  s_.tile.grad_out_finite);
+    }
+    if (p_.grad_key) {  // dK += dS^T Q
+      add_product(s_.gradients.grad_scores, s_.tile.queries_stacked,
+                  s_.grad_keys + k * t_.widths.key_columns, t_.widths.key_columns, n, p_.K,
+                  s_.tile.queries_finite);
+    }
+    if (p_.grad_query) add_queries_of_keys(k, n);
+    first_keys_ = false;
   }
 
   // sum += left right: n rows of keys, over the depth of the tile's query rows.
@@ -228,18 +188,21 @@ class BackwardBlock {
     multiply(product);
   }
 
-  void add_queries_of_keys(int64_t k, int64_t n, bool first) {  // dQ += dS K
+  void add_queries_of_keys(int64_t k, int64_t n) {  // dQ += dS K
+    const int64_t tile = k / kTileKeys;
     Product<Op> product;
     product.a = s_.gradients.grad_scores_by_depth;
     product.a_stride = kTileQueries;
-    product.b = s_.keys_stacked + k / kTileKeys * stacked_stride();
-    product.b_depth = product.depth = units_of<Op>(n);
+    product.b = s_.keys_stacked + tile * stacked_stride();
+    product.b_depth = units_of<Op>(smaller(kTileKeys, s_.block.n - tile * kTileKeys));
+    product.b_begin = k % kTileKeys / Op::kDepth;
+    product.depth = units_of<Op>(n);
     product.c = s_.grad_queries;
     product.c_stride = t_.widths.key_columns;
     product.rows = s_.tile.n;
     product.columns = product.b_columns = p_.K;
-    product.accumulate = !first;
-    product.skip_zeros = !s_.keys_finite[k / kTileKeys];
+    product.accumulate = !first_keys_;
+    product.skip_zeros = !s_.keys_finite[tile];
     multiply<Op, true>(product);
   }
 
@@ -335,6 +298,7 @@ class BackwardBlock {
   const GradKeySum<Op>& key_sum_;
   const Sequence& sequence_;
   const int64_t key_head_, block_;
+  bool first_keys_ = true;  // none of the tile's dQ is there yet
 };
 
 template <class Op>

@@ -109,7 +109,8 @@ class BiasGradientTask {
     if (!s_.tile.sees(p_, s_.block.begin, s_.block.begin + s_.block.n)) return;
     s_.tile.load(p_, s_.rows);
     s_.block.load(p_, w_, s_.rows, sequence, h / p_.G);
-    s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
+    s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n,
+                                         static_cast<bool>(p_.blocks));
     for (int64_t j = 0; j < s_.block.n; ++j) {
       const Real* from = s_.gradients.grad_scores + j * kTileQueries;
       Real* to = s_.sum + j * kTileQueries;

@@ -45,7 +45,7 @@ class GradientTile {
   // the scaled scores; else as Reals, with dS that of the scores after their cap.
   template <bool kAsUnits>
   void compute(const BackwardProblem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
-               const QueryTile<Op>& tile, int64_t offset, int64_t n) {
+               const QueryTile<Op>& tile, int64_t offset, int64_t n, bool excludes_blocks) {
     Product<Op> product;
     product.c_stride = kTileQueries;
     product.rows = n;
@@ -65,11 +65,12 @@ class GradientTile {
 
     const int64_t begin = block.begin + offset;
     const bool masked = load_ranges(tile, begin, n);
+    biased_ = has_score_bias(p) || excludes_blocks;
     load_weights(p, tile, begin, n);
     const Factors factors{static_cast<Real>(p.scale * kLog2E),
                           static_cast<Real>(p.softcap * kLog2E)};
     if (element_bytes(p.out.dtype) == 2) sum_few_keys(p, tile, begin, n, factors);
-    if (masked || bias_ || p.softcap > 0) {
+    if (masked || biased_ || p.softcap > 0) {
       differentiate<kAsUnits, true>(tile, n, factors);
     } else {
       differentiate<kAsUnits, false>(tile, n, factors);
@@ -92,7 +93,7 @@ class GradientTile {
   }
 
   void load_weights(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n) {
-    if (bias_) {
+    if (biased_) {
       for (int64_t r = 0; r < tile.n; ++r) {
         const QueryRow at = tile.query(p, r);
         load_bias_row_with_blocks<S>(by_row_ + r * kTileKeys, p,
@@ -139,7 +140,9 @@ class GradientTile {
   };
 
   Arrays arrays_of(const QueryTile<Op>& tile) const {
-    return {probabilities, grad_scores, tile.lse, tile.delta, begin_, end_, bias_, dropout_};
+    return {
+        probabilities, grad_scores, tile.lse, tile.delta, begin_, end_, biased_ ? bias_ : nullptr,
+        dropout_};
   }
 
   // To base 2.
@@ -261,11 +264,12 @@ class GradientTile {
     return grad;
   }
 
-  Real* begin_;    // [kTileQueries]: the band's first key of each row, from the tile's first
-  Real* end_;      // [kTileQueries]
-  Real* by_row_;   // [kTileQueries, kTileKeys]: bias or dropout as read
-  Real* bias_;     // [kTileKeys, kTileQueries], in base 2; null without bias
-  Real* dropout_;  // likewise the factors; null without dropout
+  Real* begin_;          // [kTileQueries]: the band's first key of each row, from the tile's first
+  Real* end_;            // [kTileQueries]
+  Real* by_row_;         // [kTileQueries, kTileKeys]: bias or dropout as read
+  Real* bias_;           // [kTileKeys, kTileQueries], in base 2; null without bias
+  Real* dropout_;        // likewise the factors; null without dropout
+  bool biased_ = false;  // whether the tile at hand has biases
 };
 
 }  // namespace

@@ -71,7 +71,8 @@ class ParameterGradientTask {
       s_.block.n = smaller(kTileKeys, sequence.Mkv - begin);
       if (!s_.tile.sees(p_, begin, begin + s_.block.n)) continue;
       s_.block.load(p_, w_, s_.rows, sequence, h_ / p_.G);
-      s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n);
+      s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n,
+                                           static_cast<bool>(p_.blocks));
       // The distance of the tile's first key from the diagonal of its first query.
       add_tile(begin - i - sequence.diagonal);
     }

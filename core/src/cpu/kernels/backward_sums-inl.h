@@ -1,0 +1,79 @@
+// How the backward is cut into blocks of keys, and the sums of gradients that blocks share.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/query_tile-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+template <class Op>
+struct BackwardTiling {
+  using Real = typename Op::S::Real;
+  static constexpr int64_t kBlockBytes = 384 * 1024;  // of a block of keys and its gradients
+
+  GradientWidths<Op> widths;
+  int64_t block_keys;
+  int64_t blocks;     // of the longest sequence; at least 1, so that dQ is written without keys
+  int64_t tile_rows;  // query rows per tile
+  int64_t tiles;      // of all query rows of a key head, at most
+  int64_t tasks;      // a block each
+
+  explicit BackwardTiling(const Problem& p) : widths(p) {
+    const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
+                              (widths.key_units + widths.value_units + widths.key_columns +
+                               widths.value_columns + widths.key_columns / Op::kDepth);
+    block_keys = larger(kBlockBytes / key_bytes / kTileKeys, 1) * kTileKeys;
+    block_keys = smaller(block_keys, larger(round_up(p.most_keys, kTileKeys), kTileKeys));
+    blocks = larger((p.most_keys + block_keys - 1) / block_keys, 1);
+    // A tile within a block of queries has one list of key blocks to skip by.
+    const bool small_blocks = p.blocks && p.blocks.size >= 32 && p.blocks.size < kTileQueries;
+    tile_rows = small_blocks ? p.blocks.size : kTileQueries;
+    tiles = p.B * p.G * p.Mq / tile_rows + p.num_sequences;
+    tasks = p.num_sequences * p.Hkv * blocks;
+  }
+
+  // Where the tiles of a sequence begin, among all of a key head.
+  int64_t first_tile(const Problem& p, const Sequence& sequence) const {
+    return p.G * (sequence.b * p.Mq + sequence.q_begin) / tile_rows + sequence.index;
+  }
+};
+
+// Sums of dK and dV where several sequences may own one row: [Mkv, Hkv, K] and [Mkv, Hkv, Kv] in
+// Reals, each width in whole vectors. Tasks of a key head add to them in their order.
+template <class Op>
+struct GradKeySum {
+  using Real = typename Op::S::Real;
+  Real* keys = nullptr;
+  Real* values = nullptr;
+  int64_t* turns = nullptr;  // [Hkv]: the task whose turn it is to add
+  bool used;
+
+  GradKeySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
+      : used(p.sequences.k_len != nullptr) {
+    if (!used) return;
+    keys = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.key_columns);
+    values = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.value_columns);
+    turns = scratch.take<int64_t>(p.Hkv);
+  }
+};
+
+// dQ of all blocks so far, in Reals; none if every tile meets a single block.
+template <class Op>
+struct GradQuerySum {
+  using Real = typename Op::S::Real;
+  Real* sum;       // [B, Hq, Mq, key_columns]
+  int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
+  int64_t num_turns;
+
+  GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
+    const bool used = t.blocks > 1 && p.grad_query;
+    num_turns = used ? p.Hkv * t.tiles : 0;
+    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.widths.key_columns : 0);
+    turns = scratch.take<int32_t>(num_turns);
+  }
+};
+
+}  // namespace
+}  // namespace attn::cpu
