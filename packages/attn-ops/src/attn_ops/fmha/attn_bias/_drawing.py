@@ -65,6 +65,11 @@ def svg(drawn: Picture) -> str:
     rows, columns = drawn.sequence.shape
     cell = max(2.0, min(16.0, 320 / max(rows, columns, 1)))
     width, height = columns * cell, rows * cell
+    shapes = [
+        f'<rect x="{first * cell:g}" y="{row * cell:g}" width="{(last - first) * cell:g}" '
+        f'height="{cell:g}" fill="{_COLOURS[sequence % len(_COLOURS)]}"/>'
+        for row, first, last, sequence in _runs(drawn.sequence)
+    ]
     lengths = f"{drawn.num_queries} queries ↓, {drawn.num_keys} keys →"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12" '
