@@ -90,20 +90,19 @@ std::tuple<Tensor, Tensor> attention_forward(const Inputs& inputs,
   return {out, lse};
 }
 
-std::array<Tensor, kNumDifferentiable> attention_backward(
-    const Inputs& inputs, const BackwardInputs& backward,
-    const std::array<bool, kNumDifferentiable>& needed) {
+std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInputs& backward,
+                                       const std::array<bool, kNumDifferentiable>& needed) {
   const auto sources = differentiable(inputs);
-  std::array<Tensor, kNumDifferentiable> gradients;
+  std::vector<Tensor> gradients;
   std::array<attn_tensor, kNumDifferentiable> gradient_views;
   for (size_t i = 0; i < kNumDifferentiable; ++i) {
-    STD_TORCH_CHECK(sources[i] || !needed[i],
+    if (!needed[i]) continue;
+    STD_TORCH_CHECK(sources[i],
                     "attention: expected gradients of present inputs to be needed, got a need for "
                     "that of input ",
                     i, " of query, key, value, bias, slopes, table, sink");
-    gradients[i] =
-        needed[i] ? empty_contiguous_like(*sources[i]) : empty({0}, inputs.query.scalar_type());
-    gradient_views[i] = view(gradients[i]);
+    gradients.push_back(empty_contiguous_like(*sources[i]));
+    gradient_views[i] = view(gradients.back());
   }
   const auto wanted = [&](size_t i) { return needed[i] ? &gradient_views[i] : nullptr; };
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "inputs.h"
 
@@ -31,9 +32,8 @@ struct BackwardInputs {
 // query, key, value, bias, slopes, table and sink, in this order.
 inline constexpr size_t kNumDifferentiable = 7;
 
-// The gradients of those that are needed; shape [0] in place of the others.
-std::array<Tensor, kNumDifferentiable> attention_backward(
-    const Inputs& inputs, const BackwardInputs& backward,
-    const std::array<bool, kNumDifferentiable>& needed);
+// The gradients of those that are needed, without gaps.
+std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInputs& backward,
+                                       const std::array<bool, kNumDifferentiable>& needed);
 
 }  // namespace attn_torch

@@ -5,7 +5,6 @@
 
 #include "attention.h"
 #include "attn/mask.h"
-#include "merge.h"
 #include "operator_stack.h"
 
 namespace attn_torch {
@@ -56,8 +55,7 @@ void run_attention_backward(StableIValue* values, uint64_t num_arguments, uint64
   stack.pop(backward.out, backward.lse, backward.grad_out, backward.grad_lse);
   std::array<bool, kNumDifferentiable> needed;
   for (bool& need : needed) stack.pop(need);
-  const auto gradients = attention_backward(inputs, backward, needed);
-  std::apply([&](const auto&... gradient) { stack.push(gradient...); }, gradients);
+  stack.push(attention_backward(inputs, backward, needed));
 }
 
 }  // namespace
@@ -77,18 +75,8 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
   m.def(("_attention_backward(" + kInputs +
          ", Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool need_query, "
          "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "
-         "bool need_sink) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
-         "Tensor grad_bias, Tensor grad_slopes, Tensor grad_table, Tensor grad_sink)")
+         "bool need_sink) -> Tensor[]")
             .c_str());
-  const std::string merge =
-      "(Tensor[] chunk_outs, Tensor[] chunk_lses, *, ScalarType? output_dtype=None) "
-      "-> (Tensor out, Tensor lse)";
-  m.def(("merge" + merge).c_str());
-  m.def(("_merge" + merge).c_str());
-  m.def(
-      "_merge_backward(Tensor[] chunk_outs, Tensor[] chunk_lses, Tensor grad_out, "
-      "Tensor? grad_lse, *, bool need_outs, bool need_lses) "
-      "-> (Tensor[] grad_chunk_outs, Tensor[] grad_chunk_lses)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
@@ -98,7 +86,4 @@ STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
   m.impl("_unmasked_attention", TORCH_BOX(&attn_torch::unmasked_attention));
   m.impl("_attention_forward", &attn_torch::run_attention_forward);
   m.impl("_attention_backward", &attn_torch::run_attention_backward);
-  m.impl("merge", TORCH_BOX(&attn_torch::merge));
-  m.impl("_merge", TORCH_BOX(&attn_torch::merge));
-  m.impl("_merge_backward", TORCH_BOX(&attn_torch::merge_backward));
 }

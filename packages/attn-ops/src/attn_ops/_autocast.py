@@ -17,11 +17,10 @@ _PARAMETERS = ("attn_bias", "slopes", "table", "sink")
 
 def is_enabled(query: object) -> bool:
     """Return whether autocast is on for the device of `query`."""
-    return (
-        isinstance(query, Tensor)
-        and query.device.type in _DISPATCH_KEYS
-        and torch.is_autocast_enabled(query.device.type)
-    )
+    if not isinstance(query, Tensor):
+        return False
+    device_type = query.device.type
+    return device_type in _DISPATCH_KEYS and torch.is_autocast_enabled(device_type)
 
 
 def cast_inputs(

@@ -77,11 +77,8 @@ class Attention(torch.autograd.Function):
         needed = _take_differentiable(ctx.needs_input_grad)
         # Grad mode is on only if someone means to differentiate again.
         run = AttentionGradient.apply if torch.is_grad_enabled() else _run_backward
-        found = run(*arguments, out, lse, grad_out, grad_lse, *needed)
-        gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for place, need, gradient in zip(DIFFERENTIABLE, needed, found, strict=True):
-            gradients[place] = gradient if need else None
-        return tuple(gradients)
+        found = iter(run(*arguments, out, lse, grad_out, grad_lse, *needed))
+        return tuple(next(found) if need else None for need in ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:  # noqa: ANN401
@@ -104,7 +101,7 @@ class AttentionGradient(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
         """Run the backward operator."""
-        return _run_backward(*inputs)
+        return tuple(_run_backward(*inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
@@ -123,7 +120,7 @@ class AttentionGradient(torch.autograd.Function):
         )
 
 
-def _run_backward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+def _run_backward(*inputs: Any) -> list[Tensor]:  # noqa: ANN401
     """Run the backward operator on its arguments in the order of the schema."""
     arguments = inputs[:_NUM_ARGUMENTS]
     out, lse, grad_out, grad_lse, *needed = inputs[_NUM_ARGUMENTS:]
@@ -185,8 +182,8 @@ def gradients(
     arguments = _torch_ops.arguments(query, key, value, mask, scale)
     all_needed = (*needed, *[False] * (len(DIFFERENTIABLE) - len(needed)))
     with torch.no_grad():
-        found = _run_backward(*arguments, out, lse, grad_out, grad_lse, *all_needed)
-    return tuple(gradient if need else None for gradient, need in zip(found, needed, strict=False))
+        found = iter(_run_backward(*arguments, out, lse, grad_out, grad_lse, *all_needed))
+    return tuple(next(found) if need else None for need in needed)
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:

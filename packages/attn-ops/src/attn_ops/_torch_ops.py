@@ -45,7 +45,7 @@ attention_forward: Final = torch.ops.attn_ops._attention_forward.default  # noqa
 """The output and the LSE, likewise."""
 
 attention_backward: Final = torch.ops.attn_ops._attention_backward.default  # noqa: SLF001
-"""The gradients of `DIFFERENTIABLE`; shape [0] for one that is not needed."""
+"""The gradients of those of `DIFFERENTIABLE` that are needed, without gaps."""
 
 ARGUMENT_NAMES: Final = tuple(
     argument.name
@@ -140,12 +140,13 @@ def _fake_forward(
 
 
 @torch.library.register_fake("attn_ops::_attention_backward")
-def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
-    query, needed = inputs[0], inputs[-len(DIFFERENTIABLE) :]
-    return tuple(
-        inputs[place].new_empty(inputs[place].shape) if need else query.new_empty((0,))
+def _fake_backward(*inputs: Any) -> list[Tensor]:  # noqa: ANN401
+    needed = inputs[-len(DIFFERENTIABLE) :]
+    return [
+        inputs[place].new_empty(inputs[place].shape)
         for place, need in zip(DIFFERENTIABLE, needed, strict=True)
-    )
+        if need
+    ]
 
 
 def _loop_under_vmap(operator: torch._ops.OpOverload) -> None:
@@ -161,8 +162,8 @@ def _loop_under_vmap(operator: torch._ops.OpOverload) -> None:
         results = [operator(*sample(index), **options) for index in range(info.batch_size)]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
-        stacked = tuple(torch.stack(samples) for samples in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
+        stacked = type(results[0])(torch.stack(samples) for samples in zip(*results, strict=True))
+        return stacked, type(results[0])([0] * len(stacked))
 
     torch.library.register_vmap(operator, rule, lib=registry)
 
