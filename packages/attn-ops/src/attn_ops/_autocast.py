@@ -35,11 +35,12 @@ def cast_inputs(
     read as it is.
     """
     dtype = torch.get_autocast_dtype(query.device.type)
-    bias = _cast_parameters(bias, dtype)
+    bias = cast_parameters(bias, dtype)
     return _cast(query, dtype), _cast(key, dtype), _cast(value, dtype), bias
 
 
-def _cast_parameters(parameters: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401  a tensor or none
+def cast_parameters(parameters: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401  a tensor or none
+    """Return a tensor that a mask adds or compares in the region's dtype, float32 as it is."""
     is_read_as_it_is = not isinstance(parameters, Tensor) or parameters.dtype == torch.float32
     return parameters if is_read_as_it_is else _cast(parameters, dtype)
 
@@ -60,7 +61,7 @@ def _with_cast_inputs(operator: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:  # noqa: ANN401
         dtype = torch.get_autocast_dtype(query.device.type)
         named |= {
-            name: _cast_parameters(named[name], dtype) for name in _PARAMETERS if name in named
+            name: cast_parameters(named[name], dtype) for name in _PARAMETERS if name in named
         }
         inputs = cast_inputs(query, key, value, bias)
         with torch.autocast(query.device.type, enabled=False):
