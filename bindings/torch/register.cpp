@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "attn/mask.h"
+#include "merge.h"
 #include "operator_stack.h"
 
 namespace attn_torch {
@@ -77,6 +78,15 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
          "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "
          "bool need_sink) -> Tensor[]")
             .c_str());
+  const std::string merge =
+      "(Tensor[] chunk_outs, Tensor[] chunk_lses, *, ScalarType? output_dtype=None) "
+      "-> (Tensor out, Tensor lse)";
+  m.def(("merge" + merge).c_str());
+  m.def(("_merge" + merge).c_str());
+  m.def(
+      "_merge_backward(Tensor[] chunk_outs, Tensor[] chunk_lses, Tensor grad_out, "
+      "Tensor? grad_lse, *, bool need_outs, bool need_lses) "
+      "-> (Tensor[] grad_chunk_outs, Tensor[] grad_chunk_lses)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
@@ -86,4 +96,7 @@ STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
   m.impl("_unmasked_attention", TORCH_BOX(&attn_torch::unmasked_attention));
   m.impl("_attention_forward", &attn_torch::run_attention_forward);
   m.impl("_attention_backward", &attn_torch::run_attention_backward);
+  m.impl("merge", TORCH_BOX(&attn_torch::merge));
+  m.impl("_merge", TORCH_BOX(&attn_torch::merge));
+  m.impl("_merge_backward", TORCH_BOX(&attn_torch::merge_backward));
 }
