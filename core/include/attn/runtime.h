@@ -43,8 +43,9 @@ ATTN_API attn_status attn_cpu_isa(const char** name, attn_error* error) ATTN_NOE
 /* Returns the names this build and machine can run, best first, separated by spaces. */
 ATTN_API const char* attn_cpu_isas(void) ATTN_NOEXCEPT;
 
-/* Returns the threads a call uses when its attn_exec names none: ATTN_NUM_THREADS, or the number
-   of CPUs in this process' affinity mask. */
+/* Returns the threads a call uses when its attn_exec names none: the environment's
+   ATTN_NUM_THREADS if it is a positive number, else the number of CPUs in this process' affinity
+   mask. */
 ATTN_API int32_t attn_num_threads(void) ATTN_NOEXCEPT;
 
 /* Returns 1 if this build contains CUDA kernels, else 0. */
