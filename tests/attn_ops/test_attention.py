@@ -251,3 +251,38 @@ def test_attention_runs_on_the_threads_torch_is_told_to_use(threads):
     command = [sys.executable, "-c", COUNT_STARTED_THREADS, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) == threads - 1
+
+
+def test_sink_takes_its_share_of_every_query():
+    inputs = make_inputs(requires_grad=True)
+    sink = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    out = memory_efficient_attention(*inputs, LowerTriangularMask(), sink=sink)
+    query, key, value = inputs
+    empty_key = torch.zeros(2, 1, 4, 8, dtype=torch.float64)
+    causal = LowerTriangularMask().materialize((5, 7), torch.float64).expand(2, 4, 5, 7)
+    bias = torch.cat([causal, sink[None, :, None, None].expand(2, 4, 5, 1)], -1)
+    expected = softmax_attention(
+        query, torch.cat([key, empty_key], 1), torch.cat([value, empty_key[..., :6]], 1), bias
+    )
+    assert_close(out, expected)
+    leaves = [*inputs, sink]
+    assert_close(gradients(out, leaves), gradients(expected, leaves))
+
+
+def test_sink_alone_wants_a_gradient():
+    sink = torch.zeros(4, requires_grad=True)
+    memory_efficient_attention(*make_inputs(), sink=sink).sum().backward()
+    assert sink.grad is not None
+    assert (sink.grad != 0).all()
+
+
+@pytest.mark.parametrize("softcap", [0.5, 3])
+def test_softcap_bounds_the_scores(softcap):
+    inputs = make_inputs(requires_grad=True)
+    query, key, value = inputs
+    scores = query.shape[-1] ** -0.5 * torch.einsum("bihk,bjhk->bhij", query, key)
+    weights = (softcap * torch.tanh(scores / softcap)).softmax(-1)
+    expected = torch.einsum("bhij,bjhv->bihv", weights, value)
+    out = memory_efficient_attention(*inputs, softcap=softcap)
+    assert_close(out, expected)
+    assert_close(gradients(out, inputs), gradients(expected, inputs))

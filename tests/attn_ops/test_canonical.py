@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from attn_ops import LowerTriangularMask
+from attn_ops import LowerTriangularMask, memory_efficient_attention
 from attn_ops._canonical import canonical, restore_layout, restore_lse_layout
 from attn_ops._inputs import Inputs, check
+from attn_ops.fmha import attn_bias as masks
 
 
 def rand(*shape):
@@ -94,3 +95,87 @@ def test_results_return_to_the_layout_of_the_query():
     assert restore_layout(out, Q4) is out
     assert restore_lse_layout(lse, Q5).shape == (2, 2, 3, 5)
     assert restore_lse_layout(lse, Q4) is lse
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 5, 7), (1, 1, 1, 5, 7)])
+def test_bias_within_a_mask_is_viewed_like_a_plain_one(shape):
+    bias = rand(*shape)
+    for mask in (
+        masks.LowerTriangularMaskWithTensorBias(bias),
+        masks.LocalAttentionFromBottomRightMask(1, 1).add_bias(bias),
+    ):
+        spec = views_of(Q5, K5, V5, mask).mask
+        assert spec.bias is not None
+        assert spec.bias.shape == (shape[0], shape[1] * shape[2], 5, 7)
+        assert spec.bias.data_ptr() == bias.data_ptr()
+        assert spec.band == mask.mask_spec().band
+
+
+Q1, K1, V1 = Q4[:1], K4[:1], V4[:1]
+PACKED = masks.BlockDiagonalMask.from_seqlens([2, 3], [4, 3])
+TABLES = torch.tensor([[0], [1]], dtype=torch.int32)
+WRONG_MASKS = {
+    "batch": ((Q4, K4, V4), PACKED, "Expected batch_size=1 when using block-diagonal bias, got 2"),
+    "queries": ((Q1[:, :4], K1, V1), PACKED, "is made for 5 queries and 7 keys, and these are 4"),
+    "keys": ((Q1, K1[:, :6], V1[:, :6]), PACKED, "made for 5 queries and 7 keys, and these are 5"),
+    "page": (
+        (Q1, K1[:, :4], V1[:, :4]),
+        masks.PagedBlockDiagonalPaddedKeysMask.from_seqlens([2, 3], [4, 3], TABLES, 4),
+        "expected attn_bias's block_table[1, 0] to be one of key's 1 pages, got 1",
+    ),
+    "block rows": (
+        (Q1, K1, V1),
+        masks.BlockSparseMask.from_lists([[0]], 3),
+        "attn_bias's offsets's extent",
+    ),
+    "device": ((Q1, K1, V1), PACKED.to("meta"), "query lengths of attn_bias on query's device cpu"),
+    "bias device": (
+        (Q4, K4, V4),
+        LowerTriangularMask().add_bias(rand(2, 4, 5, 7).to("meta")),
+        "expected attn_bias on query's device cpu, got meta",
+    ),
+    "bias rank": (
+        (Q4, K4, V4),
+        LowerTriangularMask().add_bias(rand(5, 7)),
+        "add the leading ones, bias[None, None, ...]",
+    ),
+    "bias dtype": (
+        (Q4, K4, V4),
+        LowerTriangularMask().add_bias(rand(2, 4, 5, 7).half()),
+        "attn_bias of query's dtype torch.float32",
+    ),
+    "slopes": ((Q4, K4, V4), masks.AlibiBias(rand(3)), "slopes with one entry for each head"),
+    "table": ((Q4, K4, V4), masks.RelativePositionBias(rand(2, 5)), "table with one entry for"),
+    "table dtype": (
+        (Q4, K4, V4),
+        masks.RelativePositionBias(rand(4, 5).double()),
+        "table of query's dtype",
+    ),
+}
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("case", WRONG_MASKS)
+def test_mask_that_does_not_fit_is_refused_by_name(case, requires_grad):
+    (query, key, value), mask, message = WRONG_MASKS[case]
+    with pytest.raises(ValueError, match="memory_efficient_attention: ") as raised:
+        memory_efficient_attention(query.detach().requires_grad_(requires_grad), key, value, mask)
+    assert message in str(raised.value)
+
+
+def test_queries_beyond_the_sequences_see_nothing():
+    query = torch.cat([Q1, Q1], dim=1)
+    out = memory_efficient_attention(query, K1, V1, PACKED)
+    assert torch.equal(out[:, :5], memory_efficient_attention(Q1, K1, V1, PACKED))
+    assert (out[:, 5:] == 0).all()
+
+
+def test_autocast_casts_the_parameters_of_a_mask():
+    mask = (
+        LowerTriangularMask()
+        .add_bias(rand(1, 1, 5, 7).half())
+        .add_bias(masks.AlibiBias(rand(4).half()))
+    )
+    with torch.autocast("cpu"):
+        out = memory_efficient_attention(Q4, K4, V4, mask, sink=rand(4).half())
+    assert out.dtype == torch.bfloat16

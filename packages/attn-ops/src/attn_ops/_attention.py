@@ -12,10 +12,10 @@ from torch.jit._builtins import _register_builtin  # torch offers no public way
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, restore_layout
+from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout
 
 if TYPE_CHECKING:
-    from attn_ops.fmha.attn_bias import AttentionBias
     from attn_ops.fmha.operators import AttentionOp
 
 _Result = TypeVar("_Result")
@@ -26,7 +26,7 @@ def memory_efficient_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_bias: "Tensor | AttentionBias | None" = None,
+    attn_bias: Tensor | AttentionBias | None = None,
     p: float = 0.0,
     scale: float | None = None,
     *,
@@ -106,27 +106,36 @@ def memory_efficient_attention(
     call = canonical(inputs, draw_dropout(p))
     if wants_gradient(call):
         _choose.choose_backward(inputs, backward)
-    out = run(attend, call, scale, output_dtype)
+    out = run(attend, inputs, *call, scale, output_dtype)
     return restore_layout(out, query)
 
 
 def run(
-    attention: Callable[..., _Result],
-    call: CanonicalInputs,
-    scale: float | None,
-    output_dtype: torch.dtype | None,
+    operator: Callable[..., _Result], inputs: _inputs.Inputs, *arguments: object, **options: object
 ) -> _Result:
-    """Return what `attend` or `attend_with_lse` does.
+    """Return what `operator` does with canonical inputs, those of `inputs`.
 
     Raises: ValueError if the numbers in a mask's tensors do not fit, which the core alone reads.
     """
     try:
-        return attention(call.query, call.key, call.value, call.mask, scale, output_dtype)
+        return operator(*arguments, **options)
     except RuntimeError as error:
         refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
         if refusal is None:
             raise
-        raise ValueError(f"{_inputs.WHO}: {refusal[1]}") from None
+        text = re.sub(r"\b(sequences|pages|blocks|relative)\.", "attn_bias's ", refusal[1])
+        raise ValueError(f"{_inputs.WHO}: {text}{_what_mask_is_for(inputs)}") from None
+
+
+def _what_mask_is_for(inputs: _inputs.Inputs) -> str:
+    attn_bias, lengths = inputs.attn_bias, (inputs.query.shape[1], inputs.key.shape[1])
+    made_for = attn_bias.natural_shape() if isinstance(attn_bias, AttentionBias) else None
+    if made_for is None or made_for == lengths:
+        return ""
+    return (
+        f"; this {type(attn_bias).__name__} is made for {made_for[0]} queries and {made_for[1]} "
+        f"keys, and these are {lengths[0]} and {lengths[1]}"
+    )
 
 
 def cast_under_autocast(inputs: _inputs.Inputs) -> _inputs.Inputs:

@@ -3,7 +3,8 @@
 Every error a user can make with a mask's tensors is raised here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,7 @@ from attn_ops.mask import Dropout, MaskSpec, Relative
 _BIAS_LAYOUTS = {3: "[B, Mq, Mkv]", 4: "[B, H, Mq, Mkv]", 5: "[B, G, H, Mq, Mkv]"}
 
 
-@dataclass(frozen=True)
-class CanonicalInputs:
+class CanonicalInputs(NamedTuple):
     """What operators read: views, unless strides make a copy unavoidable."""
 
     query: Tensor
@@ -143,7 +143,7 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
             f"{WHO}: expected attn_bias {_BIAS_LAYOUTS[query.dim()]} = {list(full)}, all "
             f"{len(full)} axes, where any extent may be 1, got {list(bias.shape)}{advice}"
         )
-    _check_dtype("attn_bias", bias, query, torch.bool)
+    bias = _readable("attn_bias", bias, query, torch.bool)
     if query.dim() == 3:
         bias = bias.unsqueeze(1)
     elif query.dim() == 5:
@@ -163,21 +163,21 @@ def _per_head(name: str, tensor: Tensor, inputs: Inputs, trailing: int = 0) -> T
             f"{WHO}: expected {name} with one entry for each head of query, {wanted}"
             f"{' and one axis more' if trailing else ''}, got {list(tensor.shape)}"
         )
-    _check_dtype(name, tensor, query)
+    tensor = _readable(name, tensor, query)
     return tensor.flatten(0, 1) if len(leading) == 2 else tensor
 
 
-def _check_dtype(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) -> None:
-    if tensor.is_floating_point() and _autocast.is_enabled(query):
-        return  # the region casts it on its way
-    if tensor.dtype not in (query.dtype, torch.float32, *others):
-        alternatives = " or ".join(
-            ["torch.float32", *(f"{dtype} (True keeps a key)" for dtype in others)]
-        )
-        raise ValueError(
-            f"{WHO}: expected {name} of query's dtype {query.dtype}, {alternatives}, got "
-            f"{tensor.dtype}"
-        )
+def _readable(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) -> Tensor:
+    """Return a tensor of the mask in a dtype that kernels read, cast only by autocast."""
+    if _autocast.is_enabled(query):
+        tensor = _autocast.cast_parameters(tensor, query.dtype)
+    if tensor.dtype in (query.dtype, torch.float32, *others):
+        return tensor
+    alternatives = ["torch.float32", *(f"{dtype} (True keeps a key)" for dtype in others)]
+    raise ValueError(
+        f"{WHO}: expected {name} of query's dtype {query.dtype}, {' or '.join(alternatives)}, got "
+        f"{tensor.dtype}"
+    )
 
 
 def _repeats(tensor: Tensor, axis: int) -> bool:

@@ -60,7 +60,7 @@ def memory_efficient_attention_forward(
     )
     with torch.no_grad():
         call = _prepare(inputs, op, dropout_seed)
-        out = run(attend, call, scale, output_dtype)
+        out = run(attend, inputs, *call, scale, output_dtype)
     return restore_layout(out, query)
 
 
@@ -140,14 +140,13 @@ def memory_efficient_attention_backward(
     with torch.no_grad():
         call = canonical(inputs, _dropout(p, dropout_seed), merge_repeats=False)
         _check_results(inputs, grad, output, lse, grad_lse)
-        found = gradients(
+        found = run(
+            gradients,
+            inputs,
             _four_axes(grad.to(output.dtype)),
             _four_axes(output),
             _three_axes(lse),
-            call.query,
-            call.key,
-            call.value,
-            call.mask,
+            *call,
             scale,
             grad_lse=None if grad_lse is None else _three_axes(grad_lse),
             needed=(True, True, True, False),
@@ -224,7 +223,7 @@ def _dropout(p: float, seed: Tensor | None) -> Dropout:
 def _attend_with_lse(
     call: CanonicalInputs, inputs: Inputs, output_dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
-    out, lse = run(attend_with_lse, call, inputs.scale, output_dtype)
+    out, lse = run(attend_with_lse, inputs, *call, inputs.scale, output_dtype)
     return restore_layout(out, inputs.query), restore_lse_layout(lse, inputs.query)
 
 
