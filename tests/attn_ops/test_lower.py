@@ -223,3 +223,17 @@ def test_compiled_region_reads_lengths_changed_in_place():
     assert compiled(mask).tolist() == [5, 5]
     mask.k_seqinfo.from_seqlens_padded_inplace([2, 3])
     assert compiled(mask).tolist() == [2, 3]
+
+
+def test_compiled_region_joins_tensors_of_any_lengths():
+    def starts(tensors):
+        mask, joined = masks.BlockDiagonalMask.from_tensor_list(tensors)
+        parts = mask.make_causal().split(joined)
+        return _lower.lower(mask).sequences.q_start + 0, parts
+
+    compiled = torch.compile(starts, fullgraph=True, dynamic=True, backend="eager")
+    for lengths in ((3, 6, 2), (4, 7, 5)):
+        tensors = [torch.randn(1, length, 2) for length in lengths]
+        q_start, parts = compiled(tensors)
+        assert q_start.tolist() == [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
+        assert all(map(torch.equal, parts, tensors))

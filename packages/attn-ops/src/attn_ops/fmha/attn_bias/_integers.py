@@ -95,8 +95,10 @@ def checked_lengths(
     if not integers.are_known:
         return integers, max_seqlen, None
     known = integers.tolist()
-    least, most = min(known, default=-1), max(known, default=-1)
-    if known and least < 0:
+    if not known:
+        return integers, -1 if max_seqlen is None else max_seqlen, -1
+    least, most = min(known), max(known)
+    if least < 0:
         raise ValueError(f"attn_bias: expected lengths of 0 or more, got {known}")
     if max_seqlen is not None and most > max_seqlen:
         raise ValueError(f"attn_bias: expected lengths of at most {max_seqlen=}, got {known}")
