@@ -1,5 +1,7 @@
 """`python -m attn_ops.info`: what it says of the build, and of a described call."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -33,6 +35,38 @@ def test_command_runs_without_a_warning():
     command = [sys.executable, "-W", "error", "-m", "attn_ops.info"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("attn_ops ")
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None
+runpy.run_module("attn_ops.info", run_name="__main__")
+"""
+
+
+def run_without_torch(*arguments):
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_build_is_described_without_torch():
+    done = run_without_torch()
+    assert done.returncode == 0
+    assert "unavailable: needs torch 2.10 or newer" in done.stdout
+    assert f"cpu.instruction_set:{' ' * 25}{_native.cpu_isa()}" in done.stdout
+
+
+def test_call_without_torch_ends_with_a_message():
+    done = run_without_torch("--matrix")
+    assert done.returncode == 2
+    assert "error: memory_efficient_attention needs torch 2.10 or newer" in done.stderr
+
+
+def test_unknown_instruction_set_is_reported():
+    command = [sys.executable, "-m", "attn_ops.info"]
+    environment = {**os.environ, "ATTN_CPU_ISA": "abacus"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert re.search(r"cpu.instruction_set: +none: .*abacus", done.stdout)
 
 
 def test_call_on_the_cpu_takes_its_operators(capsys):

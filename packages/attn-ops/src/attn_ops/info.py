@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(*_describe_build())
         return 0
     if _WHY_NO_TORCH is not None:
-        parser.error(f"operators are torch's, but attn_ops' side for torch {_WHY_NO_TORCH}")
+        parser.error(f"memory_efficient_attention {_WHY_NO_TORCH}")
     if options.matrix:
         from attn_ops._support_matrix import support_matrix  # noqa: PLC0415  needs torch
 
@@ -79,7 +79,7 @@ def _features() -> Iterator[tuple[str, str]]:
     else:
         yield "memory_efficient_attention", f"unavailable: {_WHY_NO_TORCH}"
     yield "build.cuda", "yes" if _native.has_cuda() else "no"
-    yield "cpu.instruction_set", _native.cpu_isa()
+    yield "cpu.instruction_set", _instruction_set()
     yield "cpu.instruction_sets", ", ".join(_native.cpu_isas())
     yield "cpu.threads", str(_native.num_threads())
     if _WHY_NO_TORCH is None:
@@ -89,6 +89,13 @@ def _features() -> Iterator[tuple[str, str]]:
         yield "pytorch.threads", str(torch.get_num_threads())
         yield "pytorch.cuda", "available" if torch.cuda.is_available() else "not available"
     yield "python.version", sys.version.split()[0]
+
+
+def _instruction_set() -> str:
+    try:
+        return _native.cpu_isa()
+    except (ValueError, NotImplementedError) as refusal:  # what ATTN_CPU_ISA asks for
+        return f"none: {refusal}"
 
 
 def _read_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Inputs:
