@@ -65,8 +65,8 @@ class AttentionBias:
     def add_bias(self, bias: Tensor | RelativeBias) -> AttentionBias:
         """Return this mask with a bias added to the scores of the keys that are seen.
 
-        bias: a tensor [B, Hq, Mq, Mkv] where any extent may be 1, of query's dtype or float32, or
-            bool, True keeping a key; its indices are rows of query and key as they lie in memory,
+        bias: a tensor as `memory_efficient_attention` takes it, [B, Hq, Mq, Mkv] for 4-D inputs,
+            where any extent may be 1; its indices are rows of query and key as they lie in memory,
             so [1, Hq, sum of Mq, length of key] for packed sequences. Or an `AlibiBias` or a
             `RelativePositionBias`: then distances count from the diagonal of this mask, or where
             it has none from that which ends at the last query and key of each sequence.
