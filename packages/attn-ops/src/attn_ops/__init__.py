@@ -36,6 +36,7 @@ __all__ = [
     "memory_efficient_attention_forward",
     "memory_efficient_attention_forward_requires_grad",
     "memory_efficient_attention_partial",
+    "merge_attentions",
 ]
 
 _NAMES_WITHOUT_TORCH = ("__version__", "array")
@@ -77,6 +78,7 @@ if TYPE_CHECKING or _WHY_NO_TORCH is None:
         memory_efficient_attention_forward,
         memory_efficient_attention_forward_requires_grad,
         memory_efficient_attention_partial,
+        merge_attentions,
     )
 else:
     __all__[:] = _NAMES_WITHOUT_TORCH

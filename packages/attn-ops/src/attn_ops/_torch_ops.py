@@ -101,7 +101,7 @@ def arguments(
     )
 
 
-def _refuse_other_devices(*tensors: Tensor) -> None:
+def refuse_other_devices(*tensors: Tensor) -> None:
     """Raise where a real kernel would: a result on the meta device would hide the lack of one."""
     for tensor in tensors:
         if tensor.device.type != "cpu":
@@ -119,7 +119,7 @@ def _fake_attention(
     output_dtype: torch.dtype | None = None,
     **_named_mask: Any,  # noqa: ANN401
 ) -> Tensor:
-    _refuse_other_devices(query, key, value)
+    refuse_other_devices(query, key, value)
     return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
 
 

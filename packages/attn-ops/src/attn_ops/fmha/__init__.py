@@ -19,6 +19,7 @@ from attn_ops.fmha.functions import (
     memory_efficient_attention_forward_requires_grad,
     memory_efficient_attention_partial,
 )
+from attn_ops.fmha.merge import merge_attentions
 from attn_ops.fmha.operators import (
     AttentionBwOpBase,
     AttentionFwOpBase,
@@ -57,4 +58,5 @@ __all__ = [
     "memory_efficient_attention_forward",
     "memory_efficient_attention_forward_requires_grad",
     "memory_efficient_attention_partial",
+    "merge_attentions",
 ]
