@@ -38,20 +38,14 @@ struct BiasTiling {
 template <class Op>
 struct BiasGradientScratch {
   using Real = typename Op::S::Real;
-  KeyBlock<Op> block;
-  QueryTile<Op> tile;
-  GradientTile<Op> gradients;
+  ScoreGradients<Op> gradients;
   Real* sum;  // [kTileKeys, kTileQueries]
   Real* row;  // [kTileKeys]
-  const char** rows;
 
   BiasGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
-      : block(scratch, w, kTileKeys),
-        tile(scratch, w),
-        gradients(scratch, p),
+      : gradients(scratch, p, w),
         sum(scratch.take<Real>(kTileKeys * kTileQueries)),
-        row(scratch.take<Real>(kTileKeys)),
-        rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
+        row(scratch.take<Real>(kTileKeys)) {}
 };
 
 // One tile of the bias.
@@ -100,21 +94,17 @@ class BiasGradientTask {
   void add_rows(const Sequence& sequence, int64_t h, int64_t q, int64_t k) {
     if (q * kTileQueries >= sequence.Mq) return;
     if (p_.grad_bias_sums_n) return add_row_sums(sequence, h, q);
-    s_.block.begin = k * kTileKeys;
-    s_.block.n = smaller(kTileKeys, sequence.Mkv - s_.block.begin);
-    if (s_.block.n <= 0) return;
+    ScoreGradients<Op>& gradients = s_.gradients;
     const int64_t group = h % p_.G;
-    s_.tile.place(p_, sequence, h / p_.G, group * sequence.Mq + q * kTileQueries,
-                  (group + 1) * sequence.Mq);
-    if (!s_.tile.sees(p_, s_.block.begin, s_.block.begin + s_.block.n)) return;
-    s_.tile.load(p_, s_.rows);
-    s_.block.load(p_, w_, s_.rows, sequence, h / p_.G);
-    s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n,
-                                         static_cast<bool>(p_.blocks));
-    for (int64_t j = 0; j < s_.block.n; ++j) {
-      const Real* from = s_.gradients.grad_scores + j * kTileQueries;
+    gradients.queries.place(p_, sequence, h / p_.G, group * sequence.Mq + q * kTileQueries,
+                            (group + 1) * sequence.Mq);
+    if (!gradients.queries.sees(p_, k * kTileKeys, (k + 1) * kTileKeys)) return;
+    gradients.queries.load(p_, gradients.rows);
+    if (!gradients.compute(p_, w_, k * kTileKeys)) return;
+    for (int64_t j = 0; j < gradients.keys.n; ++j) {
+      const Real* from = gradients.row(j);
       Real* to = s_.sum + j * kTileQueries;
-      for (int64_t r = 0; r < s_.tile.n; ++r) to[r] += from[r];
+      for (int64_t r = 0; r < gradients.queries.n; ++r) to[r] += from[r];
     }
   }
 

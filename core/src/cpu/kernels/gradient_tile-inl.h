@@ -272,5 +272,37 @@ class GradientTile {
   bool biased_ = false;  // whether the tile at hand has biases
 };
 
+// Where a pass that only sums dS works: a tile of keys, a tile of query rows, and what they make.
+template <class Op>
+struct ScoreGradients {
+  KeyBlock<Op> keys;
+  QueryTile<Op> queries;
+  GradientTile<Op> tile;
+  const char** rows;  // [max(kTileKeys, kTileQueries)]
+
+  ScoreGradients(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
+      : keys(scratch, w, kTileKeys),
+        queries(scratch, w),
+        tile(scratch, p),
+        rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
+
+  // dS of the placed query rows against the keys from `begin` on, with the queries loaded.
+  // Returns whether any of them is seen.
+  bool compute(const BackwardProblem& p, const GradientWidths<Op>& w, int64_t begin) {
+    const Sequence& sequence = queries.sequence;
+    keys.begin = begin;
+    keys.n = smaller(kTileKeys, sequence.Mkv - begin);
+    if (keys.n <= 0 || !queries.sees(p, begin, begin + keys.n)) return false;
+    keys.load(p, w, rows, sequence, queries.key_head);
+    tile.template compute<false>(p, w, keys, queries, 0, keys.n, static_cast<bool>(p.blocks));
+    return true;
+  }
+
+  // One key's dS, by query row.
+  const typename Op::S::Real* row(int64_t key) const {
+    return tile.grad_scores + key * kTileQueries;
+  }
+};
+
 }  // namespace
 }  // namespace attn::cpu

@@ -16,18 +16,11 @@ inline bool wants_relative(const BackwardProblem& p) { return p.grad_slopes || p
 
 template <class Op>
 struct ParameterGradientScratch {
-  KeyBlock<Op> block;
-  QueryTile<Op> tile;
-  GradientTile<Op> gradients;
+  ScoreGradients<Op> gradients;
   double* table;  // [width]: sums; double, since an entry may sum millions of scores
-  const char** rows;
 
   ParameterGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
-      : block(scratch, w, kTileKeys),
-        tile(scratch, w),
-        gradients(scratch, p),
-        table(scratch.take<double>(p.table.width)),
-        rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
+      : gradients(scratch, p, w), table(scratch.take<double>(p.table.width)) {}
 };
 
 // One query head.
@@ -61,35 +54,28 @@ class ParameterGradientTask {
   }
 
   void add_rows(const Sequence& sequence, int64_t i) {
+    ScoreGradients<Op>& gradients = s_.gradients;
     const int64_t group = h_ % p_.G;
-    s_.tile.place(p_, sequence, h_ / p_.G, group * sequence.Mq + i, (group + 1) * sequence.Mq);
-    if (s_.tile.seen.begin >= s_.tile.seen.end) return;
-    s_.tile.load(p_, s_.rows);
-    int64_t begin = s_.tile.seen.begin / kTileKeys * kTileKeys;
-    for (; begin < s_.tile.seen.end; begin += kTileKeys) {
-      s_.block.begin = begin;
-      s_.block.n = smaller(kTileKeys, sequence.Mkv - begin);
-      if (!s_.tile.sees(p_, begin, begin + s_.block.n)) continue;
-      s_.block.load(p_, w_, s_.rows, sequence, h_ / p_.G);
-      s_.gradients.template compute<false>(p_, w_, s_.block, s_.tile, 0, s_.block.n,
-                                           static_cast<bool>(p_.blocks));
-      // The distance of the tile's first key from the diagonal of its first query.
-      add_tile(begin - i - sequence.diagonal);
+    gradients.queries.place(p_, sequence, h_ / p_.G, group * sequence.Mq + i,
+                            (group + 1) * sequence.Mq);
+    const KeyRange seen = gradients.queries.seen;
+    if (seen.begin >= seen.end) return;
+    gradients.queries.load(p_, gradients.rows);
+    int64_t begin = seen.begin / kTileKeys * kTileKeys;
+    for (; begin < seen.end; begin += kTileKeys) {
+      if (!gradients.compute(p_, w_, begin)) continue;
+      for (int64_t j = 0; j < gradients.keys.n; ++j) {
+        // Of the tile's first query; it descends by one from row to row.
+        const int64_t distance = begin + j - i - sequence.diagonal;
+        if (p_.grad_slopes) add_slopes(gradients.row(j), distance);
+        if (p_.grad_table) add_entries(gradients.row(j), distance);
+      }
     }
   }
 
-  void add_tile(int64_t distance) {
-    for (int64_t j = 0; j < s_.block.n; ++j) {
-      const Real* grad = s_.gradients.grad_scores + j * kTileQueries;
-      if (p_.grad_slopes) add_slopes(grad, distance + j);
-      if (p_.grad_table) add_entries(grad, distance + j);
-    }
-  }
-
-  // One key's gradients of the tile's rows, whose distances descend from `distance`.
   void add_slopes(const Real* grad, int64_t distance) {
     double sum = 0;
-    for (int64_t r = 0; r < s_.tile.n; ++r) {
+    for (int64_t r = 0; r < s_.gradients.queries.n; ++r) {
       const int64_t d = distance - r;
       sum -= static_cast<double>(d < 0 ? -d : d) * static_cast<double>(grad[r]);
     }
@@ -98,7 +84,7 @@ class ParameterGradientTask {
 
   void add_entries(const Real* grad, int64_t distance) {
     const int64_t R = p_.table.width / 2;
-    for (int64_t r = 0; r < s_.tile.n; ++r) {
+    for (int64_t r = 0; r < s_.gradients.queries.n; ++r) {
       const int64_t d = distance - r;
       s_.table[(d < -R ? -R : d > R ? R : d) + R] += static_cast<double>(grad[r]);
     }

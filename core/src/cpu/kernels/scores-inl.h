@@ -144,8 +144,10 @@ void load_bias_row_with_blocks(typename S::Real* to, const Problem& p, const Sco
   if (p.blocks) exclude_blocks(to, p.blocks, at.h, at.i, at.begin, at.n);
 }
 
+constexpr int64_t kDrawsPerCounter = 4;
+
 // Writes what dropout multiplies the probabilities of a row with: 0 or 1 / (1 - p). `begin` is a
-// multiple of 4; `to` has room for n rounded up to 64.
+// multiple of kDrawsPerCounter; `to` has room for n rounded up to 64.
 template <class Real>
 void load_dropout_row(Real* to, const Dropout& dropout, const ScoresAt& at) {
   constexpr int kCounters = 16;
@@ -156,8 +158,9 @@ void load_dropout_row(Real* to, const Dropout& dropout, const ScoresAt& at) {
     // A plain loop over counters, so that the compiler runs one counter per vector lane.
     uint32_t draws[4][kCounters];
     for (int l = 0; l < kCounters; ++l) {
-      const PhiloxWords words = philox4x32_10(
-          b, h, i, static_cast<uint32_t>((at.begin + c) / 4 + l), dropout.key[0], dropout.key[1]);
+      const PhiloxWords words =
+          philox4x32_10(b, h, i, static_cast<uint32_t>((at.begin + c) / kDrawsPerCounter + l),
+                        dropout.key[0], dropout.key[1]);
       for (int w = 0; w < 4; ++w) draws[w][l] = words.w[w];
     }
     for (int l = 0; l < kCounters; ++l) {
