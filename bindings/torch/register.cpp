@@ -70,9 +70,9 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
   const std::string options = ", ScalarType? output_dtype=None) -> ";
   m.def(("attention(" + kPublicInputs + options + "Tensor").c_str());
   m.def(("attention_with_lse(" + kPublicInputs + options + "(Tensor out, Tensor lse)").c_str());
-  m.def(("_attention(" + kInputs + ", *" + options + "Tensor").c_str());
   m.def("_unmasked_attention(Tensor query, Tensor key, Tensor value, float? scale=None) -> Tensor");
-  m.def(("_attention_forward(" + kInputs + ", *" + options + "(Tensor out, Tensor lse)").c_str());
+  m.def(("_attention(" + kInputs + options + "Tensor").c_str());
+  m.def(("_attention_forward(" + kInputs + options + "(Tensor out, Tensor lse)").c_str());
   m.def(("_attention_backward(" + kInputs +
          ", Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool need_query, "
          "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "

@@ -83,6 +83,14 @@ def test_integers_of_another_dtype_are_refused():
             OPS.attention(query, key, value, q_start=start, k_start=start)
 
 
+def test_opcheck_output_of_another_dtype():
+    inputs = make_inputs(dtype=torch.bfloat16)
+    options = {"output_dtype": torch.float32}
+    torch.library.opcheck(OPS.attention_with_lse.default, inputs, options)
+    arguments = _torch_ops.arguments(*inputs, MaskSpec(), None)
+    torch.library.opcheck(OPS._attention.default, (*arguments, torch.float32))
+
+
 def test_opcheck_unmasked_attention():
     torch.library.opcheck(OPS._unmasked_attention.default, (*make_inputs(), 0.3))
 

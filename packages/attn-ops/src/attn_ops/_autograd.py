@@ -53,8 +53,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  tensors and numbers
         """Run the forward operator."""
-        *arguments, output_dtype = inputs
-        return _torch_ops.attention_forward(*arguments, output_dtype=output_dtype)
+        return _torch_ops.attention_forward(*inputs)
 
     @staticmethod
     def setup_context(
@@ -213,7 +212,7 @@ def _attend(arguments: tuple[Any, ...], output_dtype: torch.dtype | None) -> Ten
     if is_differentiated(*_take_differentiable(arguments)):
         out, _lse = Attention.apply(*arguments, output_dtype)
         return out
-    return _torch_ops.attention(*arguments, output_dtype=output_dtype)
+    return _torch_ops.attention(*arguments, output_dtype)
 
 
 def _attend_with_lse(
@@ -221,7 +220,7 @@ def _attend_with_lse(
 ) -> tuple[Tensor, Tensor]:
     if is_differentiated(*_take_differentiable(arguments)):
         return Attention.apply(*arguments, output_dtype)
-    return _torch_ops.attention_forward(*arguments, output_dtype=output_dtype)
+    return _torch_ops.attention_forward(*arguments, output_dtype)
 
 
 def _register(name: str, run: Any) -> None:  # noqa: ANN401

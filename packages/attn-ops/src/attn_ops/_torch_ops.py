@@ -111,32 +111,22 @@ def refuse_other_devices(*tensors: Tensor) -> None:
 @torch.library.register_fake("attn_ops::attention")
 @torch.library.register_fake("attn_ops::_attention")
 @torch.library.register_fake("attn_ops::_unmasked_attention")
-def _fake_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *_mask: Any,  # noqa: ANN401  the mask changes no shape
-    output_dtype: torch.dtype | None = None,
-    **_named_mask: Any,  # noqa: ANN401
-) -> Tensor:
+def _fake_attention(*inputs: Any, **named: Any) -> Tensor:  # noqa: ANN401
+    query, key, value = inputs[:3]
     refuse_other_devices(query, key, value)
+    last = inputs[len(ARGUMENT_NAMES) :]  # by position or, from the public operators, by name
+    output_dtype = last[0] if last else named.get("output_dtype")
     return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
 
 
 @torch.library.register_fake("attn_ops::attention_with_lse")
 @torch.library.register_fake("attn_ops::_attention_forward")
-def _fake_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *_mask: Any,  # noqa: ANN401
-    output_dtype: torch.dtype | None = None,
-    **_named_mask: Any,  # noqa: ANN401
-) -> tuple[Tensor, Tensor]:
+def _fake_forward(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    query = inputs[0]
     batch, num_queries, heads, _ = query.shape
     lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    out = _fake_attention(query, key, value, output_dtype=output_dtype)
-    return out, query.new_empty((batch, heads, num_queries), dtype=lse_dtype)
+    lse = query.new_empty((batch, heads, num_queries), dtype=lse_dtype)
+    return _fake_attention(*inputs, **named), lse
 
 
 @torch.library.register_fake("attn_ops::_attention_backward")
