@@ -12,6 +12,7 @@ from attn_ops import (
     LowerTriangularMask,
     memory_efficient_attention,
 )
+from attn_ops.fmha.attn_bias import BlockSparseMask
 from eager_attention import make_inputs, softmax_attention
 
 TRIANGULAR = [
@@ -286,3 +287,17 @@ def test_softcap_bounds_the_scores(softcap):
     out = memory_efficient_attention(*inputs, softcap=softcap)
     assert_close(out, expected)
     assert_close(gradients(out, inputs), gradients(expected, inputs))
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 6])
+def test_dropout_of_blocks_is_that_of_a_keep_mask(block_size):
+    inputs = make_inputs(mq=12, mkv=12, requires_grad=True)
+    blocks = -(-12 // block_size)
+    pattern = torch.rand(blocks, blocks, generator=torch.Generator().manual_seed(2)) > 0.4
+    mask = BlockSparseMask.from_pattern(pattern, block_size)
+    results = []
+    for attn_bias in (mask, mask.materialize((1, 1, 12, 12)) == 0):
+        torch.manual_seed(9)
+        out = memory_efficient_attention(*inputs, attn_bias, p=0.5)
+        results.append((out, *gradients(out, inputs)))
+    assert_close(*results)
