@@ -1,4 +1,4 @@
-"""`memory_efficient_attention`: inputs, operator, mask, result, in that order."""
+"""`memory_efficient_attention`: inputs, operator, mask, result; its other forms share the steps."""
 
 import re
 from collections.abc import Callable

@@ -176,6 +176,13 @@ def memory_efficient_attention_partial(
     Arguments, shapes and errors: as in `memory_efficient_attention`, but that `op` may also be a
     forward operator alone, and `output_dtype` is float32 by default (float64 for float64), so that
     merging rounds once. A `sink` counts in the LSE: give it to one of the parts only.
+
+    >>> from attn_ops.fmha import merge_attentions
+    >>> q, k, v = torch.randn(3, 1, 16, 8, 64).unbind()
+    >>> parts = [memory_efficient_attention_partial(q, k[:, i::2], v[:, i::2]) for i in (0, 1)]
+    >>> out, lse = merge_attentions(*zip(*parts))
+    >>> out.shape, lse.shape
+    (torch.Size([1, 16, 8, 64]), torch.Size([1, 8, 16]))
     """
     is_forward = isinstance(op, type)
     forward, backward = (op, None) if is_forward else _choose.split_pair(op)
