@@ -157,40 +157,68 @@ struct MergeForward {
   }
 
  private:
+  // What a chunk adds to a row.
+  struct Part {
+    const char* row;
+    Real weight;
+  };
+
   template <DType kSource>
   static void merge_row(const Problem& p, MergeRow at, const Real* weights, int64_t stride) {
-    constexpr int64_t kMany = 8, kFew = 2;  // vectors
+    Part parts[kMostMergeChunks];
+    int64_t n = 0;
+    for (int64_t c = 0; c < p.num_chunks; ++c) {
+      const HeadRows& x = p.chunks[c].out;
+      const int64_t place = at.b * x.stride_b + at.m * x.stride_m + at.h * x.stride_h;
+      parts[n] = {x.data + place * element_bytes(kSource), weights[c * stride]};
+      n += parts[n].weight != Real(0);  // a chunk without weight may hold NaN
+    }
+    char* to = p.out.row(at.b, at.m, at.h);
+    constexpr int64_t kMany = 8 * S::kWidth, kFew = 2 * S::kWidth;
     int64_t c = 0;
-    for (; c + kMany * S::kWidth <= p.Kv; c += kMany * S::kWidth) {
-      merge_columns<kSource, kMany, true>(p, at, weights, stride, c);
-    }
-    for (; c + kFew * S::kWidth <= p.Kv; c += kFew * S::kWidth) {
-      merge_columns<kSource, kFew, true>(p, at, weights, stride, c);
-    }
-    for (; c < p.Kv; c += S::kWidth) merge_columns<kSource, 1, false>(p, at, weights, stride, c);
+    for (; c + kMany <= p.Kv; c += kMany) merge_columns<kSource, 8>(p, parts, n, to, c);
+    for (; c + kFew <= p.Kv; c += kFew) merge_columns<kSource, 2>(p, parts, n, to, c);
+    for (; c < p.Kv; c += S::kWidth) merge_last_columns<kSource>(p, parts, n, to, c);
   }
 
-  // kVectors vectors of a row, from column `begin` on. kWhole: none reaches past the end.
-  template <DType kSource, int64_t kVectors, bool kWhole>
-  static void merge_columns(const Problem& p, MergeRow at, const Real* weights, int64_t stride,
+  // Whole vectors of a row, from column `begin` on.
+  template <DType kSource, int64_t kVectors>
+  static void merge_columns(const Problem& p, const Part* parts, int64_t n, char* to,
                             int64_t begin) {
     typename S::Vec sums[kVectors];
     for (auto& sum : sums) sum = S::set1(0);
-    for (int64_t chunk = 0; chunk < p.num_chunks; ++chunk) {
-      const Real weight = weights[chunk * stride];
-      if (weight == Real(0)) continue;  // such a chunk may hold NaN
-      const HeadRows& x = p.chunks[chunk].out;
-      const char* row = x.data + (at.b * x.stride_b + at.m * x.stride_m + at.h * x.stride_h) *
-                                     element_bytes(kSource);
+    for (const Part* part = parts; part != parts + n; ++part) {
+      const auto weight = S::set1(part->weight);
       for (int64_t v = 0; v < kVectors; ++v) {
-        sums[v] = S::fma(load_elements<S, kSource, kWhole>(row, begin + v * S::kWidth, p.Kv),
-                         S::set1(weight), sums[v]);
+        const int64_t c = begin + v * S::kWidth;
+        sums[v] = S::fma(load_elements<S, kSource, true>(part->row, c, p.Kv), weight, sums[v]);
       }
     }
-    alignas(64) Real merged[kVectors * S::kWidth];
-    for (int64_t v = 0; v < kVectors; ++v) S::store(merged + v * S::kWidth, sums[v]);
-    char* to = p.out.row(at.b, at.m, at.h) + begin * element_bytes(p.out.dtype);
-    store_row<S>(to, p.out.dtype, merged, smaller(kVectors * S::kWidth, p.Kv - begin), Real(1));
+    to += begin * element_bytes(p.out.dtype);
+    const auto store_as = [&]<class Element>(void (*store)(Element*, typename S::Vec)) {
+      for (int64_t v = 0; v < kVectors; ++v) {
+        store(reinterpret_cast<Element*>(to) + v * S::kWidth, sums[v]);
+      }
+    };
+    switch (p.out.dtype) {
+      case DType::kBFloat16: return store_as(&S::store_bfloat16);
+      case DType::kFloat16: return store_as(&S::store_float16);
+      default: return store_as(&S::store);
+    }
+  }
+
+  // The last vector, which may reach past the end.
+  template <DType kSource>
+  static void merge_last_columns(const Problem& p, const Part* parts, int64_t n, char* to,
+                                 int64_t begin) {
+    auto sum = S::set1(0);
+    for (const Part* part = parts; part != parts + n; ++part) {
+      sum = S::fma(load_elements<S, kSource>(part->row, begin, p.Kv), S::set1(part->weight), sum);
+    }
+    Real merged[S::kWidth];
+    S::store(merged, sum);
+    store_row<S>(to + begin * element_bytes(p.out.dtype), p.out.dtype, merged,
+                 smaller(S::kWidth, p.Kv - begin), Real(1));
   }
 };
 
