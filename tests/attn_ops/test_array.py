@@ -193,3 +193,61 @@ def test_wrong_argument_is_named_in_the_words_of_this_function(inputs, case):
 def test_public_names_are_listed():
     assert set(array.__all__) <= set(dir(array))
     assert "np" not in array.__all__
+
+
+def attend_in_chunks(query, key, value, *, lengths):
+    ends = np.cumsum(lengths)[:-1]
+    pairs = zip(np.split(key, ends, axis=1), np.split(value, ends, axis=1), strict=True)
+    results = [array.attention(query, *pair, return_lse=True) for pair in pairs]
+    return [out for out, _ in results], [lse for _, lse in results]
+
+
+def test_chunks_merged_are_the_whole(inputs):
+    outs, lses = attend_in_chunks(*inputs, lengths=[4, 1, 0, 8])
+    whole = array.attention(*inputs, return_lse=True)
+    for merged in (
+        array.merge_attentions(outs, lses),
+        array.merge_attentions(np.stack(outs), np.stack(lses)),
+    ):
+        for ours, theirs in zip(merged, whole, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_merge_writes_into_out_of_another_dtype(inputs):
+    outs, lses = attend_in_chunks(*[x.astype(np.float16) for x in inputs], lengths=[6, 7])
+    out = np.empty(outs[0].shape, np.float32)
+    merged, lse = array.merge_attentions(outs, lses, out=out)
+    assert merged is out
+    assert lse.dtype == np.float32
+    np.testing.assert_allclose(out, softmax_attention(*inputs), atol=1e-2)
+
+
+def test_gradients_of_merge_are_those_of_its_definition(inputs):
+    outs, lses = attend_in_chunks(*inputs, lengths=[6, 7])
+    generator = np.random.default_rng(8)
+    grad_out, grad_lse = (generator.standard_normal(x[0].shape) for x in (outs, lses))
+    grad_outs, grad_lses = array.merge_attentions_backward(outs, lses, grad_out, grad_lse=grad_lse)
+    out, lse = array.merge_attentions(outs, lses)
+    for chunk in range(2):
+        weight = np.exp(lses[chunk] - lse)
+        np.testing.assert_allclose(
+            grad_outs[chunk], np.moveaxis(weight, 1, 2)[..., None] * grad_out, rtol=1e-10
+        )
+        shift = np.moveaxis((grad_out * (outs[chunk] - out)).sum(-1), 1, 2)
+        np.testing.assert_allclose(
+            grad_lses[chunk], weight * (shift + grad_lse), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_merge_refuses_by_name(inputs):
+    outs, lses = attend_in_chunks(*inputs, lengths=[6, 7])
+    with pytest.raises(ValueError, match="chunk_outs must hold at least one chunk"):
+        array.merge_attentions([], [])
+    with pytest.raises(ValueError, match="merge_attentions: expected as many arrays in chunk_lses"):
+        array.merge_attentions(outs, lses[:1])
+    with pytest.raises(ValueError, match=r"chunk_outs\[1\] must have the axes"):
+        array.merge_attentions([outs[0], outs[1][0]], lses)
+    with pytest.raises(ValueError, match="merge_attentions: in chunk 1, expected chunk_lse's"):
+        array.merge_attentions(outs, [lses[0], lses[1][:, :2]])
+    with pytest.raises(TypeError, match="chunk_lses must be an array"):
+        array.merge_attentions(outs, [lses[0], "lse"])

@@ -2,6 +2,7 @@
 
 
 
+from collections.abc import Sequence
 from attn_ops.array import Array
 
 UNBOUNDED: int = 9223372036854775807
@@ -35,6 +36,28 @@ def attention_backward(query: Array, key: Array, value: Array, out: Array, lse: 
         the bias broadcasts.
     Units, numerics, raises: as in attention_forward. `out` and `lse` are the forward's, and so are
         bias, band, dropout and scale.
+    """
+
+def merge_forward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], out: Array, lse: Array | None = None, *, num_threads: int = 0) -> None:
+    """
+    Write attention over all keys, from that over chunks of them, into `out`, its lse into `lse`.
+
+    Shapes: each of chunk_outs, and out, [B, M, H, Kv]; each of chunk_lses, and lse, [B, H, M].
+    Dtypes: chunk_outs alike: float32, bfloat16, float16 or float64; out the same, or any of the first
+        three if they are; every lse float32 (float64 for float64).
+    Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
+    Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
+        argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.
+        Nothing is copied, and nothing is written unless the call succeeds.
+    """
+
+def merge_backward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], grad_out: Array, grad_lse: Array | None = None, *, grad_chunk_outs: Sequence[Array | None] | None = None, grad_chunk_lses: Sequence[Array | None] | None = None, num_threads: int = 0) -> None:
+    """
+    Write the gradients of sum(grad_out * out) + sum(grad_lse * lse) into each grad_* that is given.
+
+    Shapes: as in merge_forward; grad_out as out; grad_lse as lse; grad_chunk_outs and grad_chunk_lses
+        as chunk_outs and chunk_lses, in their dtypes. An array among them may be None.
+    Numerics, raises: as in merge_forward.
     """
 
 def version() -> str:

@@ -19,7 +19,7 @@ from attn_ops import _native
 from attn_ops.mask import Band
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -36,6 +36,8 @@ __all__ = [
     "SupportsDLPack",
     "attention",
     "attention_backward",
+    "merge_attentions",
+    "merge_attentions_backward",
 ]
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -234,6 +236,71 @@ def attention_backward(
     return gradients
 
 
+def merge_attentions(
+    chunk_outs: Sequence[Array],
+    chunk_lses: Sequence[Array],
+    *,
+    out: NDArray[Any] | None = None,
+    num_threads: int = 0,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Merge attention over chunks of the keys into (output, log-sum-exp) over all of them.
+
+    Shapes: each of `chunk_outs` [B, Mq, Hq, Kv] and of `chunk_lses` [B, Hq, Mq], as `attention`
+        returns them with `return_lse`; the results likewise. Stacked on a first axis they do too.
+    Dtypes: `chunk_outs` alike; `out` that dtype, or any but float64 for chunks other than float64.
+        Log-sum-exp float32, float64 for float64.
+    Numerics: float32 (float64 for float64). A chunk with log-sum-exp -inf adds nothing, whatever it
+        holds; a query without any other gives 0 and log-sum-exp -inf.
+    Raises: as `attention`; ValueError too for no chunk or more than 1024.
+    Source: Juravsky et al. 2024, arXiv:2402.05099, section 3.1.
+    """
+    outs = _chunks("merge_attentions", chunk_outs)
+    if out is None:
+        out = _empty("merge_attentions", outs[0].shape, outs[0])
+    lse = _empty_lse(outs[0])
+    _call(
+        "merge_attentions",
+        _native.merge_forward,
+        outs,
+        list(chunk_lses),
+        out,
+        lse,
+        num_threads=num_threads,
+    )
+    return out, lse
+
+
+def merge_attentions_backward(
+    chunk_outs: Sequence[Array],
+    chunk_lses: Sequence[Array],
+    grad_out: Array,
+    *,
+    grad_lse: Array | None = None,
+    num_threads: int = 0,
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the gradients of sum(grad_out * out) + sum(grad_lse * lse), two lists of them.
+
+    Shapes, dtypes, raises: as in `merge_attentions`; grad_out as its output; grad_lse as its
+        log-sum-exp; the results as `chunk_outs` and `chunk_lses`.
+    """
+    function = "merge_attentions_backward"
+    outs = _chunks(function, chunk_outs)
+    grad_outs = [_empty(function, chunk.shape, chunk) for chunk in outs]
+    grad_lses = [_empty_lse(chunk) for chunk in outs]
+    _call(
+        function,
+        _native.merge_backward,
+        outs,
+        list(chunk_lses),
+        grad_out,
+        grad_lse,
+        grad_chunk_outs=grad_outs,
+        grad_chunk_lses=grad_lses,
+        num_threads=num_threads,
+    )
+    return grad_outs, grad_lses
+
+
 def _call(function: str, native: Callable[..., None], *arrays: object, **options: object) -> None:
     """Run `native`, whose refusals then speak as `function` and name its arguments."""
     try:
@@ -268,6 +335,13 @@ def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
                 f"got {array.dtype}; convert it"
             )
     return inputs
+
+
+def _chunks(function: str, chunk_outs: Sequence[Array]) -> list[SupportsDLPack]:
+    if len(chunk_outs) == 0:
+        raise ValueError(f"{function}: chunk_outs must hold at least one chunk, got none")
+    named = {f"chunk_outs[{index}]": chunk for index, chunk in enumerate(chunk_outs)}
+    return _inputs(function, **named)
 
 
 def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
