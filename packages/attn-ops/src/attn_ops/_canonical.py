@@ -3,7 +3,6 @@
 Every error a user can make with a mask's tensors is raised here.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -71,18 +70,21 @@ def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
         return MaskSpec(dropout=dropout)
     mask = lower(attn_bias)  # pyright: ignore[reportArgumentType]  an operator has taken it
     bias = attn_bias if isinstance(attn_bias, Tensor) else mask.bias
-    slopes, table = mask.relative.slopes, mask.relative.table
+    slopes, table, sink = mask.relative.slopes, mask.relative.table, inputs.sink
     _check_batch(inputs, mask)
     _check_places(inputs, mask, bias)
-    return replace(
-        mask,
+    return MaskSpec(
+        band=mask.band,
         bias=None if bias is None else _canonical_bias(inputs, bias),
         dropout=dropout,
+        sequences=mask.sequences,
+        pages=mask.pages,
+        blocks=mask.blocks,
         relative=Relative(
             None if slopes is None else _per_head("slopes", slopes, inputs),
             None if table is None else _per_head("table", table, inputs, trailing=1),
         ),
-        sink=None if inputs.sink is None else _per_head("sink", inputs.sink, inputs),
+        sink=None if sink is None else _per_head("sink", sink, inputs),
         softcap=inputs.softcap or 0.0,
     )
 

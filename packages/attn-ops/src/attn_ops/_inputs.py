@@ -62,7 +62,8 @@ def _check_tensors(inputs: Inputs) -> None:
                 f"{WHO}: expected {name} {_ALL_LAYOUTS}, got {list(tensor.shape)} with "
                 f"{tensor.dim()} dimensions; reshape it"
             )
-        _check_like_query(name, tensor, inputs.query)
+        if tensor is not inputs.query:
+            _check_like_query(name, tensor, inputs.query)
         if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             raise ValueError(
                 f"{WHO}: expected the last dimension of {name} with stride 1, got "
@@ -108,7 +109,7 @@ def _check_like_query(name: str, tensor: Tensor, query: Tensor) -> None:
 
 def _check_shapes(inputs: Inputs) -> None:
     query, key, value = inputs.query.shape, inputs.key.shape, inputs.value.shape
-    if any(extent < 1 for extent in (query[-1], value[-1], *key[2:-1])):
+    if min(query[-1], value[-1], *key[2:-1]) < 1:
         raise ValueError(
             f"{WHO}: expected one head or more, of width 1 or more, got query {list(query)}, key "
             f"{list(key)}, value {list(value)}"
