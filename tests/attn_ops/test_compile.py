@@ -8,6 +8,7 @@ from torch.testing import assert_close
 import attn_ops
 from attn_ops import LowerTriangularFromBottomRightMask, LowerTriangularMask
 from attn_ops._autograd import attend, attend_with_lse, gradients
+from attn_ops.fmha import attn_bias
 from attn_ops.mask import Band, MaskSpec, Relative, Sequences
 from eager_attention import make_inputs
 from masked_attention import MASKS as MASK_PARTS
@@ -65,14 +66,15 @@ def test_compile_of_the_whole_graph_serves_every_length(mask, training):
                 assert_close(found, torch.autograd.grad(expected.square().sum(), weights))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("bias_shape", [(2, 3, 6, 6), (1, 1, 1, 6)])
-def test_compile_with_a_bias_gradient(bias_shape):
+def test_compile_with_a_bias_gradient(bias_shape, dynamic):
     def attend(x, bias):
         return attn_ops.memory_efficient_attention(x, x, x, bias)
 
     (x,) = sequences(6)
     bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=True)
-    out = torch.compile(attend, fullgraph=True, backend="aot_eager")(x, bias)
+    out = torch.compile(attend, fullgraph=True, dynamic=dynamic, backend="aot_eager")(x, bias)
     (found,) = torch.autograd.grad(out.square().sum(), bias)
     (expected,) = torch.autograd.grad(attend(x, bias).square().sum(), bias)
     assert_close(found, expected)
@@ -111,6 +113,60 @@ def test_compile_with_a_mask_built_inside_serves_every_length():
                 torch.autograd.grad(found[0].square().sum(), table),
                 torch.autograd.grad(expected[0].square().sum(), table),
             )
+
+
+def make_paged():
+    table = torch.tensor([[1, 0], [2, 3]], dtype=torch.int32)
+    return attn_bias.PagedBlockDiagonalPaddedKeysMask.from_seqlens([2, 3], [3, 7], table, 4)
+
+
+def make_biased():
+    table = torch.linspace(-1, 1, 15, dtype=torch.float64).view(3, 5)
+    return LowerTriangularMask().add_bias(attn_bias.RelativePositionBias(table))
+
+
+@pytest.mark.parametrize(
+    ("make", "num_keys"),
+    [
+        (lambda: attn_bias.BlockDiagonalCausalMask.from_seqlens([2, 3]), 5),
+        (make_paged, 16),
+        (lambda: attn_bias.BlockSparseMask.from_pattern(torch.ones(3, 2, dtype=torch.bool), 2), 4),
+        (lambda: attn_bias.AlibiBias.for_heads(3), 5),
+        (make_biased, 5),
+    ],
+    ids=["packed", "paged", "sparse", "alibi", "biased"],
+)
+def test_compile_with_mask_objects_made_outside_and_inside(make, num_keys):
+    outside = make()
+
+    def attend(query, key):
+        found = attn_ops.memory_efficient_attention(query, key, key, outside)
+        return found + attn_ops.memory_efficient_attention(query, key, 2 * key, make())
+
+    query = torch.randn(1, 5, 3, 8, dtype=torch.float64)
+    key = torch.randn(1, num_keys, 3, 8, dtype=torch.float64, requires_grad=True)
+    out = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")(query, key)
+    expected = attend(query, key)
+    assert_close(out, expected)
+    (found,) = torch.autograd.grad(out.square().sum(), key)
+    assert_close(found, torch.autograd.grad(expected.square().sum(), key)[0])
+
+
+def test_compiled_mask_argument_serves_other_lengths():
+    def attend(x, mask):
+        return attn_ops.memory_efficient_attention(x, x, x, mask)
+
+    def check(*lengths):
+        x = torch.randn(1, sum(lengths), 2, 8)
+        mask = attn_bias.BlockDiagonalMask.from_seqlens(lengths)
+        assert_close(compiled(x, mask), attend(x, mask))
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    check(2, 3)
+    check(4, 5)  # lengths turn dynamic
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        check(1, 9)
+        check(6, 6)
 
 
 def test_compile_of_the_gradients():

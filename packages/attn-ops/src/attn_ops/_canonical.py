@@ -136,8 +136,10 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
     query, key = inputs.query, inputs.key
     heads = query.shape[2:-1]
     full = (query.shape[0], *heads, query.shape[1], key.shape[1])
+    # Not `in` a tuple, neither here nor below: Dynamo would compare no symbolic size.
     if bias.dim() != len(full) or any(
-        size not in (1, expected) for size, expected in zip(bias.shape, full, strict=True)
+        size != 1 and size != expected  # noqa: PLR1714
+        for size, expected in zip(bias.shape, full, strict=True)
     ):
         missing = len(full) - bias.dim()
         advice = f"; add the leading ones, bias[{'None, ' * missing}...]" if missing > 0 else ""
@@ -159,7 +161,7 @@ def _per_head(name: str, tensor: Tensor, inputs: Inputs, trailing: int = 0) -> T
     heads = query.shape[2:-1] or (1,)
     flat = (heads[0] * heads[1],) if len(heads) == 2 else tuple(heads)
     leading = tuple(tensor.shape[: tensor.dim() - trailing])
-    if leading not in (flat, tuple(heads)):
+    if leading != flat and leading != tuple(heads):
         wanted = " or ".join(str(list(shape)) for shape in dict.fromkeys((flat, tuple(heads))))
         raise ValueError(
             f"{WHO}: expected {name} with one entry for each head of query, {wanted}"
