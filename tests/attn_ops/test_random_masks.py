@@ -20,7 +20,6 @@ from reference import mask_spec
 from reference.philox import keep_factors
 
 SMALL = st.integers(0, 4)
-LENGTHS = st.lists(SMALL, min_size=1, max_size=4)
 WINDOW = st.integers(1, 4)
 DTYPES = st.sampled_from([torch.float64, torch.float64, torch.float32, torch.bfloat16])
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-4, torch.bfloat16: 8e-2}
@@ -64,15 +63,13 @@ def rand(seed, *shape):
 
 
 @st.composite
-def dense_masks(draw):
+def dense_masks(draw, most):
     """Draw a mask without sequences, the number of queries and of keys."""
-    num_queries, num_keys = draw(st.integers(0, 9)), draw(st.integers(0, 9))
-    size = draw(st.integers(1, 4))
+    num_queries, num_keys = draw(st.integers(0, 2 * most)), draw(st.integers(0, 2 * most))
+    size = draw(st.integers(1, most))
     rows, columns = -(-num_queries // size), -(-num_keys // size)
-    pattern = torch.tensor(
-        draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns)),
-        dtype=torch.bool,
-    ).reshape(rows, columns)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    pattern = torch.rand(rows, columns, generator=generator) > 0.4
     mask = draw(
         st.sampled_from(
             [
@@ -89,79 +86,83 @@ def dense_masks(draw):
 
 
 @st.composite
-def block_diagonal_masks(draw):
+def lengths(draw, most):
+    """Draw the numbers of queries and of keys of one to four sequences."""
+    q = draw(st.lists(st.integers(0, most), min_size=1, max_size=4))
+    return q, draw(st.lists(st.integers(0, most), min_size=len(q), max_size=len(q)))
+
+
+@st.composite
+def block_diagonal_masks(draw, most):
     """Draw a mask of packed sequences."""
-    q = draw(LENGTHS)
-    k = draw(st.lists(SMALL, min_size=len(q), max_size=len(q)))
+    q, k = draw(lengths(most))
     mask = masks.BlockDiagonalMask.from_seqlens(q, k)
     kind = draw(st.sampled_from(["full", "causal", "from_bottomright", "local", "local_right"]))
+    window = draw(WINDOW)
     if kind == "causal":
         mask = mask.make_causal()
-    elif kind == "local" and all(a - 4 < b for a, b in zip(q, k, strict=True)):
-        mask = mask.make_local_attention(4)
-    elif kind in ("from_bottomright", "local_right") and all(
-        a <= b for a, b in zip(q, k, strict=True)
-    ):
-        mask = mask.make_causal_from_bottomright()
-        if kind == "local_right":
-            full = masks.BlockDiagonalMask.from_seqlens(q, k)
-            mask = full.make_local_attention_from_bottomright(draw(WINDOW))
+    elif kind == "local" and all(a - window < b for a, b in zip(q, k, strict=True)):
+        mask = mask.make_local_attention(window)
+    elif all(a <= b for a, b in zip(q, k, strict=True)):
+        if kind == "from_bottomright":
+            mask = mask.make_causal_from_bottomright()
+        elif kind == "local_right":
+            mask = mask.make_local_attention_from_bottomright(window)
     return mask, sum(q), sum(k)
 
 
+PAGED = {
+    masks.BlockDiagonalPaddedKeysMask: masks.PagedBlockDiagonalPaddedKeysMask,
+    masks.BlockDiagonalCausalWithOffsetPaddedKeysMask: (
+        masks.PagedBlockDiagonalCausalWithOffsetPaddedKeysMask
+    ),
+    masks.BlockDiagonalCausalLocalAttentionPaddedKeysMask: (
+        masks.PagedBlockDiagonalCausalLocalPaddedKeysMask
+    ),
+}
+
+
 @st.composite
-def padded_masks(draw):
+def padded_masks(draw, most):
     """Draw a mask of padded keys, in pages or not."""
-    q = draw(LENGTHS)
-    k = draw(st.lists(SMALL, min_size=len(q), max_size=len(q)))
+    q, k = draw(lengths(most))
     window = draw(WINDOW)
+    local = masks.BlockDiagonalCausalLocalAttentionPaddedKeysMask
+    two_sided = masks.BlockDiagonalLocalAttentionPaddedKeysMask
     mask = draw(
         st.sampled_from(
             [
-                masks.BlockDiagonalPaddedKeysMask.from_seqlens(q, 4, k),
-                masks.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens(q, 4, k),
-                masks.BlockDiagonalCausalLocalAttentionPaddedKeysMask.from_seqlens_local(
-                    q, 4, k, window
-                ),
-                masks.BlockDiagonalLocalAttentionPaddedKeysMask.from_seqlens_local(
-                    q, 4, k, window, draw(SMALL)
-                ),
+                masks.BlockDiagonalPaddedKeysMask.from_seqlens(q, most, k),
+                masks.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens(q, most, k),
+                local.from_seqlens_local(q, most, k, window),
+                two_sided.from_seqlens_local(q, most, k, window, draw(SMALL)),
             ]
         )
     )
-    paged = {
-        masks.BlockDiagonalPaddedKeysMask: masks.PagedBlockDiagonalPaddedKeysMask,
-        masks.BlockDiagonalCausalWithOffsetPaddedKeysMask: (
-            masks.PagedBlockDiagonalCausalWithOffsetPaddedKeysMask
-        ),
-        masks.BlockDiagonalCausalLocalAttentionPaddedKeysMask: (
-            masks.PagedBlockDiagonalCausalLocalPaddedKeysMask
-        ),
-    }.get(type(mask))
-    if paged is None or draw(st.booleans()):
-        return mask, sum(q), 4 * len(q)
-    tables, size, num_pages = draw(page_tables(len(q), 4))
-    return mask.make_paged(tables, size, paged), sum(q), num_pages * size
+    if type(mask) not in PAGED or draw(st.booleans()):
+        return mask, sum(q), most * len(q)
+    tables, size, num_pages = draw(page_tables(len(q), most))
+    return mask.make_paged(tables, size, PAGED[type(mask)]), sum(q), num_pages * size
 
 
 @st.composite
-def page_tables(draw, count, held):
-    """Draw tables of shuffled and shared pages, their size, and how many pages there are."""
-    size = draw(st.sampled_from([1, 2, 4]))
-    pages = held // size
+def page_tables(draw, count, most):
+    """Draw tables of shuffled and shared pages for `most` keys, their size, and how many exist."""
+    size = draw(st.sampled_from([1, 2, 4, 7, 16]))
+    pages = -(-most // size)
     num_pages = draw(st.integers(pages, pages * count + 1))
-    rows = [draw(st.permutations(range(num_pages)))[:pages] for _ in range(count)]
-    return torch.tensor(rows, dtype=torch.int32), size, num_pages
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    rows = [torch.randperm(num_pages, generator=generator)[:pages] for _ in range(count)]
+    return torch.stack(rows).to(torch.int32), size, num_pages
 
 
 @st.composite
-def gappy_masks(draw):
+def gappy_masks(draw, most):
     """Draw a mask of keys with gaps, in pages or not."""
-    q = draw(LENGTHS)
-    k = draw(st.lists(st.integers(0, 3), min_size=len(q), max_size=len(q)))
+    q, k = draw(lengths(most - 1))
     first = draw(st.lists(st.integers(0, 1), min_size=len(q), max_size=len(q)))
     if draw(st.booleans()):
-        tables, size, num_pages = draw(page_tables(len(q), 4))
+        tables, size, num_pages = draw(page_tables(len(q), most))
         paged = draw(
             st.sampled_from(
                 [
@@ -171,26 +172,26 @@ def gappy_masks(draw):
             )
         )
         return paged.from_seqlens(q, first, k, tables, size), sum(q), num_pages * size
-    starts = [4 * b + at for b, at in enumerate(first)] + [4 * len(q)]
+    starts = [most * b + at for b, at in enumerate(first)] + [most * len(q)]
+    local = masks.BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask
     mask = draw(
         st.sampled_from(
             [
                 masks.BlockDiagonalGappyKeysMask.from_seqlens(q, starts, k),
                 masks.BlockDiagonalCausalWithOffsetGappyKeysMask.from_seqlens(q, starts, k),
-                masks.BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask.from_seqlens_local_gappy(
-                    q, starts, k, draw(SMALL), draw(SMALL)
-                ),
+                local.from_seqlens_local_gappy(q, starts, k, draw(SMALL), draw(SMALL)),
             ]
         )
     )
-    return mask, sum(q), 4 * len(q)
+    return mask, sum(q), most * len(q)
 
 
 @st.composite
 def calls(draw):
     """Draw a call with a mask of any kind, and what is added to it."""
-    kinds = st.one_of(dense_masks(), block_diagonal_masks(), padded_masks(), gappy_masks())
-    mask, num_queries, num_keys = draw(kinds)
+    most = draw(st.sampled_from([4] * 9 + [90]))  # keys of a sequence; 90 fill several tiles
+    families = (dense_masks, block_diagonal_masks, padded_masks, gappy_masks)
+    mask, num_queries, num_keys = draw(st.one_of(*(family(most) for family in families)))
     call = Call(
         mask=mask,
         num_queries=num_queries,
