@@ -20,16 +20,18 @@ struct BiasTiling {
   bool sums_s;                         // over the batch
   // Rows of the bias that sequences share are added to, one sequence after the other.
   bool adds_up;
+  bool all_keys;  // a task visits every tile of keys: those of a page that comes twice meet
 
   explicit BiasTiling(const BackwardProblem& p)
       : query_tiles((p.most_queries + kTileQueries - 1) / kTileQueries),
         key_tiles((p.most_keys + kTileKeys - 1) / kTileKeys),
         sums_s(p.grad_bias_sums_b && !p.sequences),
-        adds_up(p.sequences && p.grad_bias_sums_m) {
+        adds_up(p.sequences && p.grad_bias_sums_m),
+        all_keys(!p.grad_bias_sums_n && (adds_up || p.pages.table)) {
     own_s = sums_s || adds_up ? 1 : p.num_sequences;
     own_h = p.grad_bias_sums_h ? 1 : p.Hq;
     own_q = p.grad_bias_sums_m ? 1 : query_tiles;
-    own_k = p.grad_bias_sums_n || adds_up ? 1 : key_tiles;
+    own_k = p.grad_bias_sums_n || all_keys ? 1 : key_tiles;
   }
 
   int64_t tasks() const { return own_s * own_h * own_q * own_k; }
@@ -40,12 +42,12 @@ struct BiasGradientScratch {
   using Real = typename Op::S::Real;
   ScoreGradients<Op> gradients;
   Real* sum;  // [kTileKeys, kTileQueries]
-  Real* row;  // [kTileKeys]
+  Real* row;  // [kTileKeys], and a vector more: its last element is stored from a vector of its own
 
   BiasGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
       : gradients(scratch, p, w),
         sum(scratch.take<Real>(kTileKeys * kTileQueries)),
-        row(scratch.take<Real>(kTileKeys)) {}
+        row(scratch.take<Real>(kTileKeys + Op::S::kWidth)) {}
 };
 
 // One tile of the bias.
@@ -67,10 +69,11 @@ class BiasGradientTask {
         own_s_(task / t.own_k / t.own_q / t.own_h) {}
 
   void run() {
-    if (!t_.adds_up) return run_tile(own_s_, own_k_);
-    for (int64_t s = 0; s < p_.num_sequences; ++s) {
-      for (int64_t k = 0; k < (p_.grad_bias_sums_n ? 1 : t_.key_tiles); ++k) run_tile(s, k);
-    }
+    each(t_.adds_up, own_s_, p_.num_sequences, [&](int64_t s) {
+      const int64_t Mkv = p_.sequence(s).Mkv;
+      each(t_.all_keys, own_k_, (Mkv + kTileKeys - 1) / kTileKeys,
+           [&](int64_t k) { run_tile(s, k); });
+    });
   }
 
  private:
