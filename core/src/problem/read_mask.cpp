@@ -18,6 +18,9 @@ constexpr size_t kFirstMaskBytes = offsetof(attn_mask, softcap) + sizeof(double)
 // More keys than any diagonal can be away from any key, small enough to add without overflow.
 constexpr int64_t kBeyondAllKeys = int64_t{1} << 40;
 
+// Kernels divide scores by a cap in float32.
+constexpr double kLeastSoftcap = 1e-30, kMostSoftcap = 1e30;
+
 Band read_band(const attn_band& band) {
   if (band.anchor != ATTN_ANCHOR_TOP_LEFT && band.anchor != ATTN_ANCHOR_BOTTOM_RIGHT) {
     refuse_argument(
@@ -86,7 +89,8 @@ double read_softcap(double softcap) {
     refuse_argument("expected mask's softcap to be finite and >= 0, got %g; 0 switches it off",
                     softcap);
   }
-  return softcap;
+  // What float32 would round to 0 or to infinity caps like the nearest cap that it keeps.
+  return softcap == 0.0 ? 0.0 : std::clamp(softcap, kLeastSoftcap, kMostSoftcap);
 }
 
 }  // namespace

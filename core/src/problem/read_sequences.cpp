@@ -10,6 +10,11 @@ namespace {
 
 using ll = long long;
 
+// Larger pages and blocks hold no more keys, for there are fewer; sums with their size overflow.
+constexpr int64_t kLargestSize = int64_t{1} << 31;
+// As far as an int32 start and an int32 length reach.
+constexpr int64_t kMostPlaces = int64_t{1} << 32;
+
 Axis counted(const char* letter, int64_t extent, const char* owner) {
   return {.letter = letter, .extent = extent, .owner = owner};
 }
@@ -109,7 +114,7 @@ void read_pages(const attn_pages& pages, TensorReader& reader, Problem& problem)
   problem.pages = {.table = table.data,
                    .stride = table.stride,
                    .max_pages = pages.block_table->shape[1],
-                   .size = pages.page_size};
+                   .size = std::min(pages.page_size, kLargestSize)};
 }
 
 void read_q_start(const attn_sequences& given, TensorReader& reader, Problem& problem) {
@@ -216,7 +221,7 @@ void read_sequences(const attn_sequences& given, const attn_pages& pages, Tensor
       refuse_argument("expected sequences.k_len to be a tensor, got NULL; pages need it");
     }
     read_pages(pages, reader, problem);
-    problem.most_keys = problem.pages.max_pages * problem.pages.size;
+    problem.most_keys = std::min(problem.pages.max_pages * problem.pages.size, kMostPlaces);
   }
   problem.most_queries = bounded(problem.most_queries, given.max_q_len);
   problem.most_keys = bounded(problem.most_keys, given.max_k_len);
@@ -239,8 +244,9 @@ void read_blocks(const attn_blocks& given, TensorReader& reader, Problem& proble
     refuse_argument("expected blocks.block_size >= 1, got %lld; pass the keys per block",
                     static_cast<ll>(given.block_size));
   }
-  const int64_t query_blocks = (problem.Mq + given.block_size - 1) / given.block_size;
-  const int64_t key_blocks = (problem.Mkv + given.block_size - 1) / given.block_size;
+  const int64_t size = std::min(given.block_size, kLargestSize);
+  const int64_t query_blocks = (problem.Mq + size - 1) / size;
+  const int64_t key_blocks = (problem.Mkv + size - 1) / size;
   const TensorReader::Integers offsets = reader.integers(
       {.name = "blocks.offsets",
        .access = Access::kRead,
@@ -257,7 +263,7 @@ void read_blocks(const attn_blocks& given, TensorReader& reader, Problem& proble
                         1, given.indices)
               .data,
       .stride_h = offsets.stride,
-      .size = given.block_size};
+      .size = size};
   if (reader.reads_data()) {
     check_block_lists(problem.blocks, given.offsets->shape[0], query_blocks, key_blocks, count);
   }
