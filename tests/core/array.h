@@ -1,6 +1,7 @@
 // An owned array of any dtype that the library knows, with values read and written as double.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -21,6 +22,7 @@ constexpr attn_dtype kFloat64 = {ATTN_DTYPE_FLOAT, 64, 1};
 constexpr attn_dtype kFloat16 = {ATTN_DTYPE_FLOAT, 16, 1};
 constexpr attn_dtype kBFloat16 = {ATTN_DTYPE_BFLOAT, 16, 1};
 constexpr attn_dtype kBool = {ATTN_DTYPE_BOOL, 8, 1};
+constexpr attn_dtype kInt32 = {ATTN_DTYPE_INT, 32, 1};
 
 constexpr bool same(attn_dtype a, attn_dtype b) { return a.code == b.code && a.bits == b.bits; }
 
@@ -51,6 +53,18 @@ class Array {
     return array;
   }
 
+  // A list of integers, or with `rows` a matrix of so many.
+  static Array integers(const std::vector<int64_t>& values, int64_t rows = 0) {
+    const int64_t count = static_cast<int64_t>(values.size());
+    std::vector<int64_t> shape{count};
+    if (rows > 0) shape = {rows, count / rows};
+    Array array(kInt32, shape);
+    for (int64_t i = 0; i < count; ++i) array.set(i, static_cast<double>(values[i]));
+    return array;
+  }
+
+  void fill(char byte) { std::fill(bytes_.begin(), bytes_.end(), byte); }
+
   // As the library wants it; valid while this array neither moves nor dies.
   const attn_tensor* tensor() {
     tensor_ = {.data = bytes_.data(),
@@ -63,10 +77,14 @@ class Array {
     return &tensor_;
   }
 
+  // Whether this is an array at all, be it an empty one.
+  bool exists() const { return !shape_.empty(); }
   attn_dtype dtype() const { return dtype_; }
   int64_t extent(int axis) const { return shape_[axis]; }
   const std::vector<int64_t>& shape() const { return shape_; }
-  int64_t size() const { return static_cast<int64_t>(bytes_.size()) * 8 / dtype_.bits; }
+  int64_t size() const {
+    return exists() ? static_cast<int64_t>(bytes_.size()) * 8 / dtype_.bits : 0;
+  }
   GuardedBytes& bytes() { return bytes_; }
 
   // The place of [a, b, c, d], where indices on axes of extent 1 do not count.
@@ -83,6 +101,7 @@ class Array {
     if (same(dtype_, kFloat32)) return load<float>(place);
     if (same(dtype_, kFloat16)) return static_cast<double>(load<Half>(place));
     if (same(dtype_, kBool)) return bytes_[place];
+    if (same(dtype_, kInt32)) return load<int32_t>(place);
     const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(place)) << 16;
     float value;
     std::memcpy(&value, &bits, sizeof(value));
@@ -94,6 +113,7 @@ class Array {
     if (same(dtype_, kFloat32)) return store(place, static_cast<float>(value));
     if (same(dtype_, kFloat16)) return store(place, static_cast<Half>(value));
     if (same(dtype_, kBool)) return store(place, static_cast<char>(value != 0.0));
+    if (same(dtype_, kInt32)) return store(place, static_cast<int32_t>(value));
     const float single = static_cast<float>(value);
     uint32_t bits;
     std::memcpy(&bits, &single, sizeof(bits));

@@ -15,10 +15,13 @@ struct Shape {
 constexpr char kUnwritten = '\xA5';
 constexpr char kGarbage = '\xFF';  // as any floating-point number: NaN
 
-// The arrays of one problem. grad_bias stays empty without a bias.
+// The arrays of one problem. What a mask is made of exists only where it is added.
 struct Arrays {
-  Array query, key, value, bias, out, lse, grad_out, grad_lse;
-  Array grad_query, grad_key, grad_value, grad_bias;
+  Array query, key, value, out, lse, grad_out, grad_lse;
+  Array grad_query, grad_key, grad_value;
+  Array bias, slopes, table, sink;
+  Array grad_bias, grad_slopes, grad_table, grad_sink;
+  Array q_start, k_start, k_len, block_table, offsets, indices;  // int32
 
   Arrays(attn_dtype dtype, attn_dtype out_dtype, const Shape& s, unsigned seed) {
     const attn_dtype lse_dtype = same(dtype, kFloat64) ? kFloat64 : kFloat32;
@@ -38,6 +41,21 @@ struct Arrays {
     bias = Array::random(dtype, shape, seed);
     if (!same(dtype, kBool)) grad_bias = Array(dtype, shape);
   }
+
+  // Numbers per query head. Slopes are small, for they multiply distances.
+  void add_slopes(attn_dtype dtype, unsigned seed) {
+    slopes = Array::random(dtype, {query.extent(2)}, seed);
+    for (int64_t i = 0; i < slopes.size(); ++i) slopes.set(i, slopes.get(i) / 64);
+    grad_slopes = Array(dtype, slopes.shape());
+  }
+  void add_table(attn_dtype dtype, int64_t radius, unsigned seed) {
+    table = Array::random(dtype, {query.extent(2), 2 * radius + 1}, seed);
+    grad_table = Array(dtype, table.shape());
+  }
+  void add_sink(attn_dtype dtype, unsigned seed) {
+    sink = Array::random(dtype, {query.extent(2)}, seed);
+    grad_sink = Array(dtype, sink.shape());
+  }
 };
 
 // Copies of the tensors that a call names, so that a test may spoil shape, strides and all.
@@ -46,7 +64,6 @@ struct EditableTensor {
   int64_t shape[4]{};
   int64_t strides[4]{};
 
-  EditableTensor() = default;
   explicit EditableTensor(Array& array) : tensor(*array.tensor()) {
     std::copy_n(tensor.shape, tensor.ndim, shape);
     std::copy_n(tensor.strides, tensor.ndim, strides);
@@ -64,8 +81,11 @@ struct EditableTensor {
 // A forward and a backward over the same arrays; members may be edited before either runs.
 struct Calls {
   Arrays arrays;
-  EditableTensor query, key, value, bias, out, lse, grad_out, grad_lse;
-  EditableTensor grad_query, grad_key, grad_value, grad_bias;
+  EditableTensor query, key, value, out, lse, grad_out, grad_lse;
+  EditableTensor grad_query, grad_key, grad_value;
+  EditableTensor bias, slopes, table, sink;
+  EditableTensor grad_bias, grad_slopes, grad_table, grad_sink;
+  EditableTensor q_start, k_start, k_len, block_table, offsets, indices;
   attn_mask mask = ATTN_MASK_INIT;
   attn_exec exec = ATTN_EXEC_INIT;
   attn_attention_forward_args forward = ATTN_ATTENTION_FORWARD_INIT;
@@ -78,7 +98,6 @@ struct Calls {
         query(arrays.query),
         key(arrays.key),
         value(arrays.value),
-        bias(arrays.bias),
         out(arrays.out),
         lse(arrays.lse),
         grad_out(arrays.grad_out),
@@ -86,9 +105,20 @@ struct Calls {
         grad_query(arrays.grad_query),
         grad_key(arrays.grad_key),
         grad_value(arrays.grad_value),
-        grad_bias(arrays.grad_bias) {
-    const bool has_bias = !arrays.bias.shape().empty();
-    if (has_bias) mask.bias = bias.get();
+        bias(arrays.bias),
+        slopes(arrays.slopes),
+        table(arrays.table),
+        sink(arrays.sink),
+        grad_bias(arrays.grad_bias),
+        grad_slopes(arrays.grad_slopes),
+        grad_table(arrays.grad_table),
+        grad_sink(arrays.grad_sink),
+        q_start(arrays.q_start),
+        k_start(arrays.k_start),
+        k_len(arrays.k_len),
+        block_table(arrays.block_table),
+        offsets(arrays.offsets),
+        indices(arrays.indices) {
     exec.num_threads = 1;
     forward.query = backward.query = query.get();
     forward.key = backward.key = key.get();
@@ -102,7 +132,28 @@ struct Calls {
     backward.grad_query = grad_query.get();
     backward.grad_key = grad_key.get();
     backward.grad_value = grad_value.get();
-    if (!arrays.grad_bias.shape().empty()) backward.grad_bias = grad_bias.get();
+    backward.grad_bias = if_exists(grad_bias);
+    backward.grad_slopes = if_exists(grad_slopes);
+    backward.grad_table = if_exists(grad_table);
+    backward.grad_sink = if_exists(grad_sink);
+    fill_mask();
+  }
+
+  // The mask's tensors; its numbers are the test's to set.
+  void fill_mask() {
+    mask.bias = if_exists(bias);
+    mask.relative = {if_exists(slopes), if_exists(table)};
+    mask.sink = if_exists(sink);
+    mask.sequences.q_start = if_exists(q_start);
+    mask.sequences.k_start = if_exists(k_start);
+    mask.sequences.k_len = if_exists(k_len);
+    mask.pages.block_table = if_exists(block_table);
+    mask.blocks.offsets = if_exists(offsets);
+    mask.blocks.indices = if_exists(indices);
+  }
+
+  static const attn_tensor* if_exists(EditableTensor& t) {
+    return t.tensor.ndim > 0 ? t.get() : nullptr;
   }
 
   // Each asks for the workspace, provides it, and runs.
@@ -128,7 +179,8 @@ struct Calls {
   // The arrays that only the forward, or only the backward, writes.
   std::vector<Array*> forward_outputs() { return {&arrays.out, &arrays.lse}; }
   std::vector<Array*> backward_outputs() {
-    return {&arrays.grad_query, &arrays.grad_key, &arrays.grad_value, &arrays.grad_bias};
+    return {&arrays.grad_query,  &arrays.grad_key,   &arrays.grad_value, &arrays.grad_bias,
+            &arrays.grad_slopes, &arrays.grad_table, &arrays.grad_sink};
   }
 };
 

@@ -51,3 +51,19 @@ inline void check_close(
                 context.c_str(), name, worst, largest);
   check::fail(__FILE__, __LINE__, "close to the plain loops", message);
 }
+
+// Reports `got` if it differs from sums by more than `tolerance` of what they add up without its
+// signs, or of 1.
+inline void check_sums(const std::string& context, const char* name, const Array& got,
+                       const std::vector<double>& sums, const std::vector<double>& terms,
+                       double tolerance) {
+  tolerance = std::fmax(tolerance, tolerance_of(got.dtype()));
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const double value = got.get(static_cast<int64_t>(i));
+    if (std::fabs(value - sums[i]) <= tolerance * (1.0 + terms[i])) continue;
+    char message[400];
+    std::snprintf(message, sizeof(message), "%s: %s[%zu] is %.6g, not %.6g, a sum of %.3g",
+                  context.c_str(), name, i, value, sums[i], terms[i]);
+    check::fail(__FILE__, __LINE__, "close to the plain loops", message);
+  }
+}

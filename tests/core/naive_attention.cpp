@@ -1,185 +1,188 @@
-// Follows attn/attention.h and attn/mask.h word by word, and nothing of the library's code.
+// Follows attn/attention.h word by word, and nothing of the library's code.
 #include "naive_attention.h"
 
 #include <cmath>
-#include <limits>
+
+#include "naive_mask.h"
 
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+// One query row: its place, and its probabilities before dropout.
+struct Row {
+  const NaiveSequence& s;
+  int64_t h, i;
+  std::vector<double> scores;         // scaled, before the cap
+  std::vector<double> probabilities;  // per key of the sequence
+  double sink = 0.0;                  // the sink's probability
+  double lse = -HUGE_VAL;
 
-struct Words {
-  uint32_t w[4];
+  int64_t place() const { return s.first_query + i; }
 };
 
-// Random123's philox4x32, written after the paper's figure 4.
-Words philox(Words counter, uint32_t key0, uint32_t key1) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = 0xD2511F53ull * counter.w[0], b = 0xCD9E8D57ull * counter.w[2];
-    counter = {{static_cast<uint32_t>(b >> 32) ^ counter.w[1] ^ key0, static_cast<uint32_t>(b),
-                static_cast<uint32_t>(a >> 32) ^ counter.w[3] ^ key1, static_cast<uint32_t>(a)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-  return counter;
-}
-
-// One problem, with the probabilities of one query row at a time.
 class Naive {
  public:
   Naive(const Arrays& arrays, const attn_mask& mask)
-      : a_(arrays), mask_(mask), G_(Hq() / Hkv()), scale_(1.0 / std::sqrt(1.0 * K())) {}
+      : a_(arrays),
+        mask_(mask),
+        masks_(arrays, mask),
+        G_(arrays.query.extent(2) / arrays.key.extent(2)),
+        scale_(1.0 / std::sqrt(1.0 * arrays.query.extent(3))) {}
 
-  int64_t B() const { return a_.query.extent(0); }
-  int64_t Mq() const { return a_.query.extent(1); }
-  int64_t Hq() const { return a_.query.extent(2); }
-  int64_t K() const { return a_.query.extent(3); }
-  int64_t Mkv() const { return a_.key.extent(1); }
-  int64_t Hkv() const { return a_.key.extent(2); }
-  int64_t Kv() const { return a_.value.extent(3); }
-  double scale() const { return scale_; }
-
-  double query(int64_t b, int64_t i, int64_t h, int64_t c) const {
-    return a_.query.get(a_.query.at(b, i, h, c));
-  }
-  double key(int64_t b, int64_t j, int64_t h, int64_t c) const {
-    return a_.key.get(a_.key.at(b, j, h / G_, c));
-  }
-  double value(int64_t b, int64_t j, int64_t h, int64_t c) const {
-    return a_.value.get(a_.value.at(b, j, h / G_, c));
-  }
-  double grad_out(int64_t b, int64_t i, int64_t h, int64_t c) const {
-    return a_.grad_out.get(a_.grad_out.at(b, i, h, c));
+  NaiveForward forward() const {
+    NaiveForward result;
+    result.out.resize(a_.out.size());
+    result.lse.assign(a_.lse.size(), -HUGE_VAL);
+    each_row([&](const Row& row) {
+      result.lse[lse_place(row)] = row.lse;
+      for (int64_t j = 0; j < row.s.num_keys(); ++j) {
+        const double weight = row.probabilities[j] * masks_.kept(row.s, row.h, row.i, j);
+        for (int64_t c = 0; c < a_.value.extent(3); ++c) {
+          result.out[a_.out.at(row.s.b, row.place(), row.h, c)] += weight * value(row, j, c);
+        }
+      }
+    });
+    return result;
   }
 
-  // Whether band and bias let query i see key j.
-  bool sees(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    if (!band_sees(i, j) || !mask_.bias) return band_sees(i, j);
-    const double bias = a_.bias.get(a_.bias.at(b, h, i, j));
-    return same(a_.bias.dtype(), kBool) ? bias != 0.0 : bias != -kInfinity;
-  }
-
-  // Fills p[j] with the probabilities of query i before dropout; returns the row's lse.
-  double probabilities(int64_t b, int64_t h, int64_t i, std::vector<double>& p) const {
-    double largest = -kInfinity;
-    for (int64_t j = 0; j < Mkv(); ++j) {
-      p[j] = score(b, h, i, j);
-      largest = std::fmax(largest, p[j]);
-    }
-    if (largest == -kInfinity) {
-      for (double& probability : p) probability = 0.0;
-      return -kInfinity;
-    }
-    double sum = 0.0;
-    for (int64_t j = 0; j < Mkv(); ++j) sum += p[j] = std::exp(p[j] - largest);
-    for (double& probability : p) probability /= sum;
-    return largest + std::log(sum);
-  }
-
-  // 0 where dropout drops, else what it scales by.
-  double kept(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    const attn_dropout& dropout = mask_.dropout;
-    if (dropout.p == 0.0) return 1.0;
-    const auto low = [](uint64_t word) { return static_cast<uint32_t>(word); };
-    const Words key = philox({{low(dropout.offset), low(dropout.offset >> 32), 0, 0}},
-                             low(dropout.seed), low(dropout.seed >> 32));
-    const Words draws = philox({{low(b), low(h), low(i), low(j / 4)}}, key.w[0], key.w[1]);
-    return draws.w[j % 4] >= dropout.p * 4294967296.0 ? 1.0 / (1.0 - dropout.p) : 0.0;
+  NaiveBackward backward() const {
+    NaiveBackward result;
+    result.grad_query.resize(a_.query.size());
+    result.grad_key.resize(a_.key.size());
+    result.grad_value.resize(a_.value.size());
+    result.grad_bias.resize(a_.grad_bias.size());
+    for (auto* list : {&result.grad_slopes, &result.slopes_terms}) list->resize(a_.slopes.size());
+    for (auto* list : {&result.grad_table, &result.table_terms}) list->resize(a_.table.size());
+    for (auto* list : {&result.grad_sink, &result.sink_terms}) list->resize(a_.sink.size());
+    each_row([&](const Row& row) { differentiate(row, result); });
+    return result;
   }
 
  private:
-  bool band_sees(int64_t i, int64_t j) const {
-    const attn_band& band = mask_.band;
-    const int64_t shift = band.anchor == ATTN_ANCHOR_BOTTOM_RIGHT ? Mkv() - Mq() : 0;
-    const int64_t distance = j - (i + shift);
-    return (band.left == ATTN_UNBOUNDED || distance >= -band.left) &&
-           (band.right == ATTN_UNBOUNDED || distance <= band.right);
+  template <class F>
+  void each_row(F&& visit) const {
+    for (const NaiveSequence& s : masks_.sequences()) {
+      for (int64_t h = 0; h < a_.query.extent(2); ++h) {
+        for (int64_t i = 0; i < s.num_queries; ++i) visit(attended(s, h, i));
+      }
+    }
   }
 
-  double score(int64_t b, int64_t h, int64_t i, int64_t j) const {
-    if (!sees(b, h, i, j)) return -kInfinity;
+  Row attended(const NaiveSequence& s, int64_t h, int64_t i) const {
+    Row row{.s = s, .h = h, .i = i, .scores = {}, .probabilities = {}};
+    row.scores.resize(s.num_keys());
+    row.probabilities.assign(s.num_keys(), -HUGE_VAL);
+    double largest = a_.sink.exists() ? a_.sink.get(h) : -HUGE_VAL;
+    for (int64_t j = 0; j < s.num_keys(); ++j) {
+      if (!masks_.sees(s, h, i, j)) continue;
+      row.scores[j] = score(row, j);
+      row.probabilities[j] = capped(row.scores[j]) + masks_.bias(s, h, i, j);
+      largest = std::fmax(largest, row.probabilities[j]);
+    }
+    const double reference = largest == -HUGE_VAL ? 0.0 : largest;
+    row.sink = a_.sink.exists() ? std::exp(a_.sink.get(h) - reference) : 0.0;
+    double sum = row.sink;
+    for (double& p : row.probabilities) sum += p = std::exp(p - reference);
+    if (sum == 0.0) return row;
+    for (double& p : row.probabilities) p /= sum;
+    row.sink /= sum;
+    row.lse = reference + std::log(sum);
+    return row;
+  }
+
+  void differentiate(const Row& row, NaiveBackward& result) const {
+    std::vector<double> grad_p(row.s.num_keys());
+    double mean_grad = 0.0;
+    for (int64_t j = 0; j < row.s.num_keys(); ++j) {
+      const double kept = masks_.kept(row.s, row.h, row.i, j);
+      for (int64_t c = 0; c < a_.value.extent(3); ++c) {
+        const double grad_out = a_.grad_out.get(a_.grad_out.at(row.s.b, row.place(), row.h, c));
+        grad_p[j] += kept * grad_out * value(row, j, c);
+        result.grad_value[value_place(row, j, c)] += row.probabilities[j] * kept * grad_out;
+      }
+      mean_grad += row.probabilities[j] * grad_p[j];
+    }
+    const double of_all = a_.grad_lse.get(lse_place(row)) - mean_grad;
+    const double size_of_all = std::fabs(a_.grad_lse.get(lse_place(row))) + std::fabs(mean_grad);
+    for (int64_t j = 0; j < row.s.num_keys(); ++j) {
+      const double p = row.probabilities[j];
+      if (p == 0.0) continue;
+      add_score(row, j, p * (grad_p[j] + of_all), p * (std::fabs(grad_p[j]) + size_of_all), result);
+    }
+    if (!a_.sink.exists()) return;
+    result.grad_sink[row.h] += row.sink * of_all;
+    result.sink_terms[row.h] += row.sink * size_of_all;
+  }
+
+  // `grad` is that of the capped score with its biases; `size` what it is rounded relative to.
+  void add_score(const Row& row, int64_t j, double grad, double size, NaiveBackward& result) const {
+    const NaiveSequence& s = row.s;
+    const int64_t h = row.h, distance = masks_.distance(s, row.i, j);
+    if (a_.grad_bias.exists()) {
+      result.grad_bias[a_.grad_bias.at(s.b, h, row.place(), s.key_rows[j])] += grad;
+    }
+    if (a_.slopes.exists()) {
+      result.grad_slopes[h] -= grad * static_cast<double>(std::abs(distance));
+      result.slopes_terms[h] += size * static_cast<double>(std::abs(distance));
+    }
+    if (a_.table.exists()) {
+      const int64_t entry = h * a_.table.extent(1) + masks_.entry(distance);
+      result.grad_table[entry] += grad;
+      result.table_terms[entry] += size;
+    }
+    const double grad_dot = grad * cap_slope(row.scores[j]) * scale_;
+    for (int64_t c = 0; c < a_.query.extent(3); ++c) {
+      result.grad_query[a_.query.at(s.b, row.place(), h, c)] += grad_dot * key(row, j, c);
+      result.grad_key[key_place(row, j, c)] += grad_dot * query(row, c);
+    }
+  }
+
+  double score(const Row& row, int64_t j) const {
     double sum = 0.0;
-    for (int64_t c = 0; c < K(); ++c) sum += query(b, i, h, c) * key(b, j, h, c);
-    sum *= scale_;
-    if (!mask_.bias || same(a_.bias.dtype(), kBool)) return sum;
-    return sum + a_.bias.get(a_.bias.at(b, h, i, j));
+    for (int64_t c = 0; c < a_.query.extent(3); ++c) sum += query(row, c) * key(row, j, c);
+    return sum * scale_;
+  }
+
+  double capped(double score) const {
+    return mask_.softcap > 0 ? mask_.softcap * std::tanh(score / mask_.softcap) : score;
+  }
+  double cap_slope(double score) const {
+    if (mask_.softcap == 0.0) return 1.0;
+    const double t = std::tanh(score / mask_.softcap);
+    return 1.0 - t * t;
+  }
+
+  double query(const Row& row, int64_t c) const {
+    return a_.query.get(a_.query.at(row.s.b, row.place(), row.h, c));
+  }
+  int64_t key_place(const Row& row, int64_t j, int64_t c) const {
+    return a_.key.at(row.s.b, row.s.key_rows[j], row.h / G_, c);
+  }
+  double key(const Row& row, int64_t j, int64_t c) const {
+    return a_.key.get(key_place(row, j, c));
+  }
+  int64_t value_place(const Row& row, int64_t j, int64_t c) const {
+    return a_.value.at(row.s.b, row.s.key_rows[j], row.h / G_, c);
+  }
+  double value(const Row& row, int64_t j, int64_t c) const {
+    return a_.value.get(value_place(row, j, c));
+  }
+  int64_t lse_place(const Row& row) const {
+    return (row.s.b * a_.query.extent(2) + row.h) * a_.query.extent(1) + row.place();
   }
 
   const Arrays& a_;
   const attn_mask& mask_;
-  int64_t G_;
-  double scale_;
+  const NaiveMask masks_;
+  const int64_t G_;
+  const double scale_;
 };
 
 }  // namespace
 
-bool naive_sees(const Arrays& arrays, const attn_mask& mask, int64_t b, int64_t h, int64_t i,
-                int64_t j) {
-  return Naive(arrays, mask).sees(b, h, i, j);
-}
-
 NaiveForward naive_forward(const Arrays& arrays, const attn_mask& mask) {
-  const Naive n(arrays, mask);
-  NaiveForward result;
-  result.out.resize(arrays.out.size());
-  result.lse.resize(arrays.lse.size());
-  std::vector<double> p(n.Mkv());
-  for (int64_t b = 0; b < n.B(); ++b) {
-    for (int64_t h = 0; h < n.Hq(); ++h) {
-      for (int64_t i = 0; i < n.Mq(); ++i) {
-        result.lse[(b * n.Hq() + h) * n.Mq() + i] = n.probabilities(b, h, i, p);
-        for (int64_t j = 0; j < n.Mkv(); ++j) {
-          const double weight = p[j] * n.kept(b, h, i, j);
-          for (int64_t c = 0; c < n.Kv(); ++c) {
-            result.out[arrays.out.at(b, i, h, c)] += weight * n.value(b, j, h, c);
-          }
-        }
-      }
-    }
-  }
-  return result;
+  return Naive(arrays, mask).forward();
 }
 
 NaiveBackward naive_backward(const Arrays& arrays, const attn_mask& mask) {
-  const Naive n(arrays, mask);
-  const int64_t G = n.Hq() / n.Hkv();
-  NaiveBackward result;
-  result.grad_query.resize(arrays.grad_query.size());
-  result.grad_key.resize(arrays.grad_key.size());
-  result.grad_value.resize(arrays.grad_value.size());
-  result.grad_bias.resize(arrays.grad_bias.shape().empty() ? 0 : arrays.grad_bias.size());
-  std::vector<double> p(n.Mkv()), grad_p(n.Mkv());
-  for (int64_t b = 0; b < n.B(); ++b) {
-    for (int64_t h = 0; h < n.Hq(); ++h) {
-      for (int64_t i = 0; i < n.Mq(); ++i) {
-        n.probabilities(b, h, i, p);
-        double mean_grad = 0.0;
-        for (int64_t j = 0; j < n.Mkv(); ++j) {
-          const double kept = n.kept(b, h, i, j);
-          double dot = 0.0;
-          for (int64_t c = 0; c < n.Kv(); ++c) {
-            dot += n.grad_out(b, i, h, c) * n.value(b, j, h, c);
-            result.grad_value[arrays.grad_value.at(b, j, h / G, c)] +=
-                p[j] * kept * n.grad_out(b, i, h, c);
-          }
-          grad_p[j] = dot * kept;
-          mean_grad += p[j] * grad_p[j];
-        }
-        const double grad_lse = arrays.grad_lse.get((b * n.Hq() + h) * n.Mq() + i);
-        for (int64_t j = 0; j < n.Mkv(); ++j) {
-          const double grad_score = p[j] * (grad_p[j] - mean_grad + grad_lse);
-          for (int64_t c = 0; c < n.K(); ++c) {
-            result.grad_query[arrays.query.at(b, i, h, c)] +=
-                grad_score * n.scale() * n.key(b, j, h, c);
-            result.grad_key[arrays.key.at(b, j, h / G, c)] +=
-                grad_score * n.scale() * n.query(b, i, h, c);
-          }
-          if (!result.grad_bias.empty()) {
-            result.grad_bias[arrays.grad_bias.at(b, h, i, j)] += grad_score;
-          }
-        }
-      }
-    }
-  }
-  return result;
+  return Naive(arrays, mask).backward();
 }

@@ -12,11 +12,11 @@ struct NaiveForward {
 
 struct NaiveBackward {
   std::vector<double> grad_query, grad_key, grad_value, grad_bias;
+  // Sums over many scores, and the sums of what they add up without its signs: rounding errors are
+  // relative to those.
+  std::vector<double> grad_slopes, grad_table, grad_sink;
+  std::vector<double> slopes_terms, table_terms, sink_terms;
 };
-
-// Whether band and bias let query i of head h see key j.
-bool naive_sees(const Arrays& arrays, const attn_mask& mask, int64_t b, int64_t h, int64_t i,
-                int64_t j);
 
 NaiveForward naive_forward(const Arrays& arrays, const attn_mask& mask);
 

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <string>
 
 #include "calls.h"
@@ -13,19 +12,22 @@
 #include "check.h"
 #include "close.h"
 #include "naive_attention.h"
+#include "naive_mask.h"
+#include "random_mask.h"
 
 namespace {
 
 constexpr int64_t kWidths[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 40, 63, 64, 65, 80, 129, 264};
-constexpr int64_t kQueries[] = {1, 2, 5, 6, 7, 47, 48, 49, 127, 128, 130, 200};
-constexpr int64_t kKeys[] = {0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 130, 255, 257, 400};
+constexpr int64_t kQueries[] = {1, 2, 5, 6, 7, 47, 48, 49, 127, 128, 130, 200, 300};
+constexpr int64_t kKeys[] = {0,  1,   2,   3,   15,  16,  17,  63,   64,
+                             65, 127, 128, 130, 255, 257, 400, 1100, 2300};
 
 // Small enough for the plain loops to take milliseconds.
 Shape random_shape(Generator& generator) {
   constexpr int64_t kMostProducts = 1500000;
   Shape s;
   do {
-    s.B = 1 + below(generator, 2);
+    s.B = 1 + below(generator, 3) / 2;
     s.Hkv = 1 + below(generator, 2);
     s.Hq = s.Hkv * (1 + below(generator, 3));
     s.Mq = any_of(generator, kQueries);
@@ -36,117 +38,179 @@ Shape random_shape(Generator& generator) {
   return s;
 }
 
-attn_band random_band(const Shape& s, Generator& generator) {
-  const auto side = [&] {
-    return one_in(generator, 2) ? ATTN_UNBOUNDED : below(generator, s.Mkv + 20) - 10;
-  };
-  return {side(), side(), static_cast<int32_t>(below(generator, 2)), 0};
-}
-
-void add_random_bias(Arrays& arrays, const Shape& s, attn_dtype dtype, Generator& generator) {
-  const auto extent = [&](int64_t n) { return one_in(generator, 3) ? 1 : n; };
-  const attn_dtype choices[] = {dtype, kFloat32, kBool};
-  arrays.add_bias(any_of(generator, choices),
-                  {extent(s.B), extent(s.Hq), extent(s.Mq), extent(s.Mkv)}, generator());
-  if (same(arrays.bias.dtype(), kBool)) return;
-  for (int64_t i = 0; i < arrays.bias.size(); ++i) {
-    if (one_in(generator, 6)) arrays.bias.set(i, -HUGE_VAL);
-  }
-}
-
-// Spoils one key's rows of `keys` and `values`, and tells which queries see it.
-class SpoiltKey {
+// Rows of key or value that hold NaN or infinity: those nobody sees, and at times one more.
+class SpoiltKeys {
  public:
-  SpoiltKey(const Arrays& arrays, const attn_mask& mask, Generator& generator)
-      : arrays_(arrays),
-        mask_(mask),
-        b_(below(generator, arrays.key.extent(0))),
-        j_(below(generator, std::max<int64_t>(arrays.key.extent(1), 1))),
-        h_(below(generator, arrays.key.extent(2))) {}
-
-  void spoil(Array& rows, Generator& generator) const {
-    constexpr double kPoisons[] = {NAN, HUGE_VAL, -HUGE_VAL};
-    const double poison = any_of(generator, kPoisons);
-    for (int64_t c = 0; c < rows.extent(3); ++c) rows.set(rows.at(b_, j_, h_, c), poison);
-  }
-
-  bool is_seen_by(int64_t b, int64_t h, int64_t i) const {
-    const int64_t group = arrays_.query.extent(2) / arrays_.key.extent(2);
-    return b == b_ && h / group == h_ && naive_sees(arrays_, mask_, b, h, i, j_);
-  }
-
-  bool is_seen() const {
-    for (int64_t h = 0; h < arrays_.query.extent(2); ++h) {
-      for (int64_t i = 0; i < arrays_.query.extent(1); ++i) {
-        if (is_seen_by(b_, h, i)) return true;
-      }
+  SpoiltKeys(const Arrays& arrays, const attn_mask& mask, Generator& generator)
+      : seen_(arrays, mask),
+        Mkv_(arrays.key.extent(1)),
+        Hkv_(arrays.key.extent(2)),
+        group_(arrays.query.extent(2) / Hkv_) {
+    const int64_t rows = arrays.key.extent(0) * Mkv_ * Hkv_;
+    if (rows == 0 || one_in(generator, 3)) return;
+    for (int64_t row = 0; row < rows; ++row) {
+      if (!is_seen(row)) unseen_.push_back(row);
     }
-    return false;
+    const int64_t row = below(generator, rows);
+    if (one_in(generator, 2) && is_seen(row)) seen_row_ = row;
+  }
+
+  void spoil(Array& keys, Generator& generator) const {
+    for (const int64_t row : unseen_) spoil_row(keys, row, generator);
+    if (has_seen()) spoil_row(keys, seen_row_, generator);
+  }
+
+  bool has_seen() const { return seen_row_ >= 0; }
+
+  bool are_seen_by(int64_t b, int64_t h, int64_t query_row) const {
+    if (!has_seen() || seen_row_ % Hkv_ != h / group_) return false;
+    const int64_t row = seen_row_ / Hkv_;
+    return row / Mkv_ == b && seen_.by(b, row % Mkv_, h, query_row);
   }
 
  private:
-  const Arrays& arrays_;
-  const attn_mask& mask_;
-  int64_t b_, j_, h_;
+  bool is_seen(int64_t row) const {
+    return seen_.by_any(row / Hkv_ / Mkv_, row / Hkv_ % Mkv_, row % Hkv_);
+  }
+
+  static void spoil_row(Array& keys, int64_t row, Generator& generator) {
+    constexpr double kPoisons[] = {NAN, HUGE_VAL, -HUGE_VAL};
+    const double poison = any_of(generator, kPoisons);
+    const int64_t width = keys.extent(3);
+    for (int64_t c = 0; c < width; ++c) keys.set(row * width + c, poison);
+  }
+
+  const SeenKeys seen_;
+  const int64_t Mkv_, Hkv_, group_;
+  std::vector<int64_t> unseen_;  // rows of [B, Mkv, Hkv]
+  int64_t seen_row_ = -1;
 };
 
-std::string describe(unsigned seed, const Precision& precision, const Shape& s) {
-  char text[200];
-  std::snprintf(text, sizeof(text), "problem %u: %s B %d Mq %d Mkv %d Hq %d Hkv %d K %d Kv %d",
-                seed, precision.name, static_cast<int>(s.B), static_cast<int>(s.Mq),
-                static_cast<int>(s.Mkv), static_cast<int>(s.Hq), static_cast<int>(s.Hkv),
-                static_cast<int>(s.K), static_cast<int>(s.Kv));
+std::string describe(unsigned seed, const Precision& precision, const Shape& s, const Arrays& a,
+                     const attn_mask& mask) {
+  std::string text = "problem " + std::to_string(seed) + ": " + precision.name;
+  const auto add = [&](const char* name, int64_t number) {
+    text += std::string(" ") + name + " " + std::to_string(number);
+  };
+  add("B", s.B), add("Mq", s.Mq), add("Mkv", s.Mkv), add("Hq", s.Hq), add("Hkv", s.Hkv);
+  add("K", s.K), add("Kv", s.Kv);
+  if (a.q_start.exists()) add("sequences", a.q_start.extent(0) - 1);
+  if (a.k_len.exists()) text += " k_len";
+  if (a.block_table.exists()) add("page_size", mask.pages.page_size);
+  if (a.offsets.exists()) add("block_size", mask.blocks.block_size);
+  if (a.bias.exists()) text += " bias";
+  if (a.slopes.exists()) text += " slopes";
+  if (a.table.exists()) add("table", a.table.extent(1));
+  if (a.sink.exists()) text += " sink";
+  if (mask.softcap > 0) text += " softcap";
+  if (mask.dropout.p > 0) text += " dropout";
   return text;
 }
 
 Arrays random_arrays(const Precision& precision, const Shape& s, Generator& generator) {
   const bool is_double = same(precision.dtype, kFloat64);
   const attn_dtype out_dtype = is_double ? kFloat64 : kPrecisions[below(generator, 3)].dtype;
-  Arrays arrays(precision.dtype, one_in(generator, 3) ? out_dtype : precision.dtype, s,
+  return Arrays(precision.dtype, one_in(generator, 3) ? out_dtype : precision.dtype, s,
                 generator());
-  if (!one_in(generator, 3)) add_random_bias(arrays, s, precision.dtype, generator);
-  return arrays;
+}
+
+// At times some gradients are not wanted.
+void leave_out_gradients(attn_attention_backward_args& args, Generator& generator) {
+  if (!one_in(generator, 4)) return;
+  for (const attn_tensor** gradient :
+       {&args.grad_query, &args.grad_key, &args.grad_value, &args.grad_bias, &args.grad_slopes,
+        &args.grad_table, &args.grad_sink}) {
+    if (one_in(generator, 2)) *gradient = nullptr;
+  }
+}
+
+void run_both(Calls& calls) {
+  for (Array* array : calls.forward_outputs()) array->fill(kGarbage);
+  for (Array* array : calls.backward_outputs()) array->fill(kGarbage);
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+}
+
+// Runs again with another number of threads.
+void check_deterministic(const std::string& context, Calls& calls) {
+  std::vector<GuardedBytes> before;
+  std::vector<Array*> outputs = calls.forward_outputs();
+  for (Array* gradient : calls.backward_outputs()) outputs.push_back(gradient);
+  for (Array* array : outputs) before.push_back(array->bytes());
+  calls.exec.num_threads = calls.exec.num_threads % 3 + 1;
+  run_both(calls);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    CHECK_IN(context.c_str(), outputs[i]->bytes() == before[i]);
+  }
+}
+
+void check_results(const std::string& context, const Calls& calls, const SpoiltKeys& spoilt,
+                   double tolerance, const NaiveForward& forward, const NaiveBackward& backward) {
+  const Arrays& a = calls.arrays;
+  const attn_attention_backward_args& wanted = calls.backward;
+  const int64_t Mq = a.query.extent(1), Hq = a.query.extent(2), Kv = a.value.extent(3);
+  // Gradients are differences of dot products over Kv, whose errors do not cancel.
+  const double grad_tolerance = tolerance * (2.0 + 0.5 * std::sqrt(1.0 * Kv));
+  const auto is_clean_row = [&](int64_t row) {  // of [B, Mq, Hq]
+    return !spoilt.are_seen_by(row / (Hq * Mq), row % Hq, row / Hq % Mq);
+  };
+  check_close(context, "out", a.out, forward.out, tolerance,
+              [&](int64_t place) { return is_clean_row(place / Kv); });
+  if (wanted.grad_query) {
+    check_close(context, "grad_query", a.grad_query, backward.grad_query, grad_tolerance,
+                [&](int64_t place) { return is_clean_row(place / a.query.extent(3)); });
+  }
+  if (spoilt.has_seen()) return;
+  check_close(context, "lse", a.lse, forward.lse, tolerance);
+  if (wanted.grad_key) {
+    check_close(context, "grad_key", a.grad_key, backward.grad_key, grad_tolerance);
+  }
+  if (wanted.grad_value) {
+    check_close(context, "grad_value", a.grad_value, backward.grad_value, grad_tolerance);
+  }
+  if (wanted.grad_bias) {
+    check_close(context, "grad_bias", a.grad_bias, backward.grad_bias, grad_tolerance);
+  }
+  if (wanted.grad_slopes) {
+    check_sums(context, "grad_slopes", a.grad_slopes, backward.grad_slopes, backward.slopes_terms,
+               grad_tolerance);
+  }
+  if (wanted.grad_table) {
+    check_sums(context, "grad_table", a.grad_table, backward.grad_table, backward.table_terms,
+               grad_tolerance);
+  }
+  if (wanted.grad_sink) {
+    check_sums(context, "grad_sink", a.grad_sink, backward.grad_sink, backward.sink_terms,
+               grad_tolerance);
+  }
 }
 
 void run_problem(unsigned seed) {
   Generator generator(seed);
   const Precision& precision = kPrecisions[below(generator, 4)];
   const Shape shape = random_shape(generator);
-  const std::string context = describe(seed, precision, shape);
-  Calls calls(random_arrays(precision, shape, generator));
-  Arrays& a = calls.arrays;
-  if (one_in(generator, 2)) calls.mask.band = random_band(shape, generator);
-  if (one_in(generator, 4)) calls.mask.dropout = {.p = 0.25, .seed = generator(), .offset = seed};
+  Arrays arrays = random_arrays(precision, shape, generator);
+  const attn_mask mask = add_random_mask(arrays, shape, precision.dtype, generator);
+  const std::string context = describe(seed, precision, shape, arrays, mask);
+  Calls calls(std::move(arrays));
+  calls.mask = mask;
+  calls.fill_mask();
   calls.exec.num_threads = 1 + static_cast<int32_t>(below(generator, 3));
+  leave_out_gradients(calls.backward, generator);
 
+  Arrays& a = calls.arrays;
   const NaiveForward forward = naive_forward(a, calls.mask);
   const NaiveBackward backward = naive_backward(a, calls.mask);
-  // The plain loops are done: from here on the key is spoilt for the library alone.
-  const bool is_spoilt = shape.Mkv > 0 && one_in(generator, 2);
-  const SpoiltKey key(a, calls.mask, generator);
-  if (is_spoilt && one_in(generator, 2)) key.spoil(a.key, generator);
-  if (is_spoilt) key.spoil(a.value, generator);
+  // The plain loops are done: from here on keys are spoilt for the library alone.
+  const SpoiltKeys spoilt(a, calls.mask, generator);
+  if (one_in(generator, 2)) spoilt.spoil(a.key, generator);
+  spoilt.spoil(a.value, generator);
 
-  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
-  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
-
+  run_both(calls);
   // The backward reads the forward's output, rounded as it is.
   const double tolerance = std::max(precision.tolerance, tolerance_of(a.out.dtype()));
-  // Gradients are differences of dot products over Kv, whose errors do not cancel.
-  const double grad_tolerance = tolerance * (2.0 + 0.25 * std::sqrt(1.0 * shape.Kv));
-  const auto is_clean_row = [&](int64_t row) {  // of [B, Mq, Hq]
-    return !is_spoilt ||
-           !key.is_seen_by(row / (shape.Hq * shape.Mq), row % shape.Hq, row / shape.Hq % shape.Mq);
-  };
-  check_close(context, "out", a.out, forward.out, tolerance,
-              [&](int64_t place) { return is_clean_row(place / shape.Kv); });
-  check_close(context, "grad_query", a.grad_query, backward.grad_query, grad_tolerance,
-              [&](int64_t place) { return is_clean_row(place / shape.K); });
-  if (is_spoilt && key.is_seen()) return;
-  check_close(context, "lse", a.lse, forward.lse, tolerance);
-  check_close(context, "grad_key", a.grad_key, backward.grad_key, grad_tolerance);
-  check_close(context, "grad_value", a.grad_value, backward.grad_value, grad_tolerance);
-  check_close(context, "grad_bias", a.grad_bias, backward.grad_bias, grad_tolerance);
+  check_results(context, calls, spoilt, tolerance, forward, backward);
+  if (one_in(generator, 3)) check_deterministic(context, calls);
 }
 
 }  // namespace
