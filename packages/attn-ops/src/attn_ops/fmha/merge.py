@@ -10,6 +10,7 @@ from attn_ops._merge_op import MOST_CHUNKS, merge
 
 _WHO = "merge_attentions"
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (*_NARROW, torch.float64)
 
 
 def merge_attentions(
@@ -40,15 +41,20 @@ def merge_attentions(
     """
     outs, lses = _Chunks.read("attn_split", attn_split), _Chunks.read("lse_split", lse_split)
     _check(outs, lses)
-    _check_output_dtype(output_dtype, outs.first.dtype)
+    _check_output_dtype(output_dtype, outs.tensors[0].dtype)
     has_groups = len(outs.shape) == 5
-    working_dtype = torch.float64 if outs.first.dtype == torch.float64 else torch.float32
+    lse_dtype = lses.tensors[0].dtype
+    working_dtype = torch.float64 if outs.tensors[0].dtype == torch.float64 else torch.float32
     out, lse = merge(
         [_canonical(out, has_groups) for out in outs.tensors],
-        [_canonical(lse, has_groups).to(working_dtype) for lse in lses.tensors],
+        [_canonical(lse, has_groups, working_dtype) for lse in lses.tensors],
         output_dtype,
     )
-    return out.view(outs.shape), lse.view(lses.shape).to(lses.first.dtype) if write_lse else None
+    if has_groups:
+        out, lse = out.view(outs.shape), lse.view(lses.shape)
+    if not write_lse:
+        return out, None
+    return out, lse if lse.dtype == lse_dtype else lse.to(lse_dtype)
 
 
 @dataclass(frozen=True)
@@ -58,37 +64,29 @@ class _Chunks:
     name: str
     tensors: list[Tensor]
     is_stacked: bool
+    count: int
+    shape: torch.Size
+    """Of one chunk."""
 
     @classmethod
     def read(cls, name: str, given: Tensor | Sequence[Tensor]) -> "_Chunks":
         is_stacked = isinstance(given, Tensor)
-        chunks = cls(name, [given] if is_stacked else list(given), is_stacked)
-        if not all(isinstance(tensor, Tensor) for tensor in chunks.tensors):
+        tensors = [given] if is_stacked else list(given)
+        if not all(isinstance(tensor, Tensor) for tensor in tensors):
             raise TypeError(
                 f"{_WHO}: expected {name} to be a tensor or a sequence of tensors, got "
-                f"{[type(tensor).__name__ for tensor in chunks.tensors]}"
+                f"{[type(tensor).__name__ for tensor in tensors]}"
             )
-        if not chunks.tensors or (is_stacked and given.dim() == 0) or chunks.count == 0:
+        shape = tensors[0].shape if tensors else torch.Size()
+        count = (shape[0] if shape else 0) if is_stacked else len(tensors)
+        if count == 0:
             raise ValueError(f"{_WHO}: expected at least one chunk in {name}, got none")
-        if chunks.count > MOST_CHUNKS:
+        if count > MOST_CHUNKS:
             raise ValueError(
-                f"{_WHO}: expected at most {MOST_CHUNKS} chunks, got {chunks.count} in {name}; "
+                f"{_WHO}: expected at most {MOST_CHUNKS} chunks, got {count} in {name}; "
                 "merge the results of merges"
             )
-        return chunks
-
-    @property
-    def first(self) -> Tensor:
-        return self.tensors[0]
-
-    @property
-    def count(self) -> int:
-        return self.first.shape[0] if self.is_stacked else len(self.tensors)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Return the shape of one chunk."""
-        return self.first.shape[1:] if self.is_stacked else self.first.shape
+        return cls(name, tensors, is_stacked, count, shape[1:] if is_stacked else shape)
 
 
 def _check(outs: _Chunks, lses: _Chunks) -> None:
@@ -103,36 +101,38 @@ def _check(outs: _Chunks, lses: _Chunks) -> None:
             f"{_WHO}: expected chunks [B, M, H, K] or [B, M, G, H, K] in attn_split, with K >= 1, "
             f"got {list(outs.shape)}"
         )
+    first, lse_dtype = outs.tensors[0], lses.tensors[0].dtype
     batch, queries, *heads, _width = outs.shape
-    _check_alike(outs, outs.shape, outs.first.device)
-    _check_alike(lses, torch.Size((batch, *heads, queries)), outs.first.device)
-    if outs.first.dtype not in {*_NARROW, torch.float64}:
+    _check_alike(outs, outs.shape, first.device)
+    _check_alike(lses, torch.Size((batch, *heads, queries)), first.device)
+    if first.dtype not in _DTYPES:
         raise ValueError(
             f"{_WHO}: expected attn_split of float32, bfloat16, float16 or float64, got "
-            f"{outs.first.dtype}; convert it"
+            f"{first.dtype}; convert it"
         )
-    if not lses.first.is_floating_point():
-        raise ValueError(f"{_WHO}: expected a floating-point lse_split, got {lses.first.dtype}")
-    if outs.first.device.type != "cpu":
+    if not lse_dtype.is_floating_point:
+        raise ValueError(f"{_WHO}: expected a floating-point lse_split, got {lse_dtype}")
+    if first.device.type != "cpu":
         raise NotImplementedError(
-            f"{_WHO}: expected CPU tensors, got device={outs.first.device} (supported: {{'cpu'}})"
+            f"{_WHO}: expected CPU tensors, got device={first.device} (supported: {{'cpu'}})"
         )
 
 
 def _check_alike(chunks: _Chunks, shape: torch.Size, device: torch.device) -> None:
+    dtype = chunks.tensors[0].dtype
     for index, tensor in enumerate(chunks.tensors):
         name = chunks.name if chunks.is_stacked else f"{chunks.name}[{index}]"
-        got = tensor.shape[1:] if chunks.is_stacked else tensor.shape
+        got = chunks.shape if chunks.is_stacked else tensor.shape
         if got != shape:
             stacked = " in each chunk of" if chunks.is_stacked else ""
             raise ValueError(
                 f"{_WHO}: expected shape {list(shape)}{stacked} {name}, as the first of attn_split "
                 f"asks for, got {list(got)}"
             )
-        if tensor.dtype != chunks.first.dtype or tensor.device != device:
+        if tensor.dtype != dtype or tensor.device != device:
             raise ValueError(
-                f"{_WHO}: expected {name} of {chunks.first.dtype} on {device}, like the other "
-                f"chunks, got {tensor.dtype} on {tensor.device}"
+                f"{_WHO}: expected {name} of {dtype} on {device}, like the other chunks, got "
+                f"{tensor.dtype} on {tensor.device}"
             )
 
 
@@ -145,7 +145,8 @@ def _check_output_dtype(output_dtype: torch.dtype | None, dtype: torch.dtype) ->
         )
 
 
-def _canonical(tensor: Tensor, has_groups: bool) -> Tensor:
-    """Join the axes G and H, and make rows contiguous: a view, unless strides forbid it."""
+def _canonical(tensor: Tensor, has_groups: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """Join the axes G and H, and make rows contiguous: a view, unless that takes a copy."""
     tensor = tensor.flatten(-3, -2) if has_groups else tensor
+    tensor = tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
