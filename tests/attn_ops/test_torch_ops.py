@@ -83,6 +83,13 @@ def test_integers_of_another_dtype_are_refused():
             OPS.attention(query, key, value, q_start=start, k_start=start)
 
 
+def test_tensor_on_another_device_is_refused():
+    query, key, value = make_inputs(batch=1)
+    for name in ("attn_bias", "q_start", "sink"):
+        with pytest.raises(NotImplementedError, match="expected CPU tensors"):
+            OPS.attention(query, key, value, **{name: torch.zeros(1, 1, 1, 1, device="meta")})
+
+
 def test_opcheck_output_of_another_dtype():
     inputs = make_inputs(dtype=torch.bfloat16)
     options = {"output_dtype": torch.float32}

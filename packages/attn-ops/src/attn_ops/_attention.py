@@ -12,6 +12,7 @@ from torch.jit._builtins import _register_builtin  # torch offers no public way
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, restore_layout
+from attn_ops._lower import MASK_CLASSES, lower
 from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout
 
@@ -76,23 +77,17 @@ def memory_efficient_attention(
     >>> y.shape
     torch.Size([2, 16, 8, 64])
     """
-    # The usual call at inference takes as long as torch's own: one operator, which checks in C++.
-    # Whatever it refuses goes on below, where the errors name the arguments.
-    if (
-        attn_bias is None
-        and p == 0.0
-        and op is None
-        and output_dtype is None
-        and sink is None
-        and softcap is None
-    ):
+    # The usual calls go to the operator at once, which checks in C++ and takes as long as torch's
+    # own. Whatever it refuses goes on below, where the errors name the arguments.
+    if p == 0.0 and op is None and output_dtype is None and sink is None and softcap is None:
         try:
-            if (
-                query.dim() == 4
-                and type(scale) in _SCALES
-                and not is_differentiated(query, key, value)
-            ):
-                return _torch_ops.unmasked_attention(query, key, value, scale)
+            if query.dim() == 4 and type(scale) in _SCALES:
+                if attn_bias is None and not is_differentiated(query, key, value):
+                    return _torch_ops.unmasked_attention(query, key, value, scale)
+                if attn_bias is None or type(attn_bias) in MASK_CLASSES:
+                    mask = lower(attn_bias)
+                    if mask.bias is None:
+                        return attend(query, key, value, mask, scale, output_dtype)
         except (AttributeError, RuntimeError):
             pass
 

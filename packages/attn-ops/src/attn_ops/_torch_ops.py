@@ -101,19 +101,19 @@ def arguments(
     )
 
 
-def refuse_other_devices(*tensors: Tensor) -> None:
+def refuse_other_devices(*arguments: Any) -> None:  # noqa: ANN401  of which some are tensors
     """Raise where a real kernel would: a result on the meta device would hide the lack of one."""
-    for tensor in tensors:
-        if tensor.device.type != "cpu":
-            raise NotImplementedError(f"attn_ops: expected CPU tensors, got one on {tensor.device}")
+    for x in arguments:
+        if isinstance(x, Tensor) and x.device.type != "cpu":
+            raise NotImplementedError(f"attn_ops: expected CPU tensors, got one on {x.device}")
 
 
 @torch.library.register_fake("attn_ops::attention")
 @torch.library.register_fake("attn_ops::_attention")
 @torch.library.register_fake("attn_ops::_unmasked_attention")
 def _fake_attention(*inputs: Any, **named: Any) -> Tensor:  # noqa: ANN401
-    query, key, value = inputs[:3]
-    refuse_other_devices(query, key, value)
+    refuse_other_devices(*inputs, *named.values())
+    query, _key, value = inputs[:3]
     last = inputs[len(ARGUMENT_NAMES) :]  # by position or, from the public operators, by name
     output_dtype = last[0] if last else named.get("output_dtype")
     return query.new_empty((*query.shape[:3], value.shape[3]), dtype=output_dtype or query.dtype)
@@ -131,6 +131,7 @@ def _fake_forward(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa:
 
 @torch.library.register_fake("attn_ops::_attention_backward")
 def _fake_backward(*inputs: Any) -> list[Tensor]:  # noqa: ANN401
+    refuse_other_devices(*inputs)
     needed = inputs[-len(DIFFERENTIABLE) :]
     return [
         inputs[place].new_empty(inputs[place].shape)
