@@ -8,77 +8,11 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/attend_row-inl.h"
-#include "cpu/kernels/blocks-inl.h"
-#include "cpu/kernels/decode_products-inl.h"
+#include "cpu/kernels/decode_tile-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
 namespace {
-
-template <class Op>
-struct DecodeTiling {
-  using Real = typename Op::S::Real;
-  static constexpr int64_t kSplitKeys = 1024;
-  static constexpr int64_t kTileKeys = 64;
-  static constexpr int64_t kRunBytes = 4096;          // of neighbouring heads' rows, read in one go
-  static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
-
-  int64_t rows;           // of one key head, at most: G * Mq
-  int64_t key_units;      // units of a packed query
-  int64_t value_columns;  // Kv in whole vectors
-  int64_t splits;         // of the longest sequence
-  int64_t heads;          // key heads per task
-  int64_t groups;         // of heads, per sequence
-  int64_t wave;           // sequences whose partial results are kept at a time
-  int64_t tasks;          // per wave: a split of a group each
-
-  explicit DecodeTiling(const Problem& p)
-      : rows(smaller(p.G * p.most_queries, kDecodeRows)),
-        key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
-        value_columns(round_up(p.Kv, Op::S::kWidth)),
-        splits(splits_of(p.most_keys)),
-        heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads) {
-    const int64_t partial_bytes =
-        p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
-    wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
-    wave = larger(smaller(wave, p.num_sequences), 1);
-    tasks = wave * groups * splits;
-  }
-
-  static int64_t splits_of(int64_t keys) { return larger((keys + kSplitKeys - 1) / kSplitKeys, 1); }
-};
-
-// What a split found for one query row.
-template <class Op>
-struct DecodeState {
-  using Real = typename Op::S::Real;
-  RunningSoftmax<Real>* running;  // [count]
-  Real* out;                      // [count, value_columns]
-
-  DecodeState(Scratch& scratch, const DecodeTiling<Op>& t, int64_t count)
-      : running(scratch.take<RunningSoftmax<Real>>(count)),
-        out(scratch.take<Real>(count * t.value_columns)) {}
-};
-
-template <class Op>
-struct DecodeScratch {
-  using Real = typename Op::S::Real;
-  using Unit = typename Op::Unit;
-  Unit* queries;          // [heads, rows, key_units]
-  DecodeState<Op> state;  // [heads, rows]
-  Real* scores;           // [rows, kTileKeys]
-  RowWeights<Op> weights;
-  const char* key_rows[DecodeTiling<Op>::kTileKeys];
-  const char* value_rows[DecodeTiling<Op>::kTileKeys];
-
-  DecodeScratch(Scratch& scratch, const DecodeTiling<Op>& t)
-      : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
-        state(scratch, t, t.heads * t.rows),
-        scores(scratch.take<Real>(t.rows * DecodeTiling<Op>::kTileKeys)),
-        weights(scratch, DecodeTiling<Op>::kTileKeys) {}
-};
 
 // One split of the keys for a group of key heads.
 template <class Op>
@@ -105,11 +39,12 @@ class DecodeSplit {
     const KeyRange all = keys_of_all(sequence_);
     const int64_t end = smaller(end_, all.end);
     int64_t begin = larger(begin_, all.begin / Tiling::kTileKeys * Tiling::kTileKeys);
+    const auto tile_at = [&](int64_t key) {
+      return KeyRange{smaller(key, end), smaller(key + Tiling::kTileKeys, end)};
+    };
     for (; begin < end; begin += Tiling::kTileKeys) {
-      const int64_t n = smaller(Tiling::kTileKeys, end - begin);
-      for (int64_t head = 0; head < heads_; ++head) {
-        if (sees_any(head, begin, n)) attend_tile(head, begin, n);
-      }
+      DecodeTile<Op>(p_, t_, s_, sequence_, {first_head_, first_head_ + heads_}, tile_at(begin))
+          .attend(tile_at(begin + Tiling::kTileKeys));
     }
   }
 
@@ -160,19 +95,6 @@ class DecodeSplit {
     return ((in_wave * p_.Hkv + first_head_ + head) * t_.splits + split) * t_.rows;
   }
 
-  QueryRow query(int64_t head, int64_t r) const {
-    return query_row(p_, sequence_, first_head_ + head, r);
-  }
-
-  // Whether block sparsity lets any row see keys of the tile.
-  bool sees_any(int64_t head, int64_t begin, int64_t n) const {
-    bool any = !p_.blocks;
-    for (int64_t r = 0; r < rows_ && !any; ++r) {
-      any = sees_blocks(p_.blocks, query(head, r).h, query(head, r).i, {begin, begin + n});
-    }
-    return any;
-  }
-
   void load_queries(int64_t head) {
     const char* rows[kDecodeRows];
     query_rows(rows, p_, p_.query, sequence_, first_head_ + head, 0, rows_);
@@ -183,103 +105,6 @@ class DecodeSplit {
   }
 
   typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.rows * t_.key_units; }
-
-  void attend_tile(int64_t head, int64_t begin, int64_t n) {
-    key_rows(s_.key_rows, p_.key, sequence_, first_head_ + head, begin, n);
-    key_rows(s_.value_rows, p_.value, sequence_, first_head_ + head, begin, n);
-    score_tile(head, n);
-    bool excluding = false;
-    for (int64_t r = 0; r < rows_; ++r) excluding |= softmax(head, r, begin, n);
-    with_source<Op>(p_.value.dtype, [&]<DType kSource>() {
-      if (excluding && !values_finite<kSource>(n)) {
-        add_values_skipping_zeros<kSource>(head, n);
-      } else {
-        add_values<kSource>(head, n);
-      }
-      return true;
-    });
-  }
-
-  void score_tile(int64_t head, int64_t n) {
-    with_source<Op>(p_.key.dtype, [&]<DType kSource>() {
-      for (int64_t k = 0; k < n; k += S::kWidth) {
-        // Rows of different heads lie pages apart, where no hardware prefetcher follows.
-        for (int64_t j = k; j < smaller(k + S::kWidth, n); ++j) {
-          prefetch_row(s_.value_rows[j], p_.Kv * element_bytes(p_.value.dtype));
-        }
-        for (int64_t r = 0; r < rows_; ++r) {
-          S::store(s_.scores + r * Tiling::kTileKeys + k,
-                   dot_keys<Op, kSource>(queries(head) + r * t_.key_units, s_.key_rows + k, n - k,
-                                         p_.K));
-        }
-      }
-      return true;
-    });
-  }
-
-  // Returns whether the row excludes any key of the tile.
-  bool softmax(int64_t head, int64_t r, int64_t begin, int64_t n) {
-    const QueryRow at = query(head, r);
-    const KeyRange seen = sequence_.keys_of(at.i);
-    Real* scores = s_.scores + r * Tiling::kTileKeys;
-    const int64_t row = head * t_.rows + r;
-    const Real rescale = attend_row<Op, true>(p_, {sequence_, at.h, at.i, begin, n}, seen, scores,
-                                              s_.weights, s_.state.running[row]);
-    if (rescale != Real(1)) scale_row<S>(out(row), t_.value_columns, rescale);
-    return p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin ||
-           seen.end < begin + n;
-  }
-
-  template <DType kSource>
-  bool values_finite(int64_t n) {
-    auto flag = Op::no_flag();
-    for (int64_t k = 0; k < n; k += Op::kDepth) {
-      for (int64_t c = 0; c < p_.Kv; c += S::kWidth) {
-        flag = Op::flag_nonfinite(
-            flag, Op::template load_columns<kSource>(s_.value_rows + k, n - k, c, p_.Kv));
-      }
-    }
-    return !Op::is_set(flag);
-  }
-
-  template <DType kSource>
-  void add_values(int64_t head, int64_t n) {
-    int64_t r = 0;
-    for (; r + 4 <= rows_; r += 4) add_values_of_rows<kSource, 4, 2>(head, r, n);
-    if (r + 2 <= rows_) add_values_of_rows<kSource, 2, 4>(head, r, n), r += 2;
-    if (r < rows_) add_values_of_rows<kSource, 1, 8>(head, r, n);
-  }
-
-  template <DType kSource, int kRows, int kVectors>
-  void add_values_of_rows(int64_t head, int64_t r, int64_t n) {
-    const auto add = [&]<int kCount, bool kWhole>(int64_t column) {
-      accumulate_values<Op, kSource, kRows, kCount, kWhole>(
-          out(head * t_.rows + r), t_.value_columns, s_.scores + r * Tiling::kTileKeys,
-          Tiling::kTileKeys, s_.value_rows, n, column, p_.Kv);
-    };
-    int64_t column = 0;
-    for (; column + kVectors * S::kWidth <= p_.Kv; column += kVectors * S::kWidth) {
-      add.template operator()<kVectors, true>(column);
-    }
-    for (; column < p_.Kv; column += S::kWidth) add.template operator()<1, false>(column);
-  }
-
-  // As multiply() with skip_zeros: a probability of 0 keeps what a mask excludes out.
-  template <DType kSource>
-  void add_values_skipping_zeros(int64_t head, int64_t n) {
-    for (int64_t r = 0; r < rows_; ++r) {
-      const typename Op::Unit* probabilities = s_.scores + r * Tiling::kTileKeys;
-      for (int64_t k = 0; k < n; ++k) {
-        const Real p = Op::element(probabilities + k / Op::kDepth, k % Op::kDepth);
-        if (p == Real(0)) continue;
-        for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
-          Real* to = out(head * t_.rows + r) + c;
-          S::store(to, S::fma(S::set1(p), load_elements<S, kSource>(s_.value_rows[k], c, p_.Kv),
-                              S::load(to)));
-        }
-      }
-    }
-  }
 
   void merge_state(RunningSoftmax<Real>& running, Real* sum, const RunningSoftmax<Real>& more,
                    const Real* out) {
@@ -302,7 +127,7 @@ class DecodeSplit {
 
   void store_result(int64_t head, int64_t r, const RunningSoftmax<Real>& running,
                     const Real* from) {
-    finish_row<S>(p_, sequence_, query(head, r), running, from);
+    finish_row<S>(p_, sequence_, query_row(p_, sequence_, first_head_ + head, r), running, from);
   }
 
   const ForwardProblem& p_;

@@ -1,47 +1,88 @@
-// The two products of decoding, on keys and values read where they lie.
+// The two products of decoding, on the rows of a few keys or values, wherever they lie.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/kernels/pack-inl.h"
 
 namespace attn::cpu {
 namespace {
 
-// Scores of one query row against kWidth keys; those at or past n repeat the last one.
+// Calls f<0>() ... f<kEnd - 1>(): indices known from the start keep arrays of vectors in registers.
+template <int kEnd, int kBegin = 0, class F>
+[[gnu::always_inline]] inline void unrolled(F&& f) {
+  if constexpr (kBegin < kEnd) {
+    f.template operator()<kBegin>();
+    unrolled<kEnd, kBegin + 1>(f);
+  }
+}
+
+template <class S, int kBegin, int kCount>
+[[gnu::always_inline]] inline typename S::Vec sum_of(const typename S::Vec (&v)[S::kWidth]) {
+  if constexpr (kCount == 1) {
+    return v[kBegin];
+  } else {
+    return S::add(sum_of<S, kBegin, kCount / 2>(v), sum_of<S, kBegin + kCount / 2, kCount / 2>(v));
+  }
+}
+
+// n rows of `width` elements to n rows of `stride` units, zero-padded to whole vectors.
 template <class Op, DType kSource>
-typename Op::S::Vec dot_keys(const typename Op::Unit* query, const char* const* keys, int64_t n,
-                             int64_t width) {
+void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
+                  int64_t width) {
   using S = typename Op::S;
-  constexpr int W = S::kWidth;
-  const char* rows[W];
-#pragma GCC unroll 16
-  for (int k = 0; k < W; ++k) rows[k] = keys[k < n ? k : n - 1];
-  typename S::Vec sum[W];
-#pragma GCC unroll 16
-  for (int k = 0; k < W; ++k) sum[k] = S::set1(0);
-  const int64_t whole = width / Op::kDepth / W * W;
-  for (int64_t u = 0; u < whole; u += W) {
-    const auto q = S::load(query + u);
-#pragma GCC unroll 16
-    for (int k = 0; k < W; ++k) {
-      sum[k] = Op::dot(sum[k], q, Op::template load_units<kSource, true>(rows[k], u, width));
+  const int64_t whole = width / (S::kWidth * Op::kDepth) * S::kWidth;
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t u = 0; u < whole; u += S::kWidth) {
+      S::store(to + k * stride + u, Op::template load_units<kSource, true>(rows[k], u, width));
+    }
+    if (whole < units_of<Op>(width)) {
+      S::store(to + k * stride + whole, Op::template load_units<kSource>(rows[k], whole, width));
     }
   }
-  if (whole < units_of<Op>(width)) {
-    const auto q = S::load(query + whole);
-#pragma GCC unroll 16
-    for (int k = 0; k < W; ++k) {
-      sum[k] = Op::dot(sum[k], q, Op::template load_units<kSource>(rows[k], whole, width));
-    }
+}
+
+// How many query rows score_keys best takes at once.
+template <class S>
+constexpr int kScoreRows = S::kWidth >= 16  ? 4
+                           : S::kWidth >= 8 ? 2
+                                            : 1;
+
+// Scores of kRows query rows against kWidth / kRows keys, a vector of partial sums each; keys at or
+// past n, which may be below 1, repeat the last one. A score's bits do not depend on kRows. Rows
+// are whole vectors.
+template <class Op, DType kSource, int kRows>
+void score_keys(typename Op::S::Real* scores, int64_t score_stride,
+                const typename Op::Unit* queries, int64_t query_stride, const char* const* keys,
+                int64_t n, int64_t width) {
+  using S = typename Op::S;
+  using Vec = typename S::Vec;
+  constexpr int kKeys = S::kWidth / kRows;
+  const char* rows[kKeys];
+  unrolled<kKeys>([&]<int k>() { rows[k] = keys[k < n ? k : n - 1]; });
+  Vec sum[S::kWidth];
+  unrolled<S::kWidth>([&]<int i>() { sum[i] = S::set1(0); });
+  for (int64_t u = 0; u < units_of<Op>(width); u += S::kWidth) {
+    Vec key[kKeys];
+    unrolled<kKeys>(
+        [&]<int k>() { key[k] = Op::template load_units<kSource, true>(rows[k], u, width); });
+    // Or GCC loads each key again for every row.
+    asm volatile("" ::: "memory");
+    unrolled<kRows>([&]<int r>() {
+      const Vec query = S::load(queries + r * query_stride + u);
+      unrolled<kKeys>(
+          [&]<int k>() { sum[r * kKeys + k] = Op::dot(sum[r * kKeys + k], query, key[k]); });
+    });
   }
-  S::transpose(sum);
-#pragma GCC unroll 4
-  for (int step = 1; step < W; step *= 2) {
-#pragma GCC unroll 8
-    for (int k = 0; k < W; k += 2 * step) sum[k] = S::add(sum[k], sum[k + step]);
-  }
-  return sum[0];
+  Vec lanes[S::kWidth];  // a copy, since only what has a fixed index stays in registers
+  unrolled<S::kWidth>([&]<int i>() { lanes[i] = sum[i]; });
+  S::transpose(lanes);
+  typename S::Real totals[S::kWidth];
+  S::store(totals, sum_of<S, 0, S::kWidth>(lanes));
+  unrolled<kRows>([&]<int r>() {
+    std::memcpy(scores + r * score_stride, totals + r * kKeys, kKeys * sizeof(*totals));
+  });
 }
 
 // out[r, column ...] += P V for kRows rows and kVectors vectors of columns; kWhole: all of them

@@ -1,0 +1,323 @@
+// One tile of keys of a decoding task: scores, softmax, and the values added to the rows' state.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/attend_row-inl.h"
+#include "cpu/kernels/blocks-inl.h"
+#include "cpu/kernels/decode_products-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+template <class Op>
+struct DecodeTiling {
+  using Real = typename Op::S::Real;
+  static constexpr int64_t kSplitKeys = 1024;
+  static constexpr int64_t kTileKeys = 64;
+  static constexpr int64_t kStepKeys = larger(8, Op::S::kWidth);  // whose runs are read together
+  static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
+
+  int64_t rows;           // of one key head, at most: G * Mq
+  int64_t key_units;      // units of a packed query
+  int64_t value_columns;  // Kv in whole vectors
+  int64_t splits;         // of the longest sequence
+  int64_t heads;          // key heads per task
+  int64_t groups;         // of heads, per sequence
+  int64_t wave;           // sequences whose partial results are kept at a time
+  int64_t tasks;          // per wave: a split of a group each
+
+  explicit DecodeTiling(const Problem& p)
+      : rows(smaller(p.G * p.most_queries, kDecodeRows)),
+        key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
+        value_columns(round_up(p.Kv, Op::S::kWidth)),
+        splits(splits_of(p.most_keys)),
+        heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
+        groups((p.Hkv + heads - 1) / heads) {
+    const int64_t partial_bytes =
+        p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
+    wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
+    wave = larger(smaller(wave, p.num_sequences), 1);
+    tasks = wave * groups * splits;
+  }
+
+  static int64_t splits_of(int64_t keys) { return larger((keys + kSplitKeys - 1) / kSplitKeys, 1); }
+};
+
+// What a split found for one query row.
+template <class Op>
+struct DecodeState {
+  using Real = typename Op::S::Real;
+  RunningSoftmax<Real>* running;  // [count]
+  Real* out;                      // [count, value_columns]
+
+  DecodeState(Scratch& scratch, const DecodeTiling<Op>& t, int64_t count)
+      : running(scratch.take<RunningSoftmax<Real>>(count)),
+        out(scratch.take<Real>(count * t.value_columns)) {}
+};
+
+// What the mask leaves of a tile for the rows of one key head.
+enum class TileMask : uint8_t { kNothing, kPart, kAll };
+
+template <class Op>
+struct DecodeScratch {
+  using Real = typename Op::S::Real;
+  using Unit = typename Op::Unit;
+  Unit* queries;          // [heads, rows, key_units]
+  DecodeState<Op> state;  // [heads, rows]
+  Real* scores;           // [heads, rows, kTileKeys]
+  Unit* converted;        // [kStepKeys, key_units or value_columns]
+  TileMask* masks;        // [heads]
+  RowWeights<Op> weights;
+  // Rows of the first of the heads; those of the others follow at the stride of heads.
+  const char* key_rows[DecodeTiling<Op>::kTileKeys];
+  const char* value_rows[DecodeTiling<Op>::kTileKeys];
+
+  DecodeScratch(Scratch& scratch, const DecodeTiling<Op>& t)
+      : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
+        state(scratch, t, t.heads * t.rows),
+        scores(scratch.take<Real>(t.heads * t.rows * DecodeTiling<Op>::kTileKeys)),
+        converted(
+            scratch.take<Unit>(DecodeTiling<Op>::kStepKeys * larger(t.key_units, t.value_columns))),
+        masks(scratch.take<TileMask>(t.heads)),
+        weights(scratch, DecodeTiling<Op>::kTileKeys) {}
+};
+
+// Some keys against the rows of a group of key heads.
+//
+// Keys are walked in steps, and all heads take a step before the next: the rows of neighbouring
+// heads follow each other, so that memory is read in a few long runs.
+template <class Op>
+class DecodeTile {
+ public:
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  using Tiling = DecodeTiling<Op>;
+
+  DecodeTile(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s,
+             const Sequence& sequence, KeyRange heads, KeyRange keys)
+      : p_(p),
+        t_(t),
+        s_(s),
+        sequence_(sequence),
+        rows_(p.G * sequence.Mq),
+        first_head_(heads.begin),
+        heads_(heads.end - heads.begin),
+        begin_(keys.begin),
+        n_(keys.end - keys.begin) {}
+
+  // Adds the tile to the state; `following` are the keys of the tile after it.
+  void attend(KeyRange following) {
+    bool any = false;
+    for (int64_t head = 0; head < heads_; ++head) {
+      s_.masks[head] = sees_any(head) ? TileMask::kAll : TileMask::kNothing;
+      any |= s_.masks[head] == TileMask::kAll;
+    }
+    if (!any) return;
+    key_rows(s_.key_rows, p_.key, sequence_, first_head_, begin_, n_);
+    key_rows(s_.value_rows, p_.value, sequence_, first_head_, begin_, n_);
+    with_source<Op>(p_.key.dtype, [&]<DType kSource>() {
+      score<kSource>();
+      return true;
+    });
+    for (int64_t head = 0; head < heads_; ++head) {
+      for (int64_t r = 0; r < rows_ && s_.masks[head] != TileMask::kNothing; ++r) softmax(head, r);
+    }
+    const int64_t next = following.end - following.begin;
+    key_rows(s_.key_rows, p_.key, sequence_, first_head_, following.begin, next);
+    with_source<Op>(p_.value.dtype, [&]<DType kSource>() {
+      add_values<kSource>(next);
+      return true;
+    });
+  }
+
+ private:
+  // Rows that the next product reads, asked for in equal parts while this one computes.
+  struct Prefetch {
+    const char* const* rows;
+    int64_t n, offset, bytes;
+
+    // GCC drops calls of a function that only prefetches, unless it is inlined.
+    [[gnu::always_inline]] void operator()(int64_t part, int64_t parts) const {
+      for (int64_t k = n * part / parts; k < n * (part + 1) / parts; ++k) {
+        prefetch_row(rows[k] + offset, bytes);
+      }
+    }
+  };
+
+  Real* out(int64_t head, int64_t r) {
+    return s_.state.out + (head * t_.rows + r) * t_.value_columns;
+  }
+  Real* scores(int64_t head, int64_t r) {
+    return s_.scores + (head * t_.rows + r) * Tiling::kTileKeys;
+  }
+  static int64_t offset(const HeadRows& x, int64_t head) {
+    return head * x.stride_h * element_bytes(x.dtype);
+  }
+
+  // Whether block sparsity lets any row see keys of the tile.
+  bool sees_any(int64_t head) const {
+    bool any = !p_.blocks;
+    for (int64_t r = 0; r < rows_ && !any; ++r) {
+      const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
+      any = sees_blocks(p_.blocks, at.h, at.i, {begin_, begin_ + n_});
+    }
+    return any;
+  }
+
+  // With few rows the hardware's own prefetching is ahead.
+  Prefetch prefetch(const HeadRows& x, const char* const* rows, int64_t n, int64_t width,
+                    int64_t head, int64_t k) const {
+    const int64_t count = rows_ > kScoreRows<S> ? smaller(Tiling::kStepKeys, n - k) : 0;
+    return {rows + k, larger(count, 0), offset(x, head), width * element_bytes(x.dtype)};
+  }
+
+  // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile.
+  template <class F>
+  void each_step(const HeadRows& x, const char* const* first_head_rows, F&& f) {
+    for (int64_t k = 0; k < n_; k += Tiling::kStepKeys) {
+      const int64_t n = smaller(Tiling::kStepKeys, n_ - k);
+      for (int64_t head = 0; head < heads_; ++head) {
+        if (s_.masks[head] == TileMask::kNothing) continue;
+        const char* rows[Tiling::kStepKeys];
+        for (int64_t j = 0; j < n; ++j) rows[j] = first_head_rows[k + j] + offset(x, head);
+        f(head, k, n, rows);
+      }
+    }
+  }
+
+  // Converts rows, if that repays: once for many query rows, or for want of whole vectors.
+  // Returns whether it did; the rows are then of Op::kDType and `stride` units.
+  template <DType kSource>
+  bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {
+    if ((kSource == Op::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
+    convert_rows<Op, kSource>(s_.converted, stride, rows, n, width);
+    for (int64_t j = 0; j < n; ++j) {
+      rows[j] = reinterpret_cast<const char*>(s_.converted + j * stride);
+    }
+    return true;
+  }
+
+  template <DType kSource>
+  void score() {
+    each_step(p_.key, s_.key_rows, [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+      const Prefetch values = prefetch(p_.value, s_.value_rows, n_, p_.Kv, head, k);
+      if (convert<kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
+        score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth, values);
+      } else {
+        score_step<kSource>(head, k, n, rows, p_.K, values);
+      }
+    });
+  }
+
+  template <DType kSource>
+  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
+                  const Prefetch& values) {
+    const auto of_rows = [&]<int kRows>(int64_t r) {
+      values(r, rows_);
+      for (int64_t j = 0; j < round_up(n, S::kWidth); j += S::kWidth / kRows) {
+        score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys, queries(head, r),
+                                       t_.key_units, rows + j, n - j, width);
+      }
+    };
+    int64_t r = 0;
+    for (; r + kScoreRows<S> <= rows_; r += kScoreRows<S>) {
+      for (int i = 1; i < kScoreRows<S>; ++i) values(r + i, rows_);
+      of_rows.template operator()<kScoreRows<S>>(r);
+    }
+    for (; r < rows_; ++r) of_rows.template operator()<1>(r);
+  }
+
+  const typename Op::Unit* queries(int64_t head, int64_t r) {
+    return s_.queries + (head * t_.rows + r) * t_.key_units;
+  }
+
+  void softmax(int64_t head, int64_t r) {
+    const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
+    const KeyRange seen = sequence_.keys_of(at.i);
+    const Real rescale =
+        attend_row<Op, true>(p_, {sequence_, at.h, at.i, begin_, n_}, seen, scores(head, r),
+                             s_.weights, s_.state.running[head * t_.rows + r]);
+    if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
+    if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
+        seen.end < begin_ + n_) {
+      s_.masks[head] = TileMask::kPart;
+    }
+  }
+
+  // `following` key rows of the next tile are asked for meanwhile.
+  template <DType kSource>
+  void add_values(int64_t following) {
+    each_step(p_.value, s_.value_rows, [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+      const Prefetch keys = prefetch(p_.key, s_.key_rows, following, p_.K, head, k);
+      if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
+        add_step_skipping_zeros<kSource>(head, k, n, rows);
+      } else if (convert<kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
+        add_step<Op::kDType>(head, k, n, rows, t_.value_columns, keys);
+      } else {
+        add_step<kSource>(head, k, n, rows, p_.Kv, keys);
+      }
+    });
+  }
+
+  template <DType kSource>
+  bool values_finite(const char* const* rows, int64_t n) {
+    auto flag = Op::no_flag();
+    for (int64_t k = 0; k < n; k += Op::kDepth) {
+      for (int64_t c = 0; c < p_.Kv; c += S::kWidth) {
+        flag =
+            Op::flag_nonfinite(flag, Op::template load_columns<kSource>(rows + k, n - k, c, p_.Kv));
+      }
+    }
+    return !Op::is_set(flag);
+  }
+
+  template <DType kSource>
+  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
+                const Prefetch& keys) {
+    const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
+      for (int i = 0; i < kRows; ++i) keys(r + i, rows_);
+      const auto of_columns = [&]<int kCount>(int64_t column) {
+        accumulate_values<Op, kSource, kRows, kCount, true>(
+            out(head, r), t_.value_columns, scores(head, r) + k / Op::kDepth, Tiling::kTileKeys,
+            rows, n, column, width);
+      };
+      int64_t c = 0;
+      for (; c + kVectors * S::kWidth <= width; c += kVectors * S::kWidth) {
+        of_columns.template operator()<kVectors>(c);
+      }
+      for (; c < width; c += S::kWidth) of_columns.template operator()<1>(c);
+    };
+    int64_t r = 0;
+    for (; r + 4 <= rows_; r += 4) of_rows.template operator()<4, 2>(r);
+    if (r + 2 <= rows_) of_rows.template operator()<2, 4>(r), r += 2;
+    if (r < rows_) of_rows.template operator()<1, 8>(r);
+  }
+
+  // As multiply() with skip_zeros: a probability of 0 keeps what a mask excludes out.
+  template <DType kSource>
+  void add_step_skipping_zeros(int64_t head, int64_t begin, int64_t n, const char* const* rows) {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const typename Op::Unit* probabilities = scores(head, r) + begin / Op::kDepth;
+      for (int64_t k = 0; k < n; ++k) {
+        const Real p = Op::element(probabilities + k / Op::kDepth, k % Op::kDepth);
+        if (p == Real(0)) continue;
+        for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
+          Real* to = out(head, r) + c;
+          S::store(to,
+                   S::fma(S::set1(p), load_elements<S, kSource>(rows[k], c, p_.Kv), S::load(to)));
+        }
+      }
+    }
+  }
+
+  const ForwardProblem& p_;
+  const Tiling& t_;
+  DecodeScratch<Op>& s_;
+  const Sequence& sequence_;
+  const int64_t rows_, first_head_, heads_, begin_, n_;
+};
+
+}  // namespace
+}  // namespace attn::cpu
