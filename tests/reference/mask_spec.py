@@ -38,16 +38,16 @@ def places(spec: MaskSpec, num_queries: int, num_slots: int) -> Places:
         key=torch.full((num_queries, num_slots), -1),
         distance=torch.zeros(num_queries, num_slots, dtype=torch.int64),
     )
-    for queries, slots in _sequences(spec, num_queries, num_slots):
+    for queries, slots in sequences(spec, num_queries, num_slots):
         if len(set(slots)) != len(slots):
             raise ValueError(f"places: expected each slot once in a sequence, got {slots}")
         at_end = spec.band.anchor == ANCHOR_BOTTOM_RIGHT
         shift = len(slots) - len(queries) if at_end else 0
-        for i, row in enumerate(queries):
-            for j, slot in enumerate(slots):
-                found.owned[row, slot] = True
-                found.key[row, slot] = j
-                found.distance[row, slot] = j - (i + shift)
+        i, j = torch.arange(len(queries)).unsqueeze(1), torch.arange(len(slots))
+        rows, columns = i + queries.start, torch.tensor(slots, dtype=torch.int64)
+        found.owned[rows, columns] = True
+        found.key[rows, columns] = j
+        found.distance[rows, columns] = j - (i + shift)
     return found
 
 
@@ -90,7 +90,7 @@ def materialize(spec: MaskSpec, B: int, Hq: int, Mq: int, Mkv: int) -> Tensor:
     return bias(spec, *sizes).masked_fill(~allowed(spec, *sizes), -torch.inf)
 
 
-def _sequences(spec: MaskSpec, num_queries: int, num_slots: int) -> list[tuple[range, list[int]]]:
+def sequences(spec: MaskSpec, num_queries: int, num_slots: int) -> list[tuple[range, list[int]]]:
     """Return the query rows and the key slots of each sequence, both in its own order."""
     if spec.sequences is None:
         return [(range(num_queries), list(range(num_slots)))]
