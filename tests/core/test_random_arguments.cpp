@@ -7,6 +7,7 @@
 #include "calls.h"
 #include "chance.h"
 #include "check.h"
+#include "random_mask.h"
 
 namespace {
 
@@ -38,7 +39,8 @@ void damage_options(Calls& c, Generator& generator) {
   constexpr double kNumbers[] = {0.0, 0.5, 1.0, -1.0, 1e300, NAN, HUGE_VAL, -HUGE_VAL};
   constexpr int64_t kSides[] = {0, 1, -3, 100, INT64_MIN, INT64_MAX};
   constexpr size_t kSizes[] = {0, 8, 80, 100, SIZE_MAX};
-  switch (below(generator, 9)) {
+  constexpr int64_t kCounts[] = {-1, 0, 1, 2, 5, 64, int64_t{1} << 31, INT64_MAX};
+  switch (below(generator, 14)) {
     case 0: c.mask.dropout.p = any_of(generator, kNumbers); break;
     case 1: c.forward.scale = c.backward.scale = any_of(generator, kNumbers); break;
     case 2: c.mask.band.left = any_of(generator, kSides); break;
@@ -47,34 +49,75 @@ void damage_options(Calls& c, Generator& generator) {
     case 5: c.mask.struct_size = any_of(generator, kSizes); break;
     case 6: c.forward.struct_size = c.backward.struct_size = any_of(generator, kSizes); break;
     case 7: c.exec.num_threads = static_cast<int32_t>(below(generator, 6)) - 1; break;
-    case 8: c.mask.pages.page_size = below(generator, 2); break;
+    case 8: c.mask.pages.page_size = any_of(generator, kCounts); break;
+    case 9: c.mask.blocks.block_size = any_of(generator, kCounts); break;
+    case 10: c.mask.sequences.max_q_len = any_of(generator, kCounts); break;
+    case 11: c.mask.sequences.max_k_len = any_of(generator, kCounts); break;
+    case 12: c.mask.softcap = any_of(generator, kNumbers); break;
+    case 13: c.exec.reserved = static_cast<int32_t>(below(generator, 2)); break;
   }
+}
+
+// Starts, lengths, pages and indices that lead anywhere.
+void damage_integers(Arrays& a, Generator& generator) {
+  constexpr int64_t kNumbers[] = {-1, 0, 1, 2, 3, 7, 100, INT32_MIN, INT32_MAX};
+  Array* const kArrays[] = {&a.q_start,     &a.k_start, &a.k_len,
+                            &a.block_table, &a.offsets, &a.indices};
+  Array& array = *any_of(generator, kArrays);
+  if (array.size() == 0) return;
+  array.set(below(generator, array.size()), static_cast<double>(any_of(generator, kNumbers)));
 }
 
 // Arguments swapped or left out.
 void damage_pointers(Calls& c, Generator& generator) {
-  const attn_tensor** const kPlaces[] = {
-      &c.forward.query,     &c.forward.key,        &c.forward.value,     &c.forward.out,
-      &c.forward.lse,       &c.backward.query,     &c.backward.key,      &c.backward.out,
-      &c.backward.lse,      &c.backward.grad_out,  &c.backward.grad_lse, &c.backward.grad_query,
-      &c.backward.grad_key, &c.backward.grad_bias, &c.mask.bias};
+  const attn_tensor** const kPlaces[] = {&c.forward.query,
+                                         &c.forward.key,
+                                         &c.forward.value,
+                                         &c.forward.out,
+                                         &c.forward.lse,
+                                         &c.backward.query,
+                                         &c.backward.key,
+                                         &c.backward.out,
+                                         &c.backward.lse,
+                                         &c.backward.grad_out,
+                                         &c.backward.grad_lse,
+                                         &c.backward.grad_query,
+                                         &c.backward.grad_key,
+                                         &c.backward.grad_bias,
+                                         &c.backward.grad_slopes,
+                                         &c.backward.grad_table,
+                                         &c.backward.grad_sink,
+                                         &c.mask.bias,
+                                         &c.mask.sink,
+                                         &c.mask.relative.slopes,
+                                         &c.mask.relative.table,
+                                         &c.mask.sequences.q_start,
+                                         &c.mask.sequences.k_start,
+                                         &c.mask.sequences.k_len,
+                                         &c.mask.pages.block_table,
+                                         &c.mask.blocks.offsets,
+                                         &c.mask.blocks.indices};
   const attn_tensor** const place = any_of(generator, kPlaces);
   *place = one_in(generator, 2) ? nullptr : *any_of(generator, kPlaces);
 }
 
 void damage(Calls& c, Generator& generator) {
-  EditableTensor* const kTensors[] = {&c.query,      &c.key,      &c.value,      &c.bias,
-                                      &c.out,        &c.lse,      &c.grad_out,   &c.grad_lse,
-                                      &c.grad_query, &c.grad_key, &c.grad_value, &c.grad_bias};
-  switch (below(generator, 4)) {
+  EditableTensor* const kTensors[] = {
+      &c.query,    &c.key,      &c.value,      &c.bias,        &c.out,        &c.lse,
+      &c.grad_out, &c.grad_lse, &c.grad_query, &c.grad_key,    &c.grad_value, &c.grad_bias,
+      &c.slopes,   &c.table,    &c.sink,       &c.grad_slopes, &c.grad_table, &c.grad_sink,
+      &c.q_start,  &c.k_start,  &c.k_len,      &c.block_table, &c.offsets,    &c.indices};
+  switch (below(generator, 5)) {
     case 0: break;
     case 1: damage_tensor(*any_of(generator, kTensors), generator); break;
     case 2: damage_options(c, generator); break;
     case 3: damage_pointers(c, generator); break;
+    case 4: damage_integers(c.arrays, generator); break;
   }
 }
 
-Arrays any_arrays(Generator& generator) {
+// Arrays of a small problem, and the mask's numbers.
+Arrays any_arrays(attn_mask& mask, Generator& generator) {
   constexpr attn_dtype kDTypes[] = {kFloat32, kBFloat16, kFloat16, kFloat64};
   const attn_dtype dtype = any_of(generator, kDTypes);
   Shape s{.B = below(generator, 3), .Mq = below(generator, 6), .Mkv = below(generator, 20)};
@@ -83,11 +126,7 @@ Arrays any_arrays(Generator& generator) {
   s.K = 1 + below(generator, 9);
   s.Kv = 1 + below(generator, 9);
   Arrays arrays(dtype, dtype, s, generator());
-  const auto extent = [&](int64_t full) { return one_in(generator, 3) ? 1 : full; };
-  if (one_in(generator, 2)) {
-    arrays.add_bias(one_in(generator, 3) ? kBool : dtype,
-                    {extent(s.B), extent(s.Hq), extent(s.Mq), extent(s.Mkv)}, generator());
-  }
+  mask = add_random_mask(arrays, s, dtype, generator);
   return arrays;
 }
 
@@ -108,7 +147,10 @@ struct Counts {
 };
 
 void run_round(Generator& generator, Counts& counts) {
-  Calls calls(any_arrays(generator));
+  attn_mask mask;
+  Calls calls(any_arrays(mask, generator));
+  calls.mask = mask;
+  calls.fill_mask();
   calls.run_forward();
   for (int64_t blows = below(generator, 3); blows > 0; --blows) damage(calls, generator);
 
