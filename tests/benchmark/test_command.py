@@ -86,3 +86,16 @@ def test_nan_is_wrong(tmp_path, monkeypatch):
 def test_a_pattern_that_matches_no_case_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="expected --only to match a case, got 'sideways'"):
         run(tmp_path, "--only", "sideways")
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--only", "(")
+    assert "expected a regular expression, got '('" in capsys.readouterr().err
+
+
+def test_a_chart_that_was_not_drawn_is_not_announced(tmp_path, capsys):
+    run(tmp_path, "--only", "^call")
+    assert not (tmp_path / "benchmark.png").exists()
+    assert "benchmark.json, .md" in (printed := capsys.readouterr().out)
+    assert ".png" not in printed

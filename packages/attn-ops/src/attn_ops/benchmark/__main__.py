@@ -24,9 +24,11 @@ from attn_ops.benchmark.results import Result
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if any result was wrong."""
     options = _parse(arguments)
-    cases = [case for case in CASES if re.search(options.only, case.name)]
+    cases = [case for case in CASES if options.only.search(case.name)]
     if not cases:
-        raise SystemExit(f"benchmark: expected --only to match a case, got {options.only!r}")
+        raise SystemExit(
+            f"benchmark: expected --only to match a case, got {options.only.pattern!r}"
+        )
     if options.quick:
         cases = [case.shrunk() for case in cases]
     machine = describe_machine()
@@ -51,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmark.json").write_text(as_json)
     (options.out / "benchmark.md").write_text(markdown(machine, ceilings, results))
-    draw(options.out / "benchmark.png", machine, results)
-    console.print(f"written to {options.out}/benchmark.json, .md and .png")
+    chart = draw(options.out / "benchmark.png", machine, results)
+    console.print(f"written to {options.out}/benchmark.json, .md{' and .png' if chart else ''}")
     return 0 if all(result.error.is_small for result in results) else 1
 
 
@@ -75,13 +77,24 @@ def _measure(case: Case, ceilings: Sequence[Ceilings], seconds: float) -> Iterat
         yield Result(case, ceiling.threads, ceiling, error, *timings)
 
 
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a regular expression, got {text!r} ({error}); escape what is meant literally"
+        ) from error
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m attn_ops.benchmark",
         description="Time attention against torch's SDPA and against the machine's own limits.",
     )
     parser.add_argument("--quick", action="store_true", help="small cases, to see that all runs")
-    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose names match")
+    parser.add_argument(
+        "--only", type=_pattern, default="", metavar="REGEX", help="cases whose names match"
+    )
     parser.add_argument(
         "--threads",
         type=lambda text: [int(count) for count in text.split(",")],

@@ -15,12 +15,12 @@ _BASELINE = "#c9c3b8"
 _BAR = 0.38  # of the distance between two cases
 
 
-def draw(path: Path, machine: Machine, results: Sequence[Result]) -> None:
-    """Write a PNG of the results that have a ceiling."""
+def draw(path: Path, machine: Machine, results: Sequence[Result]) -> bool:
+    """Write a PNG of the results that have a ceiling; return whether there are any."""
     shown = [result for result in results if result.share is not None]
     counts = sorted({result.threads for result in shown})
     if not shown:
-        return
+        return False
     rows = max(sum(result.threads == count for result in shown) for count in counts)
     figure = Figure(figsize=(3.5 + 4 * len(counts), 1.6 + 0.42 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -35,6 +35,7 @@ def draw(path: Path, machine: Machine, results: Sequence[Result]) -> None:
         fontsize="small",
     )
     figure.savefig(path, dpi=150)
+    return True
 
 
 def _draw_panel(panel: Axes, results: Sequence[Result]) -> None:
