@@ -157,3 +157,22 @@ def test_gradcheck_of_numbers_per_head_and_of_the_log_sum_exp(spec):
         return out, lse[lse.isfinite()]
 
     assert torch.autograd.gradcheck(attend, small())
+
+
+@pytest.mark.parametrize("num_keys", [1, 560])
+def test_gradient_of_a_bias_that_many_sequences_share_is_rounded_once(num_keys):
+    call = spec_cases.make("packed", "plain", torch.bfloat16)
+    queries, keys = call.query.shape[1], call.key.shape[1]
+    count = min(queries, 200)
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(1, call.query.shape[2], 1, min(num_keys, keys), generator=generator)
+    spec = MaskSpec(
+        sequences=Sequences(
+            q_start=torch.arange(count + 1, dtype=torch.int32),
+            k_start=torch.zeros(count, dtype=torch.int32),
+            k_len=torch.full((count,), 32, dtype=torch.int32),
+        ),
+        bias=bias.to(torch.bfloat16),
+    )
+    call = replace(call, spec=spec)
+    assert_accurate(spec_cases.run(call), call)

@@ -18,8 +18,7 @@ struct BiasTiling {
   int64_t query_tiles, key_tiles;      // of one head's scores, in the longest sequence
   int64_t own_s, own_h, own_q, own_k;  // tasks along each axis; 1 where one task takes it all
   bool sums_s;                         // over the batch
-  // Rows of the bias that sequences share are added to, one sequence after the other.
-  bool adds_up;
+  bool adds_up;   // all sequences share one row of the bias: a task takes them one by one
   bool all_keys;  // a task visits every tile of keys: those of a page that comes twice meet
 
   explicit BiasTiling(const BackwardProblem& p)
@@ -43,11 +42,13 @@ struct BiasGradientScratch {
   ScoreGradients<Op> gradients;
   Real* sum;  // [kTileKeys, kTileQueries]
   Real* row;  // [kTileKeys], and a vector more: its last element is stored from a vector of its own
+  Real* total;  // [Mkv], likewise: the one row that all sequences add to; null if there is none
 
   BiasGradientScratch(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
       : gradients(scratch, p, w),
         sum(scratch.take<Real>(kTileKeys * kTileQueries)),
-        row(scratch.take<Real>(kTileKeys + Op::S::kWidth)) {}
+        row(scratch.take<Real>(kTileKeys + Op::S::kWidth)),
+        total(BiasTiling(p).adds_up ? scratch.take<Real>(p.Mkv + Op::S::kWidth) : nullptr) {}
 };
 
 // One tile of the bias.
@@ -69,11 +70,14 @@ class BiasGradientTask {
         own_s_(task / t.own_k / t.own_q / t.own_h) {}
 
   void run() {
+    const int64_t keys = p_.grad_bias_sums_n ? 1 : p_.Mkv;
+    for (int64_t c = 0; t_.adds_up && c < keys; ++c) s_.total[c] = 0;
     each(t_.adds_up, own_s_, p_.num_sequences, [&](int64_t s) {
       const int64_t Mkv = p_.sequence(s).Mkv;
       each(t_.all_keys, own_k_, (Mkv + kTileKeys - 1) / kTileKeys,
            [&](int64_t k) { run_tile(s, k); });
     });
+    if (t_.adds_up) store_run(p_.grad_bias.row(0, own_h_, 0), s_.total, keys);
   }
 
  private:
@@ -132,6 +136,7 @@ class BiasGradientTask {
     int64_t keys = smaller(kTileKeys, sequence.Mkv - j);
     if (p_.grad_bias_sums_m) rows = sum_rows();
     if (p_.grad_bias_sums_n) keys = 1;
+    if (t_.adds_up) return add_to_total(sequence, j, keys);
     const int64_t first_row = p_.grad_bias_sums_m ? 0 : sequence.q_begin + i;
     const int64_t b = p_.sequences ? 0 : own_s_;
     for (int64_t r = 0; r < rows; ++r) {
@@ -149,14 +154,21 @@ class BiasGradientTask {
     }
   }
 
+  // The tile's first row, at the rows of its keys.
+  void add_to_total(const Sequence& sequence, int64_t j, int64_t keys) {
+    for (int64_t c = 0; c < keys; ++c) {
+      s_.total[p_.grad_bias_sums_n ? 0 : sequence.key_row(j + c)] += s_.sum[c * kTileQueries];
+    }
+  }
+
   char* at_key(char* row, int64_t key) const {
     return row + key * p_.grad_bias.stride_n * element_bytes(p_.grad_bias.dtype);
   }
 
-  // Sequences add to what is there: one may read a page twice, several may share a row.
+  // Pages add to what is there: one may come twice in a sequence.
   void store_run(char* to, Real* from, int64_t n) {
     const DType dtype = p_.grad_bias.dtype;
-    for (int64_t c = 0; p_.sequences && c < n; ++c) {
+    for (int64_t c = 0; p_.pages.table && c < n; ++c) {
       from[c] += read_score<Real>(at_key(to, c), dtype);
     }
     if (p_.grad_bias.stride_n == 1 && !p_.pages.table) {
@@ -181,7 +193,7 @@ class BiasGradientTask {
   const int64_t own_k_, own_q_, own_h_, own_s_;
 };
 
-// Sequences add to their part of the gradient, and leave the rest at 0.
+// Sequences write their part of the gradient, and leave the rest at 0.
 template <class S>
 void clear_grad_bias(const BackwardProblem& p) {
   const typename S::Real zero[S::kWidth] = {};
