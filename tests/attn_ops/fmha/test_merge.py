@@ -246,14 +246,17 @@ def float_chunks(**options):
         ((float_chunks()[0], float_chunks()[1][:2]), "as many chunks in lse_split as in attn_spl"),
         (([torch.zeros(2, 5, 8)], [torch.zeros(2, 5)]), r"expected chunks \[B, M, H, K\]"),
         ((torch.stack(float_chunks()[0]), float_chunks()[1][0]), "as many chunks"),
-        ((float_chunks()[0], float_chunks(shape=(2, 4, 3, 8))[1]), r"shape \[2, 3, 5\] lse_split"),
+        (
+            (float_chunks()[0], float_chunks(shape=(2, 4, 3, 8))[1]),
+            r"lse_split\[0\] of shape \[2, 3, 5\]",
+        ),
         (
             ([*float_chunks()[0][:2], torch.zeros(2, 5, 2, 8)], float_chunks()[1]),
-            r"shape \[2, 5, 3, 8\] attn_split\[2\]",
+            r"attn_split\[2\] of shape \[2, 5, 3, 8\], as the first",
         ),
         (
             (torch.stack(float_chunks()[0]), torch.zeros(3, 2, 5, 3)),
-            r"shape \[2, 3, 5\] in each chunk of lse_split",
+            r"every chunk of lse_split of shape \[2, 3, 5\]",
         ),
         (
             ([*float_chunks()[0][:2], torch.zeros(2, 5, 3, 8).half()], float_chunks()[1]),

@@ -124,9 +124,9 @@ def _check_alike(chunks: _Chunks, shape: torch.Size, device: torch.device) -> No
         name = chunks.name if chunks.is_stacked else f"{chunks.name}[{index}]"
         got = chunks.shape if chunks.is_stacked else tensor.shape
         if got != shape:
-            stacked = " in each chunk of" if chunks.is_stacked else ""
+            what = f"every chunk of {name}" if chunks.is_stacked else name
             raise ValueError(
-                f"{_WHO}: expected shape {list(shape)}{stacked} {name}, as the first of attn_split "
+                f"{_WHO}: expected {what} of shape {list(shape)}, as the first chunk of attn_split "
                 f"asks for, got {list(got)}"
             )
         if tensor.dtype != dtype or tensor.device != device:
