@@ -1,6 +1,5 @@
 """`memory_efficient_attention`: inputs, operator, mask, result; its other forms share the steps."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -13,8 +12,9 @@ from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, restore_layout
 from attn_ops._lower import MASK_CLASSES, lower
+from attn_ops._refusals import in_users_terms
 from attn_ops.fmha.attn_bias import AttentionBias
-from attn_ops.mask import Dropout
+from attn_ops.mask import Dropout, MaskSpec
 
 if TYPE_CHECKING:
     from attn_ops.fmha.operators import AttentionOp
@@ -77,23 +77,12 @@ def memory_efficient_attention(
     >>> y.shape
     torch.Size([2, 16, 8, 64])
     """
-    # The usual calls go to the operator at once, which checks in C++ and takes as long as torch's
-    # own. Whatever it refuses goes on below, where the errors name the arguments.
-    if p == 0.0 and op is None and output_dtype is None and sink is None and softcap is None:
-        try:
-            if query.dim() == 4 and type(scale) in _SCALES:
-                if attn_bias is None and not is_differentiated(query, key, value):
-                    return _torch_ops.unmasked_attention(query, key, value, scale)
-                if attn_bias is None or type(attn_bias) in MASK_CLASSES:
-                    mask = lower(attn_bias)
-                    if mask.bias is None:
-                        return attend(query, key, value, mask, scale, output_dtype)
-        except (AttributeError, RuntimeError):
-            pass
-
-    inputs = _inputs.Inputs(
-        query, key, value, attn_bias, p, scale, output_dtype, sink=sink, softcap=softcap
-    )
+    arguments = (query, key, value, attn_bias, p, scale, output_dtype)
+    if op is None:
+        out = attend_at_once(attend, *arguments, sink=sink, softcap=softcap)
+        if out is not None:
+            return out
+    inputs = _inputs.Inputs(*arguments, sink=sink, softcap=softcap)
     forward, backward = _choose.split_pair(op)
     inputs = cast_under_autocast(inputs)
     _inputs.check(inputs)
@@ -103,6 +92,50 @@ def memory_efficient_attention(
         _choose.choose_backward(inputs, backward)
     out = run(attend, inputs, *call, scale, output_dtype)
     return restore_layout(out, query)
+
+
+def attend_at_once(
+    operator: Callable[..., _Result],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | AttentionBias | None,
+    p: float,
+    scale: float | None,
+    output_dtype: torch.dtype | None,
+    *,
+    sink: Tensor | None,
+    softcap: float | None,
+) -> _Result | None:
+    """Return the result of a usual call in little more time than torch's own takes; else None.
+
+    `operator`: `attend` or `attend_with_lse`, which check in C++. What they refuse goes the long
+    way, where errors name the arguments.
+    """
+    if p != 0.0 or sink is not None or softcap is not None:
+        return None
+    try:
+        if query.dim() != 4 or type(scale) not in _SCALES:
+            return None
+        is_bare = operator is attend and attn_bias is None and output_dtype is None
+        if is_bare and not is_differentiated(query, key, value):
+            return _torch_ops.unmasked_attention(query, key, value, scale)
+        mask = _mask_to_pass_on(attn_bias)
+        return None if mask is None else operator(query, key, value, mask, scale, output_dtype)
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _mask_to_pass_on(attn_bias: Tensor | AttentionBias | None) -> MaskSpec | None:
+    """Return what `attn_bias` stands for if an operator for 4-D inputs can check it by itself."""
+    if type(attn_bias) is Tensor:
+        # One that autograd or Dynamo sees is narrowed first where it repeats.
+        is_plain = not attn_bias.requires_grad and not torch.compiler.is_compiling()
+        return MaskSpec(bias=attn_bias) if is_plain else None
+    if attn_bias is not None and type(attn_bias) not in MASK_CLASSES:
+        return None
+    mask = lower(attn_bias)
+    return mask if mask.bias is None else None
 
 
 def run(
@@ -115,22 +148,10 @@ def run(
     try:
         return operator(*arguments, **options)
     except RuntimeError as error:
-        refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
+        refusal = in_users_terms(error, inputs)
         if refusal is None:
             raise
-        text = re.sub(r"\b(sequences|pages|blocks|relative)\.", "attn_bias's ", refusal[1])
-        raise ValueError(f"{_inputs.WHO}: {text}{_what_mask_is_for(inputs)}") from None
-
-
-def _what_mask_is_for(inputs: _inputs.Inputs) -> str:
-    attn_bias, lengths = inputs.attn_bias, (inputs.query.shape[1], inputs.key.shape[1])
-    made_for = attn_bias.natural_shape() if isinstance(attn_bias, AttentionBias) else None
-    if made_for is None or made_for == lengths:
-        return ""
-    return (
-        f"; this {type(attn_bias).__name__} is made for {made_for[0]} queries and {made_for[1]} "
-        f"keys, and these are {lengths[0]} and {lengths[1]}"
-    )
+        raise ValueError(refusal) from None
 
 
 def cast_under_autocast(inputs: _inputs.Inputs) -> _inputs.Inputs:

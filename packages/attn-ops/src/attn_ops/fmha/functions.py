@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from attn_ops import _choose
-from attn_ops._attention import cast_under_autocast, draw_dropout, run, wants_gradient
+from attn_ops._attention import (
+    attend_at_once,
+    cast_under_autocast,
+    draw_dropout,
+    run,
+    wants_gradient,
+)
 from attn_ops._autograd import attend, attend_with_lse, gradients
 from attn_ops._canonical import (
     CanonicalInputs,
@@ -55,10 +61,13 @@ def memory_efficient_attention_forward(
     operator, and `dropout_seed` an int64 CPU tensor [2] that decides what is dropped; by default it
     is drawn from torch's CPU generator.
     """
-    inputs = Inputs(
-        query, key, value, attn_bias, p, scale, output_dtype, sink=sink, softcap=softcap
-    )
+    arguments = (query, key, value, attn_bias, p, scale, output_dtype)
     with torch.no_grad():
+        if op is None and dropout_seed is None:
+            out = attend_at_once(attend, *arguments, sink=sink, softcap=softcap)
+            if out is not None:
+                return out
+        inputs = Inputs(*arguments, sink=sink, softcap=softcap)
         call = _prepare(inputs, op, dropout_seed)
         out = run(attend, inputs, *call, scale, output_dtype)
     return restore_layout(out, query)
@@ -188,18 +197,12 @@ def memory_efficient_attention_partial(
     forward, backward = (op, None) if is_forward else _choose.split_pair(op)
     if output_dtype is None and isinstance(query, Tensor):
         output_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    inputs = Inputs(
-        query,
-        key,
-        value,
-        attn_bias,
-        p,
-        scale,
-        output_dtype,
-        is_partial=True,
-        sink=sink,
-        softcap=softcap,
-    )
+    arguments = (query, key, value, attn_bias, p, scale, output_dtype)
+    if op is None:
+        results = attend_at_once(attend_with_lse, *arguments, sink=sink, softcap=softcap)
+        if results is not None:
+            return results
+    inputs = Inputs(*arguments, is_partial=True, sink=sink, softcap=softcap)
     call = _prepare(inputs, forward, None)
     if wants_gradient(call):
         _choose.choose_backward(inputs, backward)
