@@ -57,7 +57,7 @@ class UnknownMask(LowerTriangularMask):
     """A subclass that may mean anything."""
 
 
-@pytest.mark.parametrize("attn_bias", [AttentionBias(), UnknownMask(), "causal", 3.0])
+@pytest.mark.parametrize("attn_bias", [AttentionBias(), UnknownMask()])
 def test_kind_of_bias_without_an_operator_is_refused(attn_bias):
     with pytest.raises(NotImplementedError, match="attn_bias type is "):
         memory_efficient_attention(TENSOR, TENSOR, TENSOR, attn_bias)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attn_ops import LowerTriangularMask, memory_efficient_attention
+from attn_ops.fmha.attn_bias import PagedBlockDiagonalPaddedKeysMask
 
 F32 = torch.float32
 
@@ -32,18 +33,22 @@ WRONG_VALUES = {
     "mixed dtypes": (lambda: (Q4, K4, V4.half()), {}, "got value of torch.float16"),
     "mixed devices": (lambda: (Q4, K4.to("meta"), V4), {}, "got key on meta"),
     "sparse": (lambda: (Q4.to_sparse(), K4, V4), {}, "expected a strided query"),
-    "batch": (lambda: (Q4, K4[:1], V4[:1]), {}, "We don't support broadcasting"),
-    "keys": (lambda: (Q4, K4, V4[:, :3]), {}, "Incompatible shapes"),
-    "widths": (lambda: (Q4, K4[..., :7], V4), {}, "Incompatible shapes"),
+    "batch": (lambda: (Q4, K4[:1], V4[:1]), {}, "one B for query, key and value, got 2, 1, 1"),
+    "keys": (lambda: (Q4, K4, V4[:, :3]), {}, "one Mkv for key and value, got 7, 3"),
+    "widths": (lambda: (Q4, K4[..., :7], V4), {}, "one K for query and key, got 8, 7"),
     "heads not a multiple": (
         lambda: (Q4, K4[:, :, :3], V4[:, :, :3]),
         {},
-        "4 heads a multiple of key's 3",
+        "query's heads to be a multiple of key's, got 4, 3",
     ),
-    "more key heads": (lambda: (Q4[:, :, :2], K4, V4), {}, "2 heads a multiple of key's 4"),
-    "key and value heads": (lambda: (Q4, K4, V4[:, :, :2]), {}, "Incompatible shapes"),
-    "groups": (lambda: (Q5, K5[:, :, :1], V5[:, :, :1]), {}, "query's [2, 3] and key's [1, 3]"),
-    "heads of a group": (lambda: (Q5, K5[:, :, :, :1], V5[:, :, :, :1]), {}, "equal heads"),
+    "more key heads": (lambda: (Q4[:, :, :2], K4, V4), {}, "a multiple of key's, got 2, 4"),
+    "key and value heads": (
+        lambda: (Q4, K4, V4[:, :, :2]),
+        {},
+        "one number of heads for key and value, got 4, 2",
+    ),
+    "groups": (lambda: (Q5, K5[:, :, :1], V5[:, :, :1]), {}, "one G for query, key and value"),
+    "heads of a group": (lambda: (Q5, K5[:, :, :, :1], V5[:, :, :, :1]), {}, "one H for query"),
     "no heads": (lambda: (Q4[:, :, :0], K4[:, :, :0], V4[:, :, :0]), {}, "one head or more"),
     "no width": (lambda: (Q4[..., :0], K4[..., :0], V4), {}, "of width 1 or more"),
     "no value width": (lambda: (Q4, K4, V4[..., :0]), {}, "of width 1 or more"),
@@ -109,6 +114,13 @@ WRONG_TYPES = {
         {"attn_bias": LowerTriangularMask},
         "got the class LowerTriangularMask; pass an instance, such as LowerTriangularMask()",
     ),
+    "mask in words": (lambda: (Q4, K4, V4), {"attn_bias": "causal"}, "a mask, got 'causal' of"),
+    "mask as a flag": (
+        lambda: (Q4, K4, V4),
+        {"attn_bias": True},
+        "a mask, got True of <class 'bool",
+    ),
+    "mask as a list": (lambda: (Q4, K4, V4), {"attn_bias": [[0.0]]}, "a tensor or a mask, got [["),
     "sink": (lambda: (Q4, K4, V4), {"sink": [0.0] * 4}, "a torch.Tensor as sink"),
     "softcap": (lambda: (Q4, K4, V4), {"softcap": "30"}, "a number or None as softcap"),
 }
@@ -131,3 +143,37 @@ def test_wrong_type_names_the_argument(case):
     make, options, message = WRONG_TYPES[case]
     with pytest.raises(TypeError, match=re.escape(message)):
         memory_efficient_attention(*make(), **options)
+
+
+def refusal_of(*arguments):
+    with pytest.raises(ValueError, match="Incompatible shapes for attention inputs") as raised:
+        memory_efficient_attention(*arguments)
+    return str(raised.value)
+
+
+def test_only_broken_rules_are_named():
+    told = refusal_of(Q4, K4[..., :7], V4[:, :3])
+    assert told.count("expected ") == 2
+    assert "HINT" not in told
+
+
+def test_broadcasting_is_hinted_at_where_an_extent_is_1():
+    assert "We don't support broadcasting" in refusal_of(Q4, K4[:1], V4[:1])
+    assert "We don't support broadcasting" in refusal_of(Q5, K5[:, :, :, :1], V5[:, :, :, :1])
+
+
+def test_transposing_is_hinted_at_where_it_makes_the_shapes_fit():
+    told = refusal_of(Q4.transpose(1, 2), K4.transpose(1, 2), V4.transpose(1, 2))
+    assert "transpose(1, 2)" in told
+    assert "transpose" not in refusal_of(Q4, K4[:, :, :3], V4[:, :, :3])
+
+
+def test_pages_given_apart_are_hinted_at():
+    tables = torch.tensor([[2, 0], [1, 3]])
+    mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 1], [3, 1], tables, page_size=2)
+    query, cache = rand(1, 2, 4, 8), rand(4, 2, 4, 8)
+    told = refusal_of(query, cache, cache, mask)
+    assert "key.flatten(0, 1).unsqueeze(0), [1, 8, 4, 8]" in told
+    assert "expand" not in told
+    joined = cache.flatten(0, 1).unsqueeze(0)
+    assert memory_efficient_attention(query, joined, joined, mask).shape == (1, 2, 4, 8)

@@ -4,6 +4,7 @@ What a mask says is checked by `_canonical`, where it meets the inputs.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,10 @@ WHO = "memory_efficient_attention"
 """Who speaks in an error, whichever of its forms was called."""
 
 _LAYOUTS = {3: "[B, M, K]", 4: "[B, M, H, K]", 5: "[B, M, G, H, K]"}
+_NO_BROADCASTING = (
+    "We don't support broadcasting, please use `expand` yourself before calling "
+    "`memory_efficient_attention` if you need to"
+)
 _ALL_LAYOUTS = "[B, M, K] (one head), [B, M, H, K] or [B, M, G, H, K]"
 
 
@@ -43,13 +48,13 @@ class Inputs:
 def check(inputs: Inputs) -> None:
     """Raise if the arguments contradict each other or the documentation.
 
-    Raises: TypeError if query, key, value or sink is no tensor, attn_bias a class, or p, scale,
-    softcap or output_dtype no number or dtype; ValueError for all else. Both name the argument,
-    what was expected and what came.
+    Raises: TypeError if query, key, value or sink is no tensor, attn_bias neither a tensor nor a
+    mask, or p, scale, softcap or output_dtype no number or dtype; ValueError for all else. Both
+    name the argument, what was expected and what came.
     """
+    _check_kind_of_bias(inputs.attn_bias)
     _check_tensors(inputs)
     _check_shapes(inputs)
-    _check_kind_of_bias(inputs.attn_bias)
     _check_numbers(inputs)
     _check_output_dtype(inputs)
 
@@ -114,33 +119,77 @@ def _check_shapes(inputs: Inputs) -> None:
             f"{WHO}: expected one head or more, of width 1 or more, got query {list(query)}, key "
             f"{list(key)}, value {list(value)}"
         )
-    same_batch = query[0] == key[0] == value[0]
-    same_keys = key[:-1] == value[:-1] and query[-1] == key[-1]
-    if len(query) == 4:
-        same_heads = query[2] % key[2] == 0
-        rule = f"query's {query[2]} heads a multiple of key's {key[2]}"
-    else:
-        same_heads = query[2:-1] == key[2:-1]
-        rule = f"equal heads, not query's {list(query[2:-1])} and key's {list(key[2:-1])}"
-    if same_batch and same_keys and same_heads:
+    broken = _broken_rules(query, key, value)
+    if not broken:
         return
-    raise ValueError(
-        f"{WHO}: Incompatible shapes for attention inputs:\n"
-        f"  query.shape: {list(query)}\n  key.shape  : {list(key)}\n  value.shape: {list(value)}\n"
-        "expected one B, one K for query and key, one Mkv and one number of heads for key and "
-        f"value, and {'equal heads' if same_heads else rule}.\n"
-        "HINT: We don't support broadcasting, please use `expand` yourself before calling "
-        "`memory_efficient_attention` if you need to"
-    )
+    lines = [
+        "Incompatible shapes for attention inputs:",
+        f"  query.shape: {list(query)}",
+        f"  key.shape  : {list(key)}",
+        f"  value.shape: {list(value)}",
+        *(f"expected {rule}, got {', '.join(map(str, got))}" for rule, got in broken),
+    ]
+    hint = _other_layout(inputs)
+    if hint is None and any(1 in got for _, got in broken):
+        hint = _NO_BROADCASTING
+    if hint is not None:
+        lines.append(f"HINT: {hint}")
+    raise ValueError(f"{WHO}: " + "\n".join(lines))
+
+
+def _broken_rules(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Return each rule that the shapes break, and the extents that break it."""
+    rules = [
+        ("one B for query, key and value", (query[0], key[0], value[0])),
+        ("one Mkv for key and value", (key[1], value[1])),
+        ("one K for query and key", (query[-1], key[-1])),
+    ]
+    if len(query) == 4:
+        rules.append(("one number of heads for key and value", (key[2], value[2])))
+    if len(query) == 5:
+        rules.append(("one G for query, key and value", (query[2], key[2], value[2])))
+        rules.append(("one H for query, key and value", (query[3], key[3], value[3])))
+    broken = [(rule, got) for rule, got in rules if any(extent != got[0] for extent in got)]
+    if len(query) == 4 and query[2] % max(key[2], 1) != 0:
+        broken.append(("query's heads to be a multiple of key's", (query[2], key[2])))
+    return broken
+
+
+def _other_layout(inputs: Inputs) -> str | None:
+    """Return what to do if the tensors lie as other libraries want them."""
+    shapes = inputs.query.shape, inputs.key.shape, inputs.value.shape
+    if len(shapes[0]) == 4:
+        swapped = [(batch, second, first, width) for batch, first, second, width in shapes]
+        if not _broken_rules(*swapped):
+            return (
+                "these would fit as [B, H, M, K], SDPA's layout; call transpose(1, 2) on each of "
+                "them and on the result"
+            )
+    pages, page_size, *others = shapes[1]
+    if len(others) > 1 and page_size == getattr(inputs.attn_bias, "page_size", None):
+        return (
+            "pages lie one after another in a batch of 1; pass key.flatten(0, 1).unsqueeze(0), "
+            f"{[1, pages * page_size, *others]}, and value likewise"
+        )
+    return None
 
 
 def _check_kind_of_bias(attn_bias: object) -> None:
+    if attn_bias is None or isinstance(attn_bias, AttentionBias):
+        return
     if isinstance(attn_bias, Tensor):
         check_is_tensor("attn_bias", attn_bias)
     elif isinstance(attn_bias, type) and issubclass(attn_bias, AttentionBias):
         raise TypeError(
             f"{WHO}: expected attn_bias to be a mask, got the class {attn_bias.__name__}; pass an "
             f"instance, such as {attn_bias.__name__}()"
+        )
+    else:
+        raise TypeError(
+            f"{WHO}: expected attn_bias to be None, a tensor or a mask, got {attn_bias!r:.60} of "
+            f"{type(attn_bias)}; pass for example LowerTriangularMask()"
         )
 
 
