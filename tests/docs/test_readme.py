@@ -56,10 +56,10 @@ def test_shell_command_exists(line):
         assert re.search(rf"^ +{arguments[0]}\) ", (REPOSITORY / "dev").read_text(), re.MULTILINE)
     elif arguments[:2] == ["-m", "attn_ops"]:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    elif program == "pip":
-        folder, extra = arguments[-1].strip('"]').split("[")
-        project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
-        assert extra in project["project"]["optional-dependencies"]
+    elif program.endswith("/pip"):
+        for folder, extra in re.findall(r'"(\S+)\[(\w+)\]"', line):
+            project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
+            assert extra in project["project"]["optional-dependencies"]
     else:
         module, *options = arguments[1:]
         printed = subprocess.run(

