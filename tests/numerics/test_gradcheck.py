@@ -5,8 +5,15 @@ import torch
 from torch import Tensor
 
 import attn_ops
-from attn_ops._autograd import Attention
-from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, ANCHOR_TOP_LEFT, UNBOUNDED
+from attn_ops._autograd import attend_with_lse
+from attn_ops.mask import (
+    ANCHOR_BOTTOM_RIGHT,
+    ANCHOR_TOP_LEFT,
+    UNBOUNDED,
+    Band,
+    Dropout,
+    MaskSpec,
+)
 
 B, MQ, MKV, K, KV = 2, 4, 6, 5, 3
 MASKS = {
@@ -74,7 +81,8 @@ def test_log_sum_exp_under_every_part_of_the_mask(band, dropout_p):
     seed = torch.tensor([7, 11]) if dropout_p else None
 
     def attend(query, key, value, bias):
-        return Attention.apply(query, key, value, bias, dropout_p, 0.6, *band, anchor, seed, None)
+        mask = MaskSpec(Band(*band, anchor), bias, Dropout(dropout_p, seed))
+        return attend_with_lse(query, key, value, mask, 0.6, None)
 
     assert torch.autograd.gradcheck(attend, (*inputs(4, 2), leaf(1, 4, MQ, MKV)))
 

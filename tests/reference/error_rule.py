@@ -20,6 +20,9 @@ FLOORS = {
     torch.float16: 1e-5,
     torch.float64: 1e-11,  # float64 throughout: float32 anywhere would show
 }
+NUMBERS_PER_HEAD = ("grad_slopes", "grad_table", "grad_sink")
+"""Sums over all scores of a head: a few ulps of them count as floor, for eager's own error over so
+few numbers is luck."""
 
 
 def assert_accurate(got: Results, problem: Problem) -> None:
@@ -52,7 +55,10 @@ def assert_within_rule(
     if got.numel() == 0:
         return
     error, scale_of_error = _errors(got, exact), _errors(yardstick, exact).max().item()
-    allowed = FACTORS.get(name, GRADIENT_FACTOR) * scale_of_error + FLOORS[dtype]
+    floor = FLOORS[dtype]
+    if name in NUMBERS_PER_HEAD:
+        floor *= max(1.0, exact.abs().max().item() / 10)
+    allowed = FACTORS.get(name, GRADIENT_FACTOR) * scale_of_error + floor
     worst = torch.unravel_index(error.argmax(), error.shape)
     assert error.max().item() <= allowed, (
         f"{name}: error {error[worst].item():.3g} at {tuple(int(i) for i in worst)}, allowed "
