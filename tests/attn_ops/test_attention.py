@@ -12,7 +12,8 @@ from attn_ops import (
     LowerTriangularMask,
     memory_efficient_attention,
 )
-from attn_ops.fmha.attn_bias import BlockSparseMask
+from attn_ops.fmha import cpu
+from attn_ops.fmha.attn_bias import BlockDiagonalCausalWithOffsetPaddedKeysMask, BlockSparseMask
 from eager_attention import make_inputs, softmax_attention
 
 TRIANGULAR = [
@@ -301,3 +302,20 @@ def test_dropout_of_blocks_is_that_of_a_keep_mask(block_size):
         out = memory_efficient_attention(*inputs, attn_bias, p=0.5)
         results.append((out, *gradients(out, inputs)))
     assert_close(*results)
+
+
+PADDED = BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens([2, 3], 4, [4, 3])
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("axes", [4, 5])
+@pytest.mark.parametrize("attn_bias", [None, LowerTriangularMask(), PADDED, torch.ones(1, 4, 5, 8)])
+def test_usual_calls_take_the_shortest_way_to_the_same_bits(attn_bias, axes, requires_grad):
+    inputs = make_inputs(batch=1, mkv=8, hkv=4, requires_grad=requires_grad)
+    if axes == 5:
+        inputs = [x.unflatten(2, (2, 2)) for x in inputs]
+        if isinstance(attn_bias, torch.Tensor):
+            attn_bias = attn_bias.unflatten(1, (2, 2))
+    out = memory_efficient_attention(*inputs, attn_bias)
+    assert torch.equal(out, memory_efficient_attention(*inputs, attn_bias, op=(cpu.FwOp, None)))
+    assert out.shape == inputs[0].shape[:-1] + inputs[2].shape[-1:]

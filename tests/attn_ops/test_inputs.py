@@ -48,6 +48,11 @@ WRONG_VALUES = {
         "one number of heads for key and value, got 4, 2",
     ),
     "groups": (lambda: (Q5, K5[:, :, :1], V5[:, :, :1]), {}, "one G for query, key and value"),
+    "groups for heads": (
+        lambda: (Q5, K5.transpose(2, 3), V5.transpose(2, 3)),
+        {},
+        "one G for query",
+    ),
     "heads of a group": (lambda: (Q5, K5[:, :, :, :1], V5[:, :, :, :1]), {}, "one H for query"),
     "no heads": (lambda: (Q4[:, :, :0], K4[:, :, :0], V4[:, :, :0]), {}, "one head or more"),
     "no width": (lambda: (Q4[..., :0], K4[..., :0], V4), {}, "of width 1 or more"),
@@ -169,7 +174,7 @@ def test_transposing_is_hinted_at_where_it_makes_the_shapes_fit():
 
 
 def test_pages_given_apart_are_hinted_at():
-    tables = torch.tensor([[2, 0], [1, 3]])
+    tables = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
     mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 1], [3, 1], tables, page_size=2)
     query, cache = rand(1, 2, 4, 8), rand(4, 2, 4, 8)
     told = refusal_of(query, cache, cache, mask)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.jit._builtins import _register_builtin  # torch offers no public way
 
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
-from attn_ops._canonical import CanonicalInputs, canonical, restore_layout
+from attn_ops._canonical import CanonicalInputs, canonical, four_axes, restore_layout
 from attn_ops._lower import MASK_CLASSES, lower
 from attn_ops._refusals import in_users_terms
 from attn_ops.fmha.attn_bias import AttentionBias
@@ -112,10 +112,15 @@ def attend_at_once(
     `operator`: `attend` or `attend_with_lse`, which check in C++. What they refuse goes the long
     way, where errors name the arguments.
     """
-    if p != 0.0 or sink is not None or softcap is not None:
+    if p != 0.0 or sink is not None or softcap is not None or type(scale) not in _SCALES:
         return None
     try:
-        if query.dim() != 4 or type(scale) not in _SCALES:
+        if operator is attend and _are_grouped(query, key, value, attn_bias):
+            views = four_axes(query, key, value)
+            others = (attn_bias, p, scale, output_dtype)
+            out: Any = attend_at_once(operator, *views, *others, sink=None, softcap=None)
+            return None if out is None else cast("_Result", restore_layout(out, query))
+        if query.dim() != 4:
             return None
         is_bare = operator is attend and attn_bias is None and output_dtype is None
         if is_bare and not is_differentiated(query, key, value):
@@ -124,6 +129,16 @@ def attend_at_once(
         return None if mask is None else operator(query, key, value, mask, scale, output_dtype)
     except (AttributeError, RuntimeError):
         return None
+
+
+def _are_grouped(query: Tensor, key: Tensor, value: Tensor, attn_bias: object) -> bool:
+    """Return whether 5-D inputs fit so well that joining G and H hides no mistake."""
+    return (
+        query.dim() == 5
+        and query.shape[2:4] == key.shape[2:4] == value.shape[2:4]
+        and query.stride(4) == key.stride(4) == value.stride(4) == 1
+        and not isinstance(attn_bias, Tensor)  # its layout is that of the inputs
+    )
 
 
 def _mask_to_pass_on(attn_bias: Tensor | AttentionBias | None) -> MaskSpec | None:

@@ -38,16 +38,21 @@ def canonical(
     Raises: TypeError or ValueError if a tensor of the mask does not fit the inputs.
     """
     mask = _canonical_mask(inputs, dropout or Dropout())
-    query, key, value = inputs.query, inputs.key, inputs.value
+    views = four_axes(inputs.query, inputs.key, inputs.value, merge_repeats=merge_repeats)
+    return CanonicalInputs(*views, mask)
+
+
+def four_axes(
+    query: Tensor, key: Tensor, value: Tensor, *, merge_repeats: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the [B, M, H, K] views that `canonical` describes, of tensors that fit each other."""
     if query.dim() == 3:
-        query, key, value = query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
-    elif query.dim() == 5:
-        query = query.flatten(2, 3)
-        if merge_repeats and _repeats(key, 3) and _repeats(value, 3):
-            key, value = key.select(3, 0), value.select(3, 0)
-        else:
-            key, value = key.flatten(2, 3), value.flatten(2, 3)
-    return CanonicalInputs(query, key, value, mask)
+        return query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
+    if query.dim() == 4:
+        return query, key, value
+    if merge_repeats and _repeats(key, 3) and _repeats(value, 3):
+        return query.flatten(2, 3), key.select(3, 0), value.select(3, 0)
+    return query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3)
 
 
 def restore_layout(out: Tensor, like: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def restore_layout(out: Tensor, like: Tensor) -> Tensor:
     if like.dim() == 3:
         return out.squeeze(2)
     if like.dim() == 5:
-        return out.unflatten(2, like.shape[2:4])
+        return out.reshape(*like.shape[:-1], out.shape[-1])
     return out
 
 
