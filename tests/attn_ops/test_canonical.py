@@ -152,7 +152,8 @@ def test_mask_that_does_not_fit_is_refused_by_name(case, requires_grad):
 
 def test_queries_beyond_the_sequences_see_nothing():
     query = torch.cat([Q1, Q1], dim=1)
-    out = memory_efficient_attention(query, K1, V1, PACKED)
+    mask = masks.BlockDiagonalMask.from_seqlens(torch.tensor([2, 3]), torch.tensor([4, 3]))
+    out = memory_efficient_attention(query, K1, V1, mask)
     assert torch.equal(out[:, :5], memory_efficient_attention(Q1, K1, V1, PACKED))
     assert (out[:, 5:] == 0).all()
 

@@ -104,7 +104,7 @@ def test_every_mask_can_be_asked_about(capsys, mask):
         (["--shape", "1", "-2", "3", "4"], "extents of 0 or more"),
         (["--shape", "a"], "invalid int value"),
         (["--shape", "1", "2", "3", "--key-heads", "2"], "--key-heads: expected only with"),
-        (["--key-heads", "3"], "query's 8 heads a multiple of key's 3"),
+        (["--key-heads", "3"], "query's heads to be a multiple of key's, got 8, 3"),
         (["--key-heads", "0"], "expected one head or more"),
         (["--keys", "-1"], "expected 0 or more"),
         (["--mask", "Triangle"], "--mask: expected one of None, Tensor, LowerTriangularMask"),

@@ -14,7 +14,9 @@ def rand(*shape):
 
 
 def packed():
-    return masks.BlockDiagonalMask.from_seqlens([2, 3], [4, 3])
+    # The core alone reads lengths that come as tensors.
+    lengths = torch.tensor([[2, 3], [4, 3]], dtype=torch.int32)
+    return masks.BlockDiagonalMask.from_seqlens(*lengths)
 
 
 def padded(*lengths):
