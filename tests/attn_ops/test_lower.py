@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attn_ops import _lower
+from attn_ops import _lower, memory_efficient_attention
 from attn_ops.fmha import attn_bias as masks
 from attn_ops.mask import UNBOUNDED, Band, MaskSpec
 from reference import mask_spec
@@ -149,6 +149,13 @@ class Unknown(masks.LowerTriangularMask):
 )
 def test_unknown_kinds_do_not_lower(attn_bias):
     assert not _lower.can_lower(attn_bias)
+
+
+def test_calls_refuse_an_unknown_kind_under_a_bias():
+    attn_bias = Unknown().add_bias(masks.AlibiBias.for_heads(2))
+    x = torch.randn(1, 4, 2, 8)
+    with pytest.raises(NotImplementedError, match="BiasedMask"):
+        memory_efficient_attention(x, x, x, attn_bias)
 
 
 def test_known_kinds_lower():

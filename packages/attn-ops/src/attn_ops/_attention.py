@@ -11,7 +11,7 @@ from torch.jit._builtins import _register_builtin  # torch offers no public way
 from attn_ops import _autocast, _choose, _inputs, _torch_ops
 from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, four_axes, restore_layout
-from attn_ops._lower import MASK_CLASSES, lower
+from attn_ops._lower import can_lower, lower
 from attn_ops._refusals import in_users_terms
 from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout, MaskSpec
@@ -125,9 +125,11 @@ def attend_at_once(
         is_bare = operator is attend and attn_bias is None and output_dtype is None
         if is_bare and not is_differentiated(query, key, value):
             return _torch_ops.unmasked_attention(query, key, value, scale)
+        if isinstance(attn_bias, AttentionBias):
+            attn_bias.check_fits(query.shape[1], key.shape[1])
         mask = _mask_to_pass_on(attn_bias)
         return None if mask is None else operator(query, key, value, mask, scale, output_dtype)
-    except (AttributeError, RuntimeError):
+    except (AttributeError, IndexError, RuntimeError, ValueError):
         return None
 
 
@@ -143,11 +145,11 @@ def _are_grouped(query: Tensor, key: Tensor, value: Tensor, attn_bias: object) -
 
 def _mask_to_pass_on(attn_bias: Tensor | AttentionBias | None) -> MaskSpec | None:
     """Return what `attn_bias` stands for if an operator for 4-D inputs can check it by itself."""
-    if type(attn_bias) is Tensor:
+    if isinstance(attn_bias, Tensor):
         # One that autograd or Dynamo sees is narrowed first where it repeats.
-        is_plain = not attn_bias.requires_grad and not torch.compiler.is_compiling()
-        return MaskSpec(bias=attn_bias) if is_plain else None
-    if attn_bias is not None and type(attn_bias) not in MASK_CLASSES:
+        is_seen = attn_bias.requires_grad or torch.compiler.is_compiling()
+        return None if is_seen or type(attn_bias) is not Tensor else MaskSpec(bias=attn_bias)
+    if not can_lower(attn_bias):
         return None
     mask = lower(attn_bias)
     return mask if mask.bias is None else None

@@ -11,6 +11,7 @@ from torch import Tensor
 from attn_ops import _autocast
 from attn_ops._inputs import WHO, Inputs, check_is_tensor
 from attn_ops._lower import lower
+from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout, MaskSpec, Relative
 
 _BIAS_LAYOUTS = {3: "[B, Mq, Mkv]", 4: "[B, H, Mq, Mkv]", 5: "[B, G, H, Mq, Mkv]"}
@@ -77,6 +78,7 @@ def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
     bias = attn_bias if isinstance(attn_bias, Tensor) else mask.bias
     slopes, table, sink = mask.relative.slopes, mask.relative.table, inputs.sink
     _check_batch(inputs, mask)
+    _check_rows(inputs)
     _check_places(inputs, mask, bias)
     return MaskSpec(
         band=mask.band,
@@ -105,6 +107,11 @@ def _check_batch(inputs: Inputs, mask: MaskSpec) -> None:
         f"  key.shape  : {list(inputs.key.shape)}\n"
         f"  value.shape: {list(inputs.value.shape)}"
     )
+
+
+def _check_rows(inputs: Inputs) -> None:
+    if isinstance(inputs.attn_bias, AttentionBias):
+        inputs.attn_bias.check_fits(inputs.query.shape[1], inputs.key.shape[1])
 
 
 def _check_places(inputs: Inputs, mask: MaskSpec, bias: Tensor | None) -> None:

@@ -1,5 +1,8 @@
 """What every mask can do: materialize, take a bias, be refused if it means nothing."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -114,3 +117,24 @@ def test_second_tensor_on_a_causal_mask_is_refused():
 def test_bias_must_be_one(bias):
     with pytest.raises(TypeError, match="expected a tensor, an AlibiBias or"):
         LowerTriangularMask().add_bias(bias)
+
+
+def test_methods_of_the_mask_are_found_at_the_mask():
+    biased = BlockDiagonalMask.from_seqlens([2]).add_bias(torch.zeros(2, 2))
+    with pytest.raises(AttributeError, match=r"no attribute 'split'; use \.mask\.split"):
+        _ = biased.split
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = biased.nothing
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(biased)))  # noqa: S301
+    assert copied.mask.k_seqinfo.seqstart_py == [0, 2]
+
+
+def test_biased_mask_fits_what_its_mask_fits():
+    biased = BlockDiagonalMask.from_seqlens([2]).add_bias(torch.zeros(2, 2))
+    biased.check_fits(2, 2)
+    with pytest.raises(ValueError, match="expected query with 2 rows"):
+        biased.check_fits(3, 2)
+
+
+def test_masks_without_sequences_fit_all():
+    LowerTriangularMask().check_fits(3, 9)

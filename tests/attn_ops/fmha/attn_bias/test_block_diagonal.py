@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attn_ops import memory_efficient_attention, memory_efficient_attention_forward
 from attn_ops.fmha.attn_bias import (
     BlockDiagonalCausalFromBottomRightMask,
     BlockDiagonalCausalLocalAttentionFromBottomRightMask,
@@ -234,3 +235,40 @@ def test_constructor_takes_the_fields_of_xformers():
         q_seqinfo=info, k_seqinfo=info, _batch_sizes=None, _window_size=1
     )
     assert torch.equal(mask.materialize((2, 2)).exp(), torch.eye(2))
+
+
+@pytest.mark.parametrize(("rows", "name"), [((9, 8), "query"), ((8, 9), "key"), ((7, 8), "query")])
+def test_lengths_add_up_to_the_rows(rows, name):
+    mask = BlockDiagonalMask.from_seqlens([4, 4])
+    mask.check_fits(8, 8)
+    with pytest.raises(ValueError, match=rf"{name} with 8 rows, for .* of lengths \[4, 4\], got"):
+        mask.check_fits(*rows)
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], torch.tensor([4, 4])])
+def test_calls_refuse_rows_that_lengths_of_python_leave_over(lengths):
+    mask = BlockDiagonalMask.from_seqlens(lengths)
+    x = torch.randn(1, 9, 1, 8)
+    if isinstance(lengths, list):
+        for query, key in ((x, x[:, :8]), (x[:, :8], x)):
+            with pytest.raises(ValueError, match="for the sequences of this BlockDiagonalMask"):
+                memory_efficient_attention(query, key, key, mask)
+            with pytest.raises(ValueError, match="for the sequences of this BlockDiagonalMask"):
+                memory_efficient_attention_forward(query, key, key, mask)
+    else:
+        assert (memory_efficient_attention(x, x, x, mask)[:, 8] == 0).all()
+
+
+def test_lengths_changed_in_place_may_leave_rows_over():
+    mask = BlockDiagonalMask.from_seqlens([4, 4])
+    mask.q_seqinfo.from_seqlens_inplace([4, 1])
+    mask.check_fits(8, 8)
+
+
+def test_joining_needs_tensors_of_sequences():
+    with pytest.raises(ValueError, match="expected one tensor or more to join, got none"):
+        BlockDiagonalMask.from_tensor_list([])
+    with pytest.raises(ValueError, match="expected one tensor or more to join, got none"):
+        BlockDiagonalMask.from_tensor_lists_qkv([], [])
+    with pytest.raises(ValueError, match=r"\[B, M, \*\] to join, got \[3\] at 1"):
+        BlockDiagonalMask.from_tensor_list([torch.zeros(1, 2), torch.zeros(3)])

@@ -155,3 +155,18 @@ def test_no_pages_for_windows_on_both_sides():
     tables = torch.zeros(1, 2, dtype=torch.int32)
     with pytest.raises(NotImplementedError, match="no mask of pages has a window on both sides"):
         mask.make_paged(tables, 2, 4, PagedBlockDiagonalGappyKeysMask)
+
+
+def test_pages_keep_causality():
+    tables = torch.tensor([[1, 2]], dtype=torch.int32)
+    mask = BlockDiagonalCausalWithOffsetGappyKeysMask.from_seqlens([1], [0, 4], [3])
+    right = "PagedBlockDiagonalCausalWithOffsetGappyKeysMask"
+    with pytest.raises(ValueError, match=f"expected paged_type {right}, got"):
+        mask.make_paged(tables, 2, 4, PagedBlockDiagonalGappyKeysMask)
+
+
+def test_rows_of_key_end_at_the_last_start():
+    mask = BlockDiagonalGappyKeysMask.from_seqlens([1, 1], [0, 4, 9], [3, 2])
+    mask.check_fits(2, 9)
+    with pytest.raises(ValueError, match=r"key with 9 rows, for .* of lengths \[3, 2\], got 8"):
+        mask.check_fits(2, 8)

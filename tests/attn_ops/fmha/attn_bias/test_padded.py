@@ -148,8 +148,49 @@ def test_pages_take_over_the_window():
     padded = BlockDiagonalCausalLocalAttentionPaddedKeysMask.from_seqlens_local([1], 4, [3], 2)
     paged = padded.make_paged(tables, 2, PagedBlockDiagonalCausalLocalPaddedKeysMask)
     assert paged._window_size == 2
-    with pytest.raises(TypeError):
-        padded.make_paged(tables, 2, PagedBlockDiagonalPaddedKeysMask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "wrong", "right"),
+    [
+        (
+            BlockDiagonalPaddedKeysMask.from_seqlens([1], 4, [3]),
+            PagedBlockDiagonalCausalWithOffsetPaddedKeysMask,
+            PagedBlockDiagonalPaddedKeysMask,
+        ),
+        (
+            BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens([1], 4, [3]),
+            PagedBlockDiagonalPaddedKeysMask,
+            PagedBlockDiagonalCausalWithOffsetPaddedKeysMask,
+        ),
+        (
+            BlockDiagonalCausalLocalAttentionPaddedKeysMask.from_seqlens_local([1], 4, [3], 2),
+            PagedBlockDiagonalPaddedKeysMask,
+            PagedBlockDiagonalCausalLocalPaddedKeysMask,
+        ),
+    ],
+    ids=["plain", "causal", "window"],
+)
+def test_pages_keep_causality_and_window(mask, wrong, right):
+    tables = torch.tensor([[1, 2]], dtype=torch.int32)
+    assert mask.make_paged(tables, 2, right).mask_spec().band == mask.mask_spec().band
+    with pytest.raises(ValueError, match=f"expected paged_type {right.__name__}, got"):
+        mask.make_paged(tables, 2, wrong)
+
+
+def test_rows_of_key_are_the_padded_ones():
+    mask = BlockDiagonalPaddedKeysMask.from_seqlens([1, 1], 16, torch.tensor([2, 3]))
+    mask.check_fits(2, 32)
+    with pytest.raises(ValueError, match="expected key with 32 rows"):
+        mask.check_fits(2, 30)
+
+
+def test_lengths_grow_in_place_up_to_the_padding():
+    mask = BlockDiagonalPaddedKeysMask.from_seqlens([1, 1], 8, [2, 3])
+    mask.k_seqinfo.from_seqlens_padded_inplace([8, 1])
+    assert mask.mask_spec().sequences.k_len.tolist() == mask.k_seqinfo.seqlen_py == [8, 1]
+    assert mask.k_seqinfo.max_seqlen == 8
+    mask.check_fits(2, 16)
 
 
 def test_no_pages_for_windows_on_both_sides():

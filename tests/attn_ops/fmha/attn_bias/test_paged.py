@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attn_ops.fmha.attn_bias import (
+    BlockDiagonalPaddedKeysMask,
     PagedBlockDiagonalCausalLocalPaddedKeysMask,
     PagedBlockDiagonalCausalWithOffsetGappyKeysMask,
     PagedBlockDiagonalCausalWithOffsetPaddedKeysMask,
@@ -97,7 +98,7 @@ def test_queries_see_keys_from_their_start_on(batch, page_size, shared, mask_typ
 
 
 def test_lengths_may_be_tensors():
-    tables = torch.tensor([[3, 1], [0, 2]])
+    tables = torch.tensor([[3, 1], [0, 2]], dtype=torch.int32)
     lists = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 2], [3, 4], tables, 2)
     tensors = PagedBlockDiagonalPaddedKeysMask.from_seqlens(
         torch.tensor([1, 2]), torch.tensor([3, 4]), tables, 2
@@ -122,11 +123,33 @@ def test_gappy_lengths_are_lengths():
     assert mask.k_seqinfo.seqstart_py == [1]
 
 
-def test_tables_become_int32():
+def test_tables_are_shared_so_that_their_changes_are_seen():
+    tables = torch.tensor([[0, 1]], dtype=torch.int32)
+    made = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1], [2], tables, 2)
+    padded = BlockDiagonalPaddedKeysMask.from_seqlens([1], 4, [2])
+    paged = padded.make_paged(tables, 2, PagedBlockDiagonalPaddedKeysMask)
+    for mask in (made, paged):
+        assert mask.mask_spec().pages.block_table is tables
+
+
+def test_tables_of_int64_would_be_copied_and_are_refused():
     tables = torch.tensor([[0, 1]])
-    assert tables.dtype == torch.int64
-    mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1], [2], tables, 2)
-    assert mask.mask_spec().pages.block_table.dtype == torch.int32
+    padded = BlockDiagonalPaddedKeysMask.from_seqlens([1], 4, [2])
+    with pytest.raises(ValueError, match=r"got torch.int64 \[1, 2\]; convert it once with .to\("):
+        padded.make_paged(tables, 2, PagedBlockDiagonalPaddedKeysMask)
+    with pytest.raises(ValueError, match="convert it once"):
+        PagedBlockDiagonalPaddedKeysMask.from_seqlens([1], [2], tables, 2)
+
+
+def test_rows_of_key_are_whole_pages():
+    tables = torch.tensor([[0, 1], [2, 3]], dtype=torch.int32)
+    mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 1], [2, 3], tables, 2)
+    mask.check_fits(2, 8)
+    mask.check_fits(2, 20)  # a cache has more pages than one mask names
+    with pytest.raises(ValueError, match=r"whole pages of 2 rows for .* got 9 rows"):
+        mask.check_fits(2, 9)
+    with pytest.raises(ValueError, match="expected query with 2 rows"):
+        mask.check_fits(3, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The divisions of a dimension: their fields, tensors as lengths, and changes in place."""
 
+import copy
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -167,6 +169,72 @@ def test_own_int32_tensor_is_kept_so_that_its_changes_are_seen():
     assert list(info.intervals()) == [(0, 2), (6, 9)]
 
 
+def through_pickle(info):
+    return pickle.loads(pickle.dumps(info))  # noqa: S301
+
+
+def made_normally(make):
+    return make()
+
+
+def made_in_inference_mode(make):
+    with torch.inference_mode():
+        return make()
+
+
+@pytest.mark.parametrize("made", [made_normally, made_in_inference_mode])
+@pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, through_pickle])
+def test_changes_of_the_tensor_show_in_every_view(made, copied):
+    info = made(lambda: _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 6))
+    with torch.inference_mode():
+        info.seqlen.add_(2)
+    changed = copied(info)
+    assert changed.seqlen.tolist() == changed.seqlen_py == changed.lengths() == [4, 5]
+    assert list(changed.intervals()) == [(0, 4), (6, 11)]
+    assert (changed.max_seqlen, changed.min_seqlen) == (5, 4)
+    assert repr(changed) == "_PaddedSeqLenInfo([4, 5], device=cpu)"
+    if copied is copy.deepcopy:
+        changed.seqlen.add_(1)
+        assert (changed.seqlen_py, info.seqlen_py) == ([5, 6], [4, 5])
+
+
+def test_changed_lengths_move():
+    info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 6)
+    info.from_seqlens_padded_inplace([4, 5])
+    assert info.to("meta").seqlen_py == [4, 5]
+    packed = _SeqLenInfo.from_seqlens([2, 3])
+    packed.from_seqlens_inplace([1, 1])
+    assert packed.to("meta").seqstart_py == [0, 1, 2]
+    assert packed.to("meta").fixed_size is None
+
+
+def test_changed_starts_show_in_every_view():
+    info = _SeqLenInfo.from_seqlens([2, 3])
+    assert info.fixed_size == 5
+    info.seqstart[2] = 9
+    assert (info.seqstart_py, info.lengths(), info.max_seqlen) == ([0, 2, 9], [2, 7], 7)
+    assert info.fixed_size is None
+
+
+def test_copies_stay_fixed():
+    info = _SeqLenInfo.from_seqlens([2, 3])
+    assert copy.deepcopy(info).fixed_size == through_pickle(info).fixed_size == 5
+
+
+@pytest.mark.parametrize("lengths", [[2, 2.5], [2, 3.0], [1, "1"], [1, None]])
+def test_lengths_are_whole_numbers(lengths):
+    with pytest.raises(TypeError, match=f"Python ints, got {lengths[1]!r} at 1"):
+        _SeqLenInfo.from_seqlens(lengths)
+    with pytest.raises(TypeError, match=f"Python ints, got {lengths[1]!r} at 1"):
+        _PaddedSeqLenInfo.from_seqlens_padded(lengths, 8)
+
+
+def test_whole_numbers_of_other_libraries_are_ints():
+    info = _SeqLenInfo.from_seqlens(list(torch.tensor([2, 3])))
+    assert info.seqstart_py == [0, 2, 5]
+    assert all(type(start) is int for start in info.seqstart_py)
+
+
 def test_changes_in_place_keep_count_and_maximum():
     info = _SeqLenInfo.from_seqlens([2, 3])
     with pytest.raises(AssertionError, match="as many lengths as before"):
@@ -176,8 +244,8 @@ def test_changes_in_place_keep_count_and_maximum():
     padded = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 4)
     with pytest.raises(AssertionError, match="as many lengths as before"):
         padded.from_seqlens_padded_inplace([1])
-    with pytest.raises(AssertionError, match="expected lengths of at most 3"):
-        padded.from_seqlens_padded_inplace([4, 1])
+    with pytest.raises(AssertionError, match="expected lengths of at most 4"):
+        padded.from_seqlens_padded_inplace([5, 1])
     assert info.seqstart_py == [0, 2, 5]
     assert padded.seqlen_py == [2, 3]
 

@@ -81,6 +81,10 @@ __all__ = [
     "_SeqLenInfo",
 ]
 
+for _name in __all__:  # errors and pickles name a class where users import it
+    if isinstance(globals().get(_name), type):
+        globals()[_name].__module__ = __name__
+
 AttentionMask = AttentionBias
 """xFormers' former name of the base class."""
 

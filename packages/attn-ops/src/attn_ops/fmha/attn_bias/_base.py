@@ -62,6 +62,17 @@ class AttentionBias:
         """Return the Mq and Mkv it is made for, or None if it serves all."""
         return None
 
+    def check_fits(self, num_queries: int, num_keys: int) -> None:
+        """Check that it is made for so many rows of query and key, as one without sequences is.
+
+        Lengths that came, or were changed in place, as tensors are not read, for a captured graph
+        has tensors for the most there may be: rows beyond the sequences give 0. Neither are any in
+        a compiled region.
+
+        Raises: ValueError if the lengths are others.
+        """
+        del num_queries, num_keys  # most masks serve all
+
     def add_bias(self, bias: Tensor | RelativeBias) -> AttentionBias:
         """Return this mask with a bias added to the scores of the keys that are seen.
 
@@ -95,7 +106,10 @@ class RelativeBias(AttentionBias):
 
 @dataclass(frozen=True, eq=False)
 class BiasedMask(AttentionBias):
-    """What `mask.add_bias(bias)` makes: the keys that `mask` shows, their scores plus `bias`."""
+    """What `mask.add_bias(bias)` makes: the keys that `mask` shows, their scores plus `bias`.
+
+    What only some masks have, such as `split`, is found at its `mask`.
+    """
 
     mask: AttentionBias
     bias: Tensor | RelativeBias
@@ -145,6 +159,16 @@ class BiasedMask(AttentionBias):
     def natural_shape(self) -> tuple[int, int] | None:
         """Return the Mq and Mkv it is made for."""
         return self.mask.natural_shape()
+
+    def check_fits(self, num_queries: int, num_keys: int) -> None:
+        """Check that its mask is made for this many rows of query and of key."""
+        self.mask.check_fits(num_queries, num_keys)
+
+    if not TYPE_CHECKING:  # type checkers know that there is no such attribute
+
+        def __getattr__(self, name: str) -> object:
+            advice = f"; use .mask.{name}" if hasattr(vars(self).get("mask"), name) else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{advice}")
 
 
 def _parts_of(bias: Tensor | RelativeBias) -> MaskSpec:

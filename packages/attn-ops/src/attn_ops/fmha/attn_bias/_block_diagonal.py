@@ -53,7 +53,8 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
         """Make a mask for sequences of these lengths.
 
         q_seqlen, kv_seqlen: Python ints, or an int32 or int64 tensor [n], never read on another
-            device than the CPU; the keys' default is the queries'.
+            device than the CPU; the keys' default is the queries'. Ints must add up to the rows of
+            query and key; tensors, and lengths changed in place, may leave rows over, which give 0.
         device: where query and key are; default: that of the tensors, or of this build's kernels.
         max_q_seqlen, max_kv_seqlen: what lengths changed in place may grow to; default: the
             greatest, unknown for tensors on another device (kernels then need more scratch).
@@ -70,10 +71,14 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
     def from_tensor_list(cls, tensors: Sequence[Tensor]) -> tuple[Self, Tensor]:
         """Join [B_i, M_i, *] into [1, sum of B_i * M_i, *]; `split` undoes it.
 
+        tensors: B_i sequences of M_i rows each; what follows, as [H, K], is the same for all. So a
+            tensor [M, H, K] counts as M sequences of H rows: give a sequence as [1, M, H, K].
         Returns: the mask, which lets each of the B_i see itself alone, and the joined tensor.
+        Raises: ValueError if there are no tensors, or one has fewer than two axes.
         """
+        _check_parts(cls, tensors)
         lengths = [x.shape[1] for x in tensors for _ in range(x.shape[0])]
-        mask = cls.from_seqlens(lengths, device=tensors[0].device if tensors else None)
+        mask = cls.from_seqlens(lengths, device=tensors[0].device)
         return replace(mask, _batch_sizes=[x.shape[0] for x in tensors]), _join(tensors)
 
     @classmethod
@@ -87,7 +92,7 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
 
         Returns: the mask, and the joined queries, keys, and values or None.
         Raises: AssertionError if the lists, their batch sizes or the lengths of keys and values
-            differ.
+            differ; ValueError if there are no tensors, or one has fewer than two axes.
         """
         values = tensors_k if tensors_v is None else tensors_v
         if not len(tensors_q) == len(tensors_k) == len(values):
@@ -95,6 +100,7 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
                 f"{cls.__name__}: expected as many keys and values as queries, got "
                 f"{len(tensors_q)} queries, {len(tensors_k)} keys, {len(values)} values"
             )
+        _check_parts(cls, [*tensors_q, *tensors_k, *values])
         for i, (q, k, v) in enumerate(zip(tensors_q, tensors_k, values, strict=True)):
             if q.shape[0] != k.shape[0] or k.shape[:2] != v.shape[:2]:
                 raise AssertionError(
@@ -104,7 +110,7 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
         mask = cls.from_seqlens(
             [q.shape[1] for q in tensors_q for _ in range(q.shape[0])],
             [k.shape[1] for k in tensors_k for _ in range(k.shape[0])],
-            device=tensors_q[0].device if tensors_q else None,
+            device=tensors_q[0].device,
         )
         mask = replace(mask, _batch_sizes=[q.shape[0] for q in tensors_q])
         joined = None if tensors_v is None else _join(tensors_v)
@@ -269,6 +275,17 @@ def _are_same(q_seqlen: Lengths, kv_seqlen: Lengths) -> bool:
     if isinstance(q_seqlen, Tensor) or isinstance(kv_seqlen, Tensor):
         return q_seqlen is kv_seqlen
     return list(q_seqlen) == list(kv_seqlen)
+
+
+def _check_parts(mask_type: type, tensors: Sequence[Tensor]) -> None:
+    if not tensors:
+        raise ValueError(f"{mask_type.__name__}: expected one tensor or more to join, got none")
+    for i, tensor in enumerate(tensors):
+        if tensor.dim() < 2:
+            raise ValueError(
+                f"{mask_type.__name__}: expected tensors [B, M, *] to join, got "
+                f"{list(tensor.shape)} at {i}"
+            )
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

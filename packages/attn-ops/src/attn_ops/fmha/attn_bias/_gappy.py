@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._integers import Integers, Lengths
-from attn_ops.fmha.attn_bias._packed import PackedMask, spaced_sequences
+from attn_ops.fmha.attn_bias._packed import PackedMask, check_paged_type, spaced_sequences
 from attn_ops.fmha.attn_bias._sequence_lengths import _GappySeqInfo, _SeqLenInfo
 from attn_ops.mask import Band, MaskSpec
 
@@ -31,6 +31,9 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
     tensor([[0., 1., 1., 0., 0., 0.],
             [0., 0., 0., 0., 1., 0.]])
     """
+
+    _paged_name: ClassVar[str] = "PagedBlockDiagonalGappyKeysMask"
+    """The class of the same mask over pages."""
 
     @classmethod
     def from_seqlens(
@@ -72,9 +75,16 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
         Here sequence b starts at row b * notional_padding + its offset; there at that offset from
         its first page. The key lengths are shared: what changes them in place changes both.
 
-        Raises: ValueError if `page_size` does not divide `notional_padding`; AssertionError if a
-            sequence starts, or is longer, than its pages hold.
+        block_tables: int32 [n, pages of each sequence], on the device of query and key; kept, not
+            copied, so changes in place are seen.
+        page_size: keys per page; it divides `notional_padding`.
+        paged_type: the class that lets queries see what this mask does.
+        Raises: ValueError if `page_size` does not divide `notional_padding`, `paged_type` has
+            another band, or `block_tables` is another tensor; AssertionError if a sequence starts,
+            or is longer, than its pages hold.
         """
+        windows = self._windows()
+        check_paged_type(self, paged_type, self._paged_name)
         if notional_padding % page_size != 0:
             raise ValueError(
                 f"{type(self).__name__}.make_paged: expected a notional_padding that page_size "
@@ -90,7 +100,7 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
                 f"length of {self.k_seqinfo.capacity}"
             )
         k_seqinfo = self.k_seqinfo.with_starts(offsets)
-        return paged_type(self.q_seqinfo, k_seqinfo, block_tables, page_size, *self._windows())
+        return paged_type(self.q_seqinfo, k_seqinfo, block_tables, page_size, *windows)
 
     def _offsets(self, notional_padding: int, device: torch.device) -> Integers:
         """Return where each sequence begins in its own stretch of `notional_padding`, [n]."""
@@ -113,6 +123,8 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
 @dataclass(eq=False)
 class BlockDiagonalCausalWithOffsetGappyKeysMask(BlockDiagonalGappyKeysMask):
     """Let query i of each sequence see its keys j <= i + s, with s keys more than queries."""
+
+    _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalWithOffsetGappyKeysMask"
 
     def _band(self) -> Band:
         return _bands.CAUSAL_FROM_BOTTOM_RIGHT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import index
 from typing import Final
 
 import torch
@@ -30,21 +31,30 @@ def default_device() -> torch.device:
 class Integers:
     """An int32 tensor, and the same numbers as a list if Python knows them.
 
-    Numbers that came as a tensor are read anew each time, so that changes in place are seen.
+    The list holds only while the tensor is as it was when both were made: torch counts the changes
+    in place. Numbers that came as a tensor are read anew each time.
     """
 
-    def __init__(self, tensor: Tensor, known: list[int] | None = None) -> None:
+    def __init__(
+        self, tensor: Tensor, known: list[int] | None = None, *, are_fixed: bool = True
+    ) -> None:
         self.tensor = tensor
-        self.known = known
+        self._known = known
+        self._are_fixed = are_fixed
+        self._changes = _count_changes(tensor)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (self.tensor, self.known, self._are_fixed)
 
     @classmethod
     def of(cls, numbers: Lengths, device: torch.device | str | None = None) -> Integers:
         """Put `numbers` on `device`; an int32 tensor that is there already is kept as it is.
 
-        Raises: ValueError if a tensor is not 1-D, or neither int32 nor int64.
+        Raises: ValueError if a tensor is not 1-D, or neither int32 nor int64; TypeError if one of
+        Python's numbers is no int.
         """
         if not isinstance(numbers, Tensor):
-            known = list(numbers)
+            known = _checked_ints(numbers)
             where = default_device() if device is None else device
             return cls(torch.tensor(known, dtype=torch.int32, device=where), known)
         if numbers.dim() != 1 or numbers.dtype not in (torch.int32, torch.int64):
@@ -55,6 +65,26 @@ class Integers:
         return cls(numbers.to(device=device, dtype=torch.int32))
 
     @property
+    def known(self) -> list[int] | None:
+        """The numbers as Python knows them; None if they came, or were changed, as a tensor."""
+        if self._known is not None and not self._are_as_made():
+            self._known = None
+        return self._known
+
+    @property
+    def fixed_last(self) -> int | None:
+        """The last of numbers that Python gave and nobody changed in place; else None."""
+        known = self.known if self._are_fixed else None
+        return known[-1] if known else None
+
+    def _are_as_made(self) -> bool:
+        if torch.compiler.is_compiling():
+            return True  # Dynamo cannot trace the question
+        if not self.tensor.is_inference():  # which count no changes
+            return self.tensor._version == self._changes  # noqa: SLF001  torch has no public name
+        return self.tensor.device.type != "cpu" or self.tensor.tolist() == self._known
+
+    @property
     def are_known(self) -> bool:
         """Whether reading the numbers costs no wait for a device."""
         on_host = self.tensor.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -62,26 +92,53 @@ class Integers:
 
     def tolist(self) -> list[int]:
         """Return the numbers, waiting for the device if need be."""
-        return self.tensor.tolist() if self.known is None else self.known
+        known = self.known
+        return self.tensor.tolist() if known is None else known
 
     def to(self, device: torch.device | str) -> Integers:
         """Return the same numbers on `device`."""
-        known = None if self.known is None else list(self.known)
-        return Integers(self.tensor.to(device), known)
+        known = self.known
+        copy = None if known is None else list(known)
+        return Integers(self.tensor.to(device), copy, are_fixed=self._are_fixed)
 
     def starts(self) -> Integers:
         """Return where sequences of these lengths begin if they follow one another, [n + 1]."""
-        if self.known is None:
+        known = self.known
+        if known is None:
             return Integers(pad(self.tensor.cumsum(0, dtype=torch.int32), (1, 0)))
-        return Integers.of([0, *accumulate(self.known)], self.tensor.device)
+        return Integers.of([0, *accumulate(known)], self.tensor.device)
 
     def copy_(self, numbers: Integers) -> None:
-        """Overwrite the tensor, and the list in place where both are lists."""
+        """Overwrite the tensor and the list; from now on the numbers count as changeable."""
         self.tensor.copy_(numbers.tensor, non_blocking=True)
-        if self.known is not None and numbers.known is not None:
-            self.known[:] = numbers.known
-        else:
-            self.known = None
+        self._known = None if numbers.known is None else list(numbers.known)
+        self._are_fixed = False
+        self._changes = _count_changes(self.tensor)
+
+
+def as_integers(numbers: Tensor | Integers, known: list[int] | None) -> Integers:
+    """Return `numbers` if they are Integers, shared with whoever holds them; else make some."""
+    return numbers if isinstance(numbers, Integers) else Integers(numbers, known)
+
+
+def _restored(tensor: Tensor, known: list[int] | None, are_fixed: bool) -> Integers:
+    return Integers(tensor, known, are_fixed=are_fixed)
+
+
+def _count_changes(tensor: Tensor) -> int:
+    """Return how often `tensor` was changed in place; -1 where torch does not count."""
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return -1
+    return tensor._version  # noqa: SLF001
+
+
+def _checked_ints(numbers: Sequence[int]) -> list[int]:
+    if torch.compiler.is_compiling():
+        return list(numbers)
+    for i, number in enumerate(numbers):
+        if not hasattr(number, "__index__"):
+            raise TypeError(f"attn_bias: expected lengths as Python ints, got {number!r} at {i}")
+    return [index(number) for number in numbers]
 
 
 def checked_lengths(

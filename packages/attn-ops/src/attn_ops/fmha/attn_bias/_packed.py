@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+
+import torch
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._base import AttentionBias
@@ -11,7 +13,6 @@ from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo, _SpacedSeqLen
 from attn_ops.mask import Band, Sequences
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Self
 
 KeyInfo = TypeVar("KeyInfo", bound=_SeqLenInfo)
@@ -43,6 +44,28 @@ class PackedMask(AttentionBias, Generic[KeyInfo]):
         k_seqinfo = q_seqinfo if shared else self.k_seqinfo.to(device)
         return replace(self, q_seqinfo=q_seqinfo, k_seqinfo=k_seqinfo)
 
+    def check_fits(self, num_queries: int, num_keys: int) -> None:
+        """Check that the lengths, as far as Python gave them, add up to these rows.
+
+        Raises: ValueError if they do not.
+        """
+        if torch.compiler.is_compiling():
+            return  # each length would be a guard of its own
+        for name, got, info in (
+            ("query", num_queries, self.q_seqinfo),
+            ("key", num_keys, self.k_seqinfo),
+        ):
+            expected = info.fixed_size
+            if expected is not None and got != expected:
+                self._refuse_rows(name, got, expected, info)
+
+    def _refuse_rows(self, name: str, got: int, expected: int, info: _SeqLenInfo) -> NoReturn:
+        raise ValueError(
+            f"memory_efficient_attention: expected {name} with {expected} rows, for the sequences "
+            f"of this {type(self).__name__} at {info.seqstart_py} of lengths {info.lengths()}, got "
+            f"{got}; cut {name} to them, or make the mask from tensors, which may leave rows over"
+        )
+
     def _band(self) -> Band:
         """Return the band that applies within each sequence."""
         return _bands.EVERY_KEY
@@ -67,3 +90,15 @@ class PackedMask(AttentionBias, Generic[KeyInfo]):
 def spaced_sequences(queries: _SeqLenInfo, keys: _SpacedSeqLenInfo) -> Sequences:
     """Return what kernels read of packed queries over keys with room between them."""
     return Sequences(queries.seqstart, keys.seqstart, keys.seqlen, queries.capacity, keys.capacity)
+
+
+def check_paged_type(mask: AttentionBias, paged_type: type, expected: str) -> None:
+    """Check the class that `make_paged` is asked for; `expected` has the band of `mask`.
+
+    Raises: ValueError if it is another.
+    """
+    if paged_type.__name__ != expected:
+        raise ValueError(
+            f"{type(mask).__name__}.make_paged: expected paged_type {expected}, got "
+            f"{paged_type.__name__}, with which queries would see other keys"
+        )

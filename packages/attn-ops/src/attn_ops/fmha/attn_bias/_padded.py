@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attn_ops.fmha.attn_bias import _bands
-from attn_ops.fmha.attn_bias._packed import PackedMask, spaced_sequences
+from attn_ops.fmha.attn_bias._packed import PackedMask, check_paged_type, spaced_sequences
 from attn_ops.fmha.attn_bias._sequence_lengths import _PaddedSeqLenInfo, _SeqLenInfo
 from attn_ops.mask import Band, MaskSpec
 
@@ -33,6 +33,9 @@ class BlockDiagonalPaddedKeysMask(PackedMask[_PaddedSeqLenInfo]):
     tensor([[1., 1., 0., 0., 0., 0., 0., 0.],
             [0., 0., 0., 0., 1., 1., 1., 0.]])
     """
+
+    _paged_name: ClassVar[str] = "PagedBlockDiagonalPaddedKeysMask"
+    """The class of the same mask over pages."""
 
     @classmethod
     def from_seqlens(
@@ -70,10 +73,17 @@ class BlockDiagonalPaddedKeysMask(PackedMask[_PaddedSeqLenInfo]):
 
         It shares the key lengths with this one: what changes them in place changes both.
 
-        Raises: AssertionError if a sequence has more keys than its pages hold.
+        block_tables: int32 [n, pages of each sequence], on the device of query and key; kept, not
+            copied, so changes in place are seen.
+        page_size: keys per page, 1 or more.
+        paged_type: the class that lets queries see what this mask does.
+        Raises: AssertionError if a sequence has more keys than its pages hold; ValueError if
+            `paged_type` has another band, or `block_tables` is another tensor.
         """
+        windows = self._windows()
+        check_paged_type(self, paged_type, self._paged_name)
         k_seqinfo = self.k_seqinfo.with_padding(block_tables.shape[1] * page_size)
-        return paged_type(self.q_seqinfo, k_seqinfo, block_tables, page_size, *self._windows())
+        return paged_type(self.q_seqinfo, k_seqinfo, block_tables, page_size, *windows)
 
     def _windows(self) -> tuple[int, ...]:
         """Return what its paged form needs to know besides lengths and pages."""
@@ -90,6 +100,8 @@ class BlockDiagonalCausalWithOffsetPaddedKeysMask(BlockDiagonalPaddedKeysMask):
 
     With more queries than keys the first queries see nothing, and their output is 0.
     """
+
+    _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalWithOffsetPaddedKeysMask"
 
     causal_diagonal: object = None
     """Ignored, as xFormers does."""
@@ -132,6 +144,8 @@ class BlockDiagonalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
 @dataclass(eq=False)
 class BlockDiagonalCausalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
     """Let query i of each sequence see its keys in use i + s - window_size < j <= i + s."""
+
+    _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalLocalPaddedKeysMask"
 
     _window_size: int
 

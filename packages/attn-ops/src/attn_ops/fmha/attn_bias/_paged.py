@@ -31,32 +31,30 @@ class PagedMask(PackedMask[KeyInfo]):
     Key t of sequence b lies in row block_tables[b, t // page_size] * page_size + t % page_size.
     Pages may lie in any order and be shared; entries of a table beyond the keys are never read.
 
-    Raises: ValueError if `block_tables` is no int32 or int64 tensor with a row for each sequence,
-    or `page_size` is less than 1.
+    Raises: ValueError if `block_tables` is no int32 tensor with a row for each sequence, or
+    `page_size` is less than 1.
     """
 
     block_tables: Tensor
-    """int32 [n, pages of each sequence]; int64 is converted."""
+    """int32 [n, pages of each sequence]; kept, not copied, so changes in place are seen."""
     page_size: int
     """Keys per page."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         tables, count = self.block_tables, self.q_seqinfo.count
-        if (
-            tables.dtype not in (torch.int32, torch.int64)
-            or tables.dim() != 2
-            or tables.shape[0] != count
-        ):
+        if tables.dtype != torch.int32 or tables.dim() != 2 or tables.shape[0] != count:
+            advice = ""
+            if tables.dtype == torch.int64:
+                advice = "; convert it once with .to(torch.int32), and update that in place"
             raise ValueError(
                 f"{type(self).__name__}: expected block_tables, an int32 tensor [{count}, pages], "
-                f"got {tables.dtype} {list(tables.shape)}"
+                f"got {tables.dtype} {list(tables.shape)}{advice}"
             )
         if self.page_size < 1:
             raise ValueError(
                 f"{type(self).__name__}: expected page_size of 1 or more, got {self.page_size}"
             )
-        self.block_tables = tables.to(torch.int32)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same mask, of the same class, on `device`."""
@@ -81,6 +79,22 @@ class PagedMask(PackedMask[KeyInfo]):
             )
         return (*shape[:-1], num_keys)
 
+    def check_fits(self, num_queries: int, num_keys: int) -> None:
+        """Check the rows of query as all masks do, and that those of key are whole pages.
+
+        Raises: ValueError if they are not.
+        """
+        if torch.compiler.is_compiling():
+            return
+        expected = self.q_seqinfo.fixed_size
+        if expected is not None and num_queries != expected:
+            self._refuse_rows("query", num_queries, expected, self.q_seqinfo)
+        if num_keys % self.page_size != 0:
+            raise ValueError(
+                f"memory_efficient_attention: expected key with whole pages of {self.page_size} "
+                f"rows for this {type(self).__name__}, got {num_keys} rows"
+            )
+
     def _pages(self) -> Pages:
         return Pages(self.block_tables, self.page_size)
 
@@ -97,7 +111,7 @@ class PagedBlockDiagonalPaddedKeysMask(PagedMask[_PaddedSeqLenInfo]):
     Shapes: query [1, sum of the query lengths, H, K]; key and value [1, pages * page_size, H, K];
         with groups of heads, [1, ., G, H, K] each.
 
-    >>> tables = torch.tensor([[2, 0], [1, 3]])
+    >>> tables = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
     >>> mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 1], [3, 1], tables, page_size=2)
     >>> mask.materialize((2, 8)).exp()
     tensor([[1., 0., 0., 0., 1., 1., 0., 0.],
@@ -126,7 +140,8 @@ class PagedBlockDiagonalPaddedKeysMask(PagedMask[_PaddedSeqLenInfo]):
 
         q_seqlen, kv_seqlen: Python ints, or an int32 or int64 tensor [n], never read on another
             device than the CPU. An int32 tensor `kv_seqlen` on `device` is kept, not copied.
-        block_tables: int32 [n, pages of each sequence], on the device of query and key.
+        block_tables: int32 [n, pages of each sequence], on the device of query and key; kept, not
+            copied, so changes in place are seen.
         page_size: keys per page, 1 or more.
         device: where query and key are; default: that of `block_tables`.
         max_q_seqlen: what query lengths changed in place may grow to.
@@ -189,7 +204,7 @@ class PagedBlockDiagonalGappyKeysMask(PagedMask[_GappySeqInfo]):
     Shapes: query [1, sum of the query lengths, H, K]; key and value [1, pages * page_size, H, K];
         with groups of heads, [1, ., G, H, K] each.
 
-    >>> tables = torch.tensor([[2, 0], [1, 3]])
+    >>> tables = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
     >>> mask = PagedBlockDiagonalGappyKeysMask.from_seqlens([1, 1], [1, 0], [2, 1], tables, 2)
     >>> mask.materialize((2, 8)).exp()
     tensor([[1., 0., 0., 0., 0., 1., 0., 0.],

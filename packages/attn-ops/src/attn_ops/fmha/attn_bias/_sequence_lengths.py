@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attn_ops.fmha.attn_bias._integers import Integers, Lengths, check_update, checked_lengths
+from attn_ops.fmha.attn_bias._integers import (
+    Integers,
+    Lengths,
+    as_integers,
+    check_update,
+    checked_lengths,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,12 +35,12 @@ class _SeqLenInfo:
 
     def __init__(
         self,
-        seqstart: Tensor,
+        seqstart: Tensor | Integers,
         max_seqlen: int | None = None,
         min_seqlen: int | None = None,
         seqstart_py: list[int] | None = None,
     ) -> None:
-        self._starts = Integers(seqstart, seqstart_py)
+        self._starts = as_integers(seqstart, seqstart_py)
         self._max_seqlen = max_seqlen
         self._min_seqlen = min_seqlen
 
@@ -52,12 +58,12 @@ class _SeqLenInfo:
         device: where kernels read them; default: the tensor's own, or that of this build's kernels.
         max_seqlen: what later changes in place may grow to; default: the greatest length, which
             stays unknown if the lengths lie on another device.
-        Raises: ValueError if a length is negative or above `max_seqlen`.
+        Raises: ValueError if a length is negative or above `max_seqlen`; TypeError if one is no
+        int.
         """
         lengths = seqlens if isinstance(seqlens, Tensor) else list(seqlens)
         integers, most, least = checked_lengths(lengths, device, max_seqlen)
-        starts = integers.starts()
-        return cls(starts.tensor, most, least, starts.known)
+        return cls(integers.starts(), most, least)
 
     @property
     def seqstart(self) -> Tensor:
@@ -72,14 +78,16 @@ class _SeqLenInfo:
     @property
     def max_seqlen(self) -> int:
         """The length no sequence exceeds; -1 without sequences. Reads the device if not known."""
-        if self._max_seqlen is None:
-            return max(self.lengths(), default=-1)
-        return self._max_seqlen
+        told = self._max_seqlen
+        if told is not None and not self.are_known:
+            return told
+        longest = max(self.lengths(), default=-1)
+        return longest if told is None else max(longest, told)
 
     @property
     def min_seqlen(self) -> int:
         """The length of the shortest sequence; -1 without. Reads the device if not known."""
-        if self._min_seqlen is None:
+        if self._min_seqlen is None or self.are_known:
             return min(self.lengths(), default=-1)
         return self._min_seqlen
 
@@ -87,6 +95,11 @@ class _SeqLenInfo:
     def capacity(self) -> int:
         """The length no sequence exceeds; 0 if that is not known without reading a device."""
         return 0 if self._max_seqlen is None else max(self._max_seqlen, 0)
+
+    @property
+    def fixed_size(self) -> int | None:
+        """The length of the dimension if Python gave it and nobody changed it; else None."""
+        return self._starts.fixed_last
 
     @property
     def count(self) -> int:
@@ -110,8 +123,7 @@ class _SeqLenInfo:
         """Return the same division on `device`."""
         if self.seqstart.device == torch.device(device):
             return self
-        starts = self._starts.to(device)
-        return _SeqLenInfo(starts.tensor, self._max_seqlen, self._min_seqlen, starts.known)
+        return _SeqLenInfo(self._starts.to(device), self._max_seqlen, self._min_seqlen)
 
     def from_seqlens_inplace(self, seqlens: Iterable[int] | Tensor) -> None:
         """Change the lengths where kernels read them, so that a captured graph sees new ones.
@@ -152,15 +164,15 @@ class _SpacedSeqLenInfo(_SeqLenInfo):
 
     def __init__(
         self,
-        seqstart: Tensor,
+        seqstart: Tensor | Integers,
         max_seqlen: int | None,
         min_seqlen: int | None,
         seqstart_py: list[int] | None,
-        seqlen: Tensor,
+        seqlen: Tensor | Integers,
         seqlen_py: list[int] | None = None,
     ) -> None:
         super().__init__(seqstart, max_seqlen, min_seqlen, seqstart_py)
-        self._lengths = Integers(seqlen, seqlen_py)
+        self._lengths = as_integers(seqlen, seqlen_py)
 
     @property
     def seqlen(self) -> Tensor:
@@ -203,6 +215,7 @@ class _SpacedSeqLenInfo(_SeqLenInfo):
         integers, most, least = checked_lengths(seqlens, self.seqlen.device, None)
         check_update(integers, self.seqlen, most, capacity)
         self._lengths.copy_(integers)
+        self._max_seqlen = None if most is None else max(most, self._max_seqlen or 0)
         self._min_seqlen = least
 
 
@@ -218,20 +231,20 @@ class _PaddedSeqLenInfo(_SpacedSeqLenInfo):
 
     def __init__(
         self,
-        seqstart: Tensor,
+        seqstart: Tensor | Integers,
         max_seqlen: int | None,
         min_seqlen: int | None,
         seqstart_py: list[int] | None,
-        seqlen: Tensor,
+        seqlen: Tensor | Integers,
         seqlen_py: list[int] | None,
         padding: int,
     ) -> None:
         super().__init__(seqstart, max_seqlen, min_seqlen, seqstart_py, seqlen, seqlen_py)
         self.padding = padding
-        if seqstart.shape[0] != seqlen.shape[0] + 1:
+        if self.seqstart.shape[0] != self.count + 1:
             raise AssertionError(
-                f"_PaddedSeqLenInfo: expected one start more than lengths, got {seqstart.shape[0]} "
-                f"and {seqlen.shape[0]}"
+                "_PaddedSeqLenInfo: expected one start more than lengths, got "
+                f"{self.seqstart.shape[0]} and {self.count}"
             )
 
     @classmethod
@@ -269,8 +282,7 @@ class _PaddedSeqLenInfo(_SpacedSeqLenInfo):
             )
         count = lengths.tensor.shape[0]
         starts = Integers.of([padding * i for i in range(count + 1)], lengths.tensor.device)
-        known = lengths.known
-        return cls(starts.tensor, most, least, starts.tolist(), lengths.tensor, known, padding)
+        return cls(starts, most, least, None, lengths, None, padding)
 
     def with_padding(self, padding: int) -> _PaddedSeqLenInfo:
         """Return the same lengths, not a copy of them, with another padding.
@@ -295,11 +307,9 @@ class _PaddedSeqLenInfo(_SpacedSeqLenInfo):
     def from_seqlens_padded_inplace(self, seqlens: Lengths) -> None:
         """Change the lengths where kernels read them, so that a captured graph sees new ones.
 
-        Raises: AssertionError if there are more or fewer than before, or one above `max_seqlen`
-        or the padding.
+        Raises: AssertionError if there are more or fewer than before, or one above the padding.
         """
-        most = self.padding if self._max_seqlen is None else min(self._max_seqlen, self.padding)
-        self._replace_lengths(seqlens, most)
+        self._replace_lengths(seqlens, self.padding)
 
 
 class _GappySeqInfo(_SpacedSeqLenInfo):
@@ -353,12 +363,13 @@ class _GappySeqInfo(_SpacedSeqLenInfo):
     def _placed(
         cls, starts: Integers, lengths: Integers, most: int | None, least: int | None
     ) -> _GappySeqInfo:
-        known_starts, known_lengths = starts.known, lengths.known
-        return cls(starts.tensor, most, least, known_starts, lengths.tensor, known_lengths)
+        return cls(starts, most, least, None, lengths)
 
     def with_starts(self, starts: Integers) -> _GappySeqInfo:
         """Return the same lengths, not a copy of them, at other starts."""
-        lengths = self._lengths.to(starts.tensor.device)
+        where, lengths = starts.tensor.device, self._lengths
+        if lengths.tensor.device != where:
+            lengths = lengths.to(where)
         return self._placed(starts, lengths, self._max_seqlen, self._min_seqlen)
 
     def to(self, device: torch.device | str) -> _GappySeqInfo:
