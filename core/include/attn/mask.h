@@ -76,7 +76,9 @@ typedef struct attn_mask {
   /* Broadcastable to [B, Hq, Mq, Mkv] (extents of 1 or strides of 0), any strides, its data
      aligned to its element; i and j count the rows of query and key as they lie in memory. Added
      to the scaled scores in the query's dtype or float32; or bool: true keeps a key. At or below
-     -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as -infinity. */
+     -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as -infinity, and above its opposite as
+     infinity. Exclude keys with -infinity or bool rather than with a large number: gradients come
+     from a float32 lse, which next to 1e6 or more has lost the number of the keys. */
   const attn_tensor* bias;
   attn_dropout dropout;
   attn_sequences sequences;
