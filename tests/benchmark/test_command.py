@@ -1,13 +1,13 @@
 """`python -m attn_ops.benchmark`, on small cases."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
+import attn_ops
 from attn_ops.benchmark import __main__ as command
-from attn_ops.benchmark.contenders import Contender
+from attn_ops.benchmark import masked, merging
 
 QUICK = ("--quick", "--threads", "1")
 
@@ -30,9 +30,17 @@ def run(folder, *arguments):
         "^forward float32.*causal",
         "^backward bfloat16 B8",
         "^decode float32.*Hkv4",
-        "bias",
+        " bias$",
         "^call",
         "^two",
+        "^packed.*one by one",
+        "^packed.*padded",
+        "^window",
+        "^decode pages",
+        "^merge bfloat16",
+        "^blocks.*0.25",
+        "^alibi",
+        "^relative",
     ],
 )
 def test_a_case_is_checked_timed_and_written(tmp_path, only):
@@ -41,6 +49,7 @@ def test_a_case_is_checked_timed_and_written(tmp_path, only):
     (measured,) = report["results"]
     assert 0 <= measured["error"] <= measured["error_allowed"]
     assert measured["ours"]["median"] > 0
+    assert measured["baseline_is"]
     assert measured["speedup"] == measured["baseline"]["median"] / measured["ours"]["median"]
     assert report["machine"]["cpu_isa"]
     assert report["ceilings"][0]["float32"] > 0
@@ -57,30 +66,37 @@ def test_json_goes_alone_to_the_standard_output(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == report
 
 
-@pytest.mark.parametrize("only", ["^forward float32.*K64$", "^backward float32"])
-def test_a_wrong_result_is_reported_and_never_timed(tmp_path, monkeypatch, capsys, only):
-    honest = command.make_contenders
+def spoil(monkeypatch, module, name, change):
+    honest = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: change(honest(*arguments)))
+    monkeypatch.setattr(command, "time_in_turns", lambda *_: pytest.fail("a wrong one was timed"))
 
-    def wrong(case, operands):
-        ours, baseline = honest(case, operands)
-        results = tuple(result.detach().clone() for result in ours.results)
-        results[-1][-1, -1, -1, -1] += 0.01
-        return replace(ours, run=never, results=results), baseline
 
-    def never():
-        pytest.fail("a wrong result was timed")
+def nudge(out):
+    out = out.clone()
+    out.data[-1, -1, -1, -1] += 0.1
+    return out
 
-    monkeypatch.setattr(command, "make_contenders", wrong)
+
+@pytest.mark.parametrize(
+    ("only", "module", "name", "change"),
+    [
+        ("^forward float32.*K64$", attn_ops, "memory_efficient_attention", nudge),
+        ("^backward float32", attn_ops, "memory_efficient_attention", lambda out: out * 1.1),
+        ("^window", masked, "memory_efficient_attention", nudge),
+        ("^merge float32", merging, "merge_attentions", lambda both: (nudge(both[0]), both[1])),
+        ("^merge float32", merging, "merge_attentions", lambda both: (both[0], both[1] + 0.1)),
+        ("^alibi", masked, "memory_efficient_attention", lambda out: out * torch.nan),
+    ],
+)
+def test_a_wrong_result_is_reported_and_never_timed(
+    tmp_path, monkeypatch, capsys, only, module, name, change
+):
+    spoil(monkeypatch, module, name, change)
     status, report = run(tmp_path, "--only", only)
     assert status == 1
     assert report["results"][0]["ours"] is None
     assert "WRONG" in capsys.readouterr().out
-
-
-def test_nan_is_wrong(tmp_path, monkeypatch):
-    nothing = Contender("nothing", list, (torch.full((1, 8, 128, 64), torch.nan),))
-    monkeypatch.setattr(command, "make_contenders", lambda *_: (nothing, nothing))
-    assert run(tmp_path, "--only", "^forward float32.*K64$")[0] == 1
 
 
 def test_a_pattern_that_matches_no_case_is_refused(tmp_path):

@@ -10,11 +10,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from attn_ops.benchmark.cases import CASES, Case
+from attn_ops.benchmark.case import Case
+from attn_ops.benchmark.cases import CASES
 from attn_ops.benchmark.ceilings import Ceilings, measure_ceilings
 from attn_ops.benchmark.chart import draw
-from attn_ops.benchmark.check import check
-from attn_ops.benchmark.contenders import make_contenders, make_operands
 from attn_ops.benchmark.machine import describe_machine
 from attn_ops.benchmark.measure import time_in_turns
 from attn_ops.benchmark.report import ceilings_line, markdown, terminal_table, to_json
@@ -67,14 +66,12 @@ def _console(*, stderr: bool) -> Console:
 def _measure(case: Case, ceilings: Sequence[Ceilings], seconds: float) -> Iterator[Result]:
     """Check the case once, then time it on each number of threads."""
     torch.set_num_threads(max(ceiling.threads for ceiling in ceilings))
-    operands = make_operands(case)
-    ours, baseline = make_contenders(case, operands)
-    error = check(case, operands, ours.results)
-    for ceiling in ceilings[:1] if case.kind == "two threads" else ceilings:
+    contest = case.prepare()
+    for ceiling in ceilings[:1] if case.compares_threads else ceilings:
         timings = (None, None)
-        if error.is_small:
-            timings = time_in_turns((ours, baseline), ceiling.threads, seconds)
-        yield Result(case, ceiling.threads, ceiling, error, *timings)
+        if contest.error.is_small:
+            timings = time_in_turns((contest.ours, contest.baseline), ceiling.threads, seconds)
+        yield Result(case, ceiling.threads, ceiling, contest.error, *timings)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -89,7 +86,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m attn_ops.benchmark",
-        description="Time attention against torch's SDPA and against the machine's own limits.",
+        description="Time attention against torch's SDPA, itself and the machine's limits.",
     )
     parser.add_argument("--quick", action="store_true", help="small cases, to see that all runs")
     parser.add_argument(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from attn_ops import _native
-from attn_ops.benchmark.cases import Limit
+from attn_ops.benchmark.case import Limit
 
 _SLICES = 5
 

@@ -1,4 +1,4 @@
-"""Draws how near ours and SDPA come to the ceiling, one panel per number of threads."""
+"""Draws how near ours and the baselines come to the ceiling, one panel per number of threads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def draw(path: Path, machine: Machine, results: Sequence[Result]) -> bool:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(
-        f"Share of the machine's ceiling, and times as fast as torch's SDPA\n{machine}",
+        f"Share of the machine's ceiling, and times as fast as the baseline\n{machine}",
         fontsize="small",
     )
     figure.savefig(path, dpi=150)
@@ -44,7 +44,7 @@ def _draw_panel(panel: Axes, results: Sequence[Result]) -> None:
     baseline = [100 * (result.baseline_share or 0.0) for result in results]
     panel.barh([place - _BAR / 2 for place in places], shares, _BAR, color=_OURS, label="attn_ops")
     panel.barh(
-        [place + _BAR / 2 for place in places], baseline, _BAR, color=_BASELINE, label="torch SDPA"
+        [place + _BAR / 2 for place in places], baseline, _BAR, color=_BASELINE, label="baseline"
     )
     for place, share, result in zip(places, shares, results, strict=True):
         panel.annotate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attn_ops.benchmark.contenders import Contender
+from attn_ops.benchmark.case import Contender
 
 _SHORTEST_SAMPLE = 2e-3  # seconds; shorter calls are repeated, or the clock would be timed
 _FEWEST_ROUNDS = 3

@@ -7,12 +7,23 @@ from dataclasses import asdict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from attn_ops.benchmark.case import word
 from attn_ops.benchmark.ceilings import Ceilings
 from attn_ops.benchmark.machine import Machine
 from attn_ops.benchmark.measure import Timing
 from attn_ops.benchmark.results import Result
 
-_COLUMNS = ("case", "threads", "ours", "baseline", "speedup", "rate", "of ceiling", "target")
+_COLUMNS = (
+    "case",
+    "threads",
+    "ours",
+    "baseline",
+    "which is",
+    "speedup",
+    "rate",
+    "of ceiling",
+    "target",
+)
 _STYLES = {True: "green", False: "red", None: ""}
 
 
@@ -72,9 +83,10 @@ def _cells(result: Result) -> list[str]:
     unit = "GB/s" if case.limit == "read" else "GFLOP/s"
     return [
         case.name,
-        "2 and 1" if case.kind == "two threads" else str(result.threads),
+        "2 and 1" if case.compares_threads else str(result.threads),
         _time(result.ours),
         _time(result.baseline),
+        case.baseline,
         f"{result.speedup:.2f}",
         "" if result.rate is None else f"{result.rate / 1e9:.1f} {unit}",
         "" if result.share is None else f"{result.share:.0%}",
@@ -107,10 +119,10 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _json_row(result: Result) -> dict[str, object]:
-    dtype = str(result.case.dtype).removeprefix("torch.")
     return {
         "name": result.case.name,
-        "case": asdict(result.case) | {"dtype": dtype},
+        "case": asdict(result.case) | {"dtype": word(result.case.dtype)},
+        "baseline_is": result.case.baseline,
         "threads": result.threads,
         "ours": None if result.ours is None else asdict(result.ours),
         "baseline": None if result.baseline is None else asdict(result.baseline),

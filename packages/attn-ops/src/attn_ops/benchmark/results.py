@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attn_ops.benchmark.cases import Case
+from attn_ops.benchmark.case import Case
 from attn_ops.benchmark.ceilings import Ceilings
 from attn_ops.benchmark.check import Error
 from attn_ops.benchmark.measure import Timing
@@ -18,7 +18,7 @@ class Result:
     error: Error
     ours: Timing | None
     baseline: Timing | None
-    """SDPA, or ours on one thread if the case is about two."""
+    """Of what `case.baseline` names."""
 
     @property
     def speedup(self) -> float | None:
@@ -59,6 +59,6 @@ class Result:
 
     def _share_of(self, timing: Timing | None) -> float | None:
         ceiling = self.ceilings.of(self.case.limit)
-        if timing is None or ceiling is None or self.case.kind == "two threads":
+        if timing is None or ceiling is None or self.case.compares_threads:
             return None
         return self.case.work / timing.median / ceiling
