@@ -288,3 +288,10 @@ def test_split_refuses_another_shape(shape):
 
 def test_divisions_show_their_lengths():
     assert repr(_SeqLenInfo.from_seqlens([2, 3])) == "_SeqLenInfo([2, 3], device=cpu)"
+
+
+def test_lengths_alone_do_not_move_sequences_that_have_places():
+    info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 8)
+    with pytest.raises(TypeError, match="from_seqlens_padded_inplace"):
+        info.from_seqlens_inplace([3, 3])
+    assert info.seqstart.tolist() == [0, 8, 16]

@@ -211,6 +211,17 @@ class _SpacedSeqLenInfo(_SeqLenInfo):
         del x, batch_sizes
         raise NotImplementedError(f"{type(self).__name__}.split")
 
+    def from_seqlens_inplace(self, seqlens: object) -> None:
+        """Refuse: lengths alone would move the starts.
+
+        Raises: TypeError always.
+        """
+        del seqlens
+        raise TypeError(
+            f"{type(self).__name__}.from_seqlens_inplace: expected sequences without gaps, got "
+            "some with places of their own; change `seqlen`, or call from_seqlens_padded_inplace"
+        )
+
     def _replace_lengths(self, seqlens: Lengths, capacity: int | None) -> None:
         integers, most, least = checked_lengths(seqlens, self.seqlen.device, None)
         check_update(integers, self.seqlen, most, capacity)
