@@ -85,9 +85,8 @@ void score_keys(typename Op::S::Real* scores, int64_t score_stride,
   });
 }
 
-// out[r, column ...] += P V for kRows rows and kVectors vectors of columns; kWhole: all of them
-// within `width`.
-template <class Op, DType kSource, int kRows, int kVectors, bool kWhole>
+// out[r, column ...] += P V for kRows rows and kVectors vectors of columns, all within `width`.
+template <class Op, DType kSource, int kRows, int kVectors>
 void accumulate_values(typename Op::S::Real* out, int64_t out_stride,
                        const typename Op::Unit* probabilities, int64_t probability_stride,
                        const char* const* values, int64_t n, int64_t column, int64_t width) {
@@ -103,7 +102,7 @@ void accumulate_values(typename Op::S::Real* out, int64_t out_stride,
   for (int64_t d = 0; d < units_of<Op>(n); ++d) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const auto value = Op::template load_columns<kSource, kWhole>(
+      const auto value = Op::template load_columns<kSource, true>(
           values + d * Op::kDepth, n - d * Op::kDepth, column + v * S::kWidth, width);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {

@@ -279,9 +279,9 @@ class DecodeTile {
     const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
       for (int i = 0; i < kRows; ++i) keys(r + i, rows_);
       const auto of_columns = [&]<int kCount>(int64_t column) {
-        accumulate_values<Op, kSource, kRows, kCount, true>(
-            out(head, r), t_.value_columns, scores(head, r) + k / Op::kDepth, Tiling::kTileKeys,
-            rows, n, column, width);
+        accumulate_values<Op, kSource, kRows, kCount>(out(head, r), t_.value_columns,
+                                                      scores(head, r) + k / Op::kDepth,
+                                                      Tiling::kTileKeys, rows, n, column, width);
       };
       int64_t c = 0;
       for (; c + kVectors * S::kWidth <= width; c += kVectors * S::kWidth) {
