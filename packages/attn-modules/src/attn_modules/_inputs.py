@@ -1,0 +1,189 @@
+"""Reads what a mechanism is called with: layouts, masks and key padding, as one set of views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attn_modules.attention_mask import AttentionMask
+from attn_ops import memory_efficient_attention
+
+if TYPE_CHECKING:
+    from attn_modules.attention import Attention
+    from attn_ops import AttentionBias
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call in the layout of attn_ops, which is a view of what the caller gave.
+
+    Where heads are folded into the batch, and no mask tells them apart, H is 1 and B is B * H.
+    """
+
+    q: Tensor
+    """[B, Mq, H, K]"""
+    k: Tensor
+    """[B, Mkv, H, K]"""
+    v: Tensor
+    """[B, Mkv, H, Kv]"""
+    mask: Tensor | None
+    """[B or 1, H or 1, Mq or 1, Mkv or 1]: bool, True keeps a key; or added to the scores."""
+    keep: Tensor | None
+    """bool [B or 1, H or 1, 1, Mkv]: False is padding."""
+    is_folded: bool
+    """The caller's layout is [B * H, M, K]."""
+
+    def bias(self) -> Tensor | None:
+        """Return `mask` and `keep` as one mask, or None if there is neither."""
+        if self.keep is None or self.mask is None:
+            return self.keep if self.mask is None else self.mask
+        if self.mask.dtype == torch.bool:
+            return self.mask & self.keep
+        return self.mask.masked_fill(~self.keep, -torch.inf)
+
+    def kept_rows(self) -> Tensor | None:
+        """Return `keep` beside the rows of k and v: bool [B or 1, Mkv, H or 1, 1], or None."""
+        return None if self.keep is None else self.keep.permute(0, 3, 1, 2)
+
+    def restore(self, out: Tensor) -> Tensor:
+        """Return a result [B, Mq, H, Kv] in the caller's layout."""
+        by_head = out.transpose(1, 2)
+        return by_head.flatten(0, 1) if self.is_folded else by_head
+
+
+def read_inputs(
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    att_mask: Tensor | AttentionMask | None = None,
+    key_padding_mask: Tensor | None = None,
+) -> Inputs:
+    """Check a call of `attention` and return its views; see `Attention.forward` for the shapes.
+
+    Raises: ValueError if shapes do not fit; NotImplementedError if a mask is given to a mechanism
+    whose flags say that it takes none.
+    """
+    who, is_folded = type(attention).__name__, q.dim() == 3
+    _check_flags(attention, att_mask, key_padding_mask)
+    _check_shapes(who, q, k, v)
+    if attention.requires_same_k_q_dimensions and q.shape[-2] != k.shape[-2]:
+        raise ValueError(
+            f"{who}: expected as many keys as queries, got {k.shape[-2]} keys and {q.shape[-2]} "
+            "queries"
+        )
+    mask = None if att_mask is None else _four_axes(who, att_mask)
+    padding = None if key_padding_mask is None else _kept(who, key_padding_mask)
+    batch, heads = _batch_and_heads(q, mask, padding)
+    extents = (batch, heads, q.shape[-2], k.shape[-2])
+    if mask is not None:
+        mask = _fit(who, "att_mask", mask, extents)
+        if mask.dtype not in (torch.bool, torch.float32, q.dtype):
+            mask = mask.to(q.dtype)
+    if padding is not None:
+        padding = _fit(who, "key_padding_mask", padding, extents)
+    q, k, v = (_view(x, batch, heads) for x in (q, k, v))
+    return Inputs(q, k, v, mask, padding, is_folded)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, pattern: AttentionBias | None, bias: Tensor | None, p: float
+) -> Tensor:
+    """Compute exact attention over the keys that both `pattern` and `bias` keep.
+
+    Shapes: q [B, Mq, H, K]; k [B, Mkv, H, K]; v [B, Mkv, H, Kv]; bias as `Inputs.bias` returns it.
+    """
+    if pattern is not None and bias is not None:
+        return memory_efficient_attention(q, k, v, pattern.add_bias(bias), p)
+    return memory_efficient_attention(q, k, v, bias if pattern is None else pattern, p)
+
+
+def _check_flags(attention: Attention, att_mask: object, key_padding_mask: object) -> None:
+    for name, mask, is_supported in (
+        ("att_mask", att_mask, attention.supports_attention_mask),
+        ("key_padding_mask", key_padding_mask, attention.supports_key_padding_mask),
+    ):
+        if mask is not None and not is_supported:
+            raise NotImplementedError(
+                f"{type(attention).__name__}: expected no {name}, which this mechanism cannot "
+                "honour; scaled_dot_product takes any mask"
+            )
+
+
+def _check_shapes(who: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    layout = "[B, H, M, K]" if q.dim() == 4 else "[B * H, M, K]"
+    batches = (q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    fits = q.dim() in (3, 4) and batches[0] == batches[1] == batches[2]
+    if not fits or k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"{who}: expected q, k and v {layout} with one B and H, as many keys as values, and "
+            f"queries as wide as keys, got q {list(q.shape)}, k {list(k.shape)}, v "
+            f"{list(v.shape)}"
+        )
+
+
+def _four_axes(who: str, att_mask: Tensor | AttentionMask) -> Tensor:
+    """Return an attention mask as [n, H or 1, Mq, Mkv], where n is B, B * H or 1."""
+    mask = att_mask.values if isinstance(att_mask, AttentionMask) else att_mask
+    if mask.dim() not in (2, 3, 4) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(
+            f"{who}: expected att_mask, bool or floating-point, [Mq, Mkv], [B, Mq, Mkv], "
+            f"[B * H, Mq, Mkv] or [B, H, Mq, Mkv], got {mask.dtype} {list(mask.shape)}"
+        )
+    if mask.dim() == 4:
+        return mask
+    return mask[None, None] if mask.dim() == 2 else mask.unsqueeze(1)
+
+
+def _kept(who: str, key_padding_mask: Tensor) -> Tensor:
+    """Return a key padding mask as bool [n, 1, 1, Mkv], where n is B, B * H or 1."""
+    mask = key_padding_mask.squeeze(1) if key_padding_mask.dim() == 3 else key_padding_mask
+    if mask.dim() != 2 or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(
+            f"{who}: expected key_padding_mask, bool or floating-point, [B, Mkv] or [B * H, Mkv], "
+            f"got {mask.dtype} {list(key_padding_mask.shape)}"
+        )
+    if mask.dtype != torch.bool:
+        mask = mask > torch.finfo(mask.dtype).min / 2
+    return mask[:, None, None]
+
+
+def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:
+    """Return B and H; where heads are folded, the masks tell them, else B is B * H and H is 1."""
+    if q.dim() == 4:
+        return q.shape[0], q.shape[1]
+    batch = q.shape[0]
+    for mask in masks:
+        if mask is None:
+            continue
+        if mask.shape[1] > 1:
+            return q.shape[0] // mask.shape[1], mask.shape[1]
+        if 1 < mask.shape[0] < batch:
+            batch = mask.shape[0]
+    return batch, q.shape[0] // max(batch, 1)
+
+
+def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
+    """Crop a mask to the call, and view one of folded heads by batch element and head."""
+    batch, heads, queries, keys = extents
+    if mask.shape[:2] == (batch * heads, 1) and heads > 1:
+        mask = mask.unflatten(0, (batch, heads)).squeeze(2)
+    mask = mask[..., :queries, :keys]
+    for extent, wanted in zip(mask.shape, extents, strict=True):
+        if extent not in (1, wanted):
+            raise ValueError(
+                f"{who}: expected {name} for B={batch}, H={heads}, {queries} queries and {keys} "
+                f"keys, where any extent may be 1 and queries and keys more, got "
+                f"{list(mask.shape)} of them"
+            )
+    return mask
+
+
+def _view(x: Tensor, batch: int, heads: int) -> Tensor:
+    """Return [B, H, M, K] or [B * H, M, K] as [B, M, H, K]."""
+    by_head = x if x.dim() == 4 else x.unflatten(0, (batch, heads))
+    rows = by_head.transpose(1, 2)
+    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()

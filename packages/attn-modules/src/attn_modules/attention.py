@@ -1,0 +1,95 @@
+"""`Attention`, the base of every mechanism, and the flags by which its callers treat it."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from attn_modules.attention_mask import AttentionMask
+    from attn_modules.registry import AttentionConfig
+
+
+class Attention(nn.Module, ABC):
+    """Mix the rows of `v` for each row of `q`: one mechanism, without projections.
+
+    Shapes: q [B, H, Mq, K]; k [B, H, Mkv, K]; v [B, H, Mkv, Kv]; result [B, H, Mq, Kv]. Or all
+        of them [B * H, M, K], where batch element b's head h is row b * H + h.
+    dropout: the probability of dropping, active in training only.
+    Raises: ValueError if `dropout` is outside [0, 1].
+    """
+
+    requires_input_projection: ClassVar[bool] = True
+    """Queries, keys and values are to be projected first."""
+    requires_head_dimension: ClassVar[bool] = False
+    """It takes [B, H, M, K] only."""
+    supports_head_dimension: ClassVar[bool] = False
+    """It takes [B, H, M, K] too, so that heads need not be folded into the batch."""
+    requires_separate_masks: ClassVar[bool] = False
+    """Attention and key padding masks are to come apart, not merged."""
+    requires_same_k_q_dimensions: ClassVar[bool] = False
+    """There must be as many keys as queries."""
+    requires_skip_multi_head: ClassVar[bool] = False
+    """It takes [B, M, dim_model] and deals with heads by itself."""
+    requires_squared_context: ClassVar[bool] = False
+    """The number of queries must be a square, such as the pixels of a square image."""
+    supports_attention_mask: ClassVar[bool] = True
+    """`forward` takes `att_mask`."""
+    supports_key_padding_mask: ClassVar[bool] = False
+    """`forward` takes `key_padding_mask`."""
+
+    causal: bool = False
+    """Whether query i sees keys j <= i alone."""
+
+    def __init__(self, dropout: float | None = None) -> None:
+        super().__init__()
+        self.dropout = 0.0 if dropout is None else float(dropout)
+        if not 0.0 <= self.dropout <= 1.0:
+            raise ValueError(
+                f"{type(self).__name__}: expected dropout, a probability in [0, 1], got {dropout}"
+            )
+
+    @classmethod
+    def from_config(cls, config: AttentionConfig) -> Self:
+        """Make the mechanism that `config` describes; what is None there takes its default.
+
+        Modules and tensors in `config` are used as they are, not copied.
+        """
+        fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        del fields["name"]
+        return cls(**{name: value for name, value in fields.items() if value is not None})
+
+    @property
+    def active_dropout(self) -> float:
+        """The probability of dropping as of now: 0 in evaluation."""
+        return self.dropout if self.training else 0.0
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        att_mask: Tensor | AttentionMask | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attended values, in the layout of `q`.
+
+        att_mask: [Mq, Mkv], [B, Mq, Mkv], [B * H, Mq, Mkv] or [B, H, Mq, Mkv], where any extent
+            may be 1: bool, True keeps a key; or a float that is added to the scores; or an
+            `AttentionMask`. A larger one is cropped to the first Mq queries and Mkv keys.
+        key_padding_mask: [B, Mkv] or [B * H, Mkv]: bool, True keeps a key; or a float, 0 keeps and
+            -inf pads. A larger one is cropped. What a padded key holds, even NaN, changes nothing.
+        A query that sees no key gives 0.
+        Raises: ValueError if shapes do not fit; NotImplementedError if the mechanism cannot
+            honour a mask.
+        """
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows between the brackets."""
+        return f"dropout={self.dropout}" + (", causal=True" if self.causal else "")

@@ -1,0 +1,1 @@
+"""The mechanisms, one published one per file; their names are found in `attn_modules` itself."""
