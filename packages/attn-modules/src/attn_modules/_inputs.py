@@ -155,15 +155,16 @@ def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:
     """Return B and H; where heads are folded, the masks tell them, else B is B * H and H is 1."""
     if q.dim() == 4:
         return q.shape[0], q.shape[1]
-    batch = q.shape[0]
+    folded = batch = q.shape[0]
     for mask in masks:
         if mask is None:
             continue
-        if mask.shape[1] > 1:
-            return q.shape[0] // mask.shape[1], mask.shape[1]
-        if 1 < mask.shape[0] < batch:
-            batch = mask.shape[0]
-    return batch, q.shape[0] // max(batch, 1)
+        of_mask, heads_of_mask = mask.shape[:2]
+        if heads_of_mask > 1 and folded % heads_of_mask == 0:
+            return folded // heads_of_mask, heads_of_mask
+        if 1 < of_mask < batch and folded % of_mask == 0:
+            batch = of_mask
+    return batch, folded // max(batch, 1)
 
 
 def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
