@@ -295,3 +295,9 @@ def test_lengths_alone_do_not_move_sequences_that_have_places():
     with pytest.raises(TypeError, match="from_seqlens_padded_inplace"):
         info.from_seqlens_inplace([3, 3])
     assert info.seqstart.tolist() == [0, 8, 16]
+
+
+@pytest.mark.parametrize("lengths", [[2**31], [2**30, 2**30]])
+def test_lengths_that_int32_cannot_count_are_refused(lengths):
+    with pytest.raises(ValueError, match=r"below 2\*\*31 in all, got 2147483648"):
+        _SeqLenInfo.from_seqlens(lengths)

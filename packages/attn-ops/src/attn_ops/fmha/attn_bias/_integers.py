@@ -50,8 +50,8 @@ class Integers:
     def of(cls, numbers: Lengths, device: torch.device | str | None = None) -> Integers:
         """Put `numbers` on `device`; an int32 tensor that is there already is kept as it is.
 
-        Raises: ValueError if a tensor is not 1-D, or neither int32 nor int64; TypeError if one of
-        Python's numbers is no int.
+        Raises: ValueError if a tensor is not 1-D, or neither int32 nor int64, or one of Python's
+        numbers does not fit int32; TypeError if it is no int.
         """
         if not isinstance(numbers, Tensor):
             known = _checked_ints(numbers)
@@ -138,7 +138,14 @@ def _checked_ints(numbers: Sequence[int]) -> list[int]:
     for i, number in enumerate(numbers):
         if not hasattr(number, "__index__"):
             raise TypeError(f"attn_bias: expected lengths as Python ints, got {number!r} at {i}")
-    return [index(number) for number in numbers]
+    known = [index(number) for number in numbers]
+    for number in known:
+        if not -(2**31) <= number < 2**31:
+            raise ValueError(
+                f"attn_bias: expected lengths and rows below 2**31 in all, got {number}; split the "
+                "sequences over several calls"
+            )
+    return known
 
 
 def checked_lengths(
