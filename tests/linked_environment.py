@@ -1,0 +1,56 @@
+"""Makes environments that see distributions installed here, so that torch is downloaded once."""
+
+import sysconfig
+import venv
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+HERE = Path(sysconfig.get_path("purelib"))
+
+
+def create_linked_environment(folder: Path, distributions: Iterable[str]) -> Path:
+    """Make a virtual environment in `folder`, and return its interpreter.
+
+    It has, by links, pip, these distributions and all that they require, but nothing else.
+    """
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    links = folder / "links"
+    links.mkdir()
+    for name in _top_level_names(["pip", *distributions]):
+        (links / name).symlink_to(HERE / name)
+    # pip neither replaces nor removes what lies outside of its own site-packages.
+    (site / "links.pth").write_text(str(links))
+    return python
+
+
+def _top_level_names(distributions: Iterable[str]) -> set[str]:
+    """Return the files and folders of site-packages that hold these and their requirements."""
+    return {
+        file.parts[0]
+        for name in _with_requirements(distributions)
+        for file in metadata.distribution(name).files or ()
+        if file.parts[0] not in ("..", "__pycache__")
+    }
+
+
+def _with_requirements(distributions: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    left = list(distributions)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += _requirements(name)
+    return found
+
+
+def _requirements(distribution: str) -> Iterator[str]:
+    for text in metadata.requires(distribution) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement.name
