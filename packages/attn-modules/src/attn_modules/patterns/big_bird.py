@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from attn_modules.patterns._block_lists import compact
+from attn_modules.patterns._scrambling import scramble
 from attn_ops.fmha.attn_bias import BlockSparseMask
-
-_LOW_32_BITS: Final = 2**32 - 1
 
 
 def big_bird_block_mask(
@@ -128,11 +126,11 @@ def _draw(regions: _Regions, count: int, num_heads: int, seed: Tensor, *, causal
     before = regions.begin - regions.num_global
     free = before if causal else before + num_blocks - regions.end
     heads = torch.arange(num_heads, device=seed.device)[:, None]
-    row_code = _scramble(_scramble(_scramble(seed) ^ heads) ^ regions.rows)
+    row_code = scramble(scramble(scramble(seed) ^ heads) ^ regions.rows)
     chosen = row_code.new_full((num_heads, num_blocks, count), -1)
     for step in range(count):
         last = free - count + step
-        pick = (_scramble(row_code ^ step) * (last + 1).clamp(min=0)) >> 32
+        pick = (scramble(row_code ^ step) * (last + 1).clamp(min=0)) >> 32
         is_taken = (chosen == pick[..., None]).any(-1)
         chosen[..., step] = torch.where(last < 0, -1, torch.where(is_taken, last, pick))
     block = torch.where(
@@ -141,18 +139,6 @@ def _draw(regions: _Regions, count: int, num_heads: int, seed: Tensor, *, causal
         chosen - before[:, None] + regions.end[:, None],
     )
     return block.where(chosen >= 0, num_blocks)
-
-
-def _scramble(x: Tensor) -> Tensor:
-    """Map numbers below 2^32 onto such numbers, one to one and as if at random.
-
-    The multipliers are below 2^31, so that no product exceeds an int64.
-    Source: Wellons, Prospecting for Hash Functions, github.com/skeeto/hash-prospector.
-    """
-    x = x & _LOW_32_BITS
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _LOW_32_BITS
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & _LOW_32_BITS
-    return x ^ (x >> 15)
 
 
 def _entries(seen: Tensor, num_full_rows: int) -> tuple[Tensor, Tensor]:

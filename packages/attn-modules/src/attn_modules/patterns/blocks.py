@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from attn_ops.fmha.attn_bias import BlockSparseMask
 
-_MOST_PAIRS_AT_ONCE = 2**22
+_MOST_PAIRS_AT_ONCE: Final = 2**20
+"""Of blocks, where lists are found by a matrix product."""
 
 
 def local_1d_block_mask(attn_size: int, window_size: int, block_size: int) -> BlockSparseMask:
@@ -121,8 +122,8 @@ def alibi_block_mask(
 def _band(attn_size: int, reach: int, block_size: int) -> BlockSparseMask:
     """Show tokens up to `reach` away; none if it is negative."""
     count = _block_lists.num_blocks(attn_size, block_size)
-    reach_blocks = min(math.ceil(reach / block_size), count) if reach >= 0 else -1
-    across = torch.arange(-reach_blocks, reach_blocks + 1)
+    width = 2 * min(math.ceil(reach / block_size), count) + 1 if reach >= 0 else 0
+    across = torch.arange(width) - width // 2
     rows = torch.arange(count).repeat_interleave(len(across))
     columns = rows + across.repeat(count)
     is_inside = (columns >= 0) & (columns < count)

@@ -64,8 +64,11 @@ def mask_to_layout(mask: BlockSparseMask, key_blocks: int) -> Tensor:
     heads, rows = mask.offsets.shape[0], mask.offsets.shape[1] - 1
     lengths = mask.offsets.diff(dim=1).flatten()
     row = torch.arange(heads * rows, device=lengths.device).repeat_interleave(lengths)
+    # A cropped mask has entries between its lists, so that each list has its own place.
+    skipped = mask.offsets[:, :-1].flatten() - (lengths.cumsum(0) - lengths)
+    entry = torch.arange(len(row), device=lengths.device) + skipped[row]
     layout = torch.zeros(heads * rows, key_blocks, dtype=torch.bool, device=lengths.device)
-    layout[row, mask.indices[: len(row)].long()] = True
+    layout[row, mask.indices[entry].long()] = True
     return layout.unflatten(0, (heads, rows))
 
 
