@@ -76,7 +76,7 @@ def read_inputs(
             "queries"
         )
     mask = None if att_mask is None else _four_axes(who, att_mask)
-    padding = None if key_padding_mask is None else _kept(who, key_padding_mask)
+    padding = None if key_padding_mask is None else kept_keys(who, key_padding_mask)
     batch, heads = _batch_and_heads(q, mask, padding)
     extents = (batch, heads, q.shape[-2], k.shape[-2])
     if mask is not None:
@@ -138,7 +138,7 @@ def _four_axes(who: str, att_mask: Tensor | AttentionMask) -> Tensor:
     return mask[None, None] if mask.dim() == 2 else mask.unsqueeze(1)
 
 
-def _kept(who: str, key_padding_mask: Tensor) -> Tensor:
+def kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
     """Return a key padding mask as bool [n, 1, 1, Mkv], where n is B, B * H or 1."""
     mask = key_padding_mask.squeeze(1) if key_padding_mask.dim() == 3 else key_padding_mask
     if mask.dim() != 2 or not (mask.dtype == torch.bool or mask.is_floating_point()):
