@@ -240,6 +240,9 @@ void test_accepted() {
   run(Base::kPaged, [](Calls& c) {  // no keys need no pages, whatever their size
     for (int64_t s = 0; s < 3; ++s) c.arrays.k_len.set(s, 0);
     c.mask.pages.page_size = INT64_MAX;
+    size_t bytes = 0;  // for as many keys as such a page may hold, which need no memory here
+    CHECK(attn_attention_backward_workspace(&c.backward, &bytes, &c.error) == ATTN_OK);
+    c.mask.sequences.max_k_len = 1;
   });
   run(Base::kBlocks, [](Calls& c) {  // one block of everything
     c.mask.blocks.block_size = INT64_MAX;
