@@ -70,7 +70,9 @@ def test_heads_have_their_own_padding():
 
 def test_what_does_not_fit_is_refused():
     x = drawn(1, 12, 3)
-    with pytest.raises(ValueError, match="expected a square number of queries.* got 12; pad to 16"):
+    with pytest.raises(
+        ValueError, match=r"expected a square number of queries.* got 12; pad to 16"
+    ):
         Pooling()(x, x, x)
     for arguments in ((0,), (3, 0), (3, 1, 2), (3, 1, -1)):
         with pytest.raises(ValueError, match="expected pool_size and stride of at least 1"):

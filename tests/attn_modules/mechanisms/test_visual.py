@@ -70,7 +70,7 @@ def test_heads_are_images_of_their_own(attention):
 
 def test_what_does_not_fit_is_refused(attention):
     x = drawn(1, 15, 4)
-    with pytest.raises(ValueError, match="Visual: expected a square number of queries.* got 15"):
+    with pytest.raises(ValueError, match=r"Visual: expected a square number of queries.* got 15"):
         attention(x, x, x)
     with pytest.raises(ValueError, match=r"as wide as dim_model=4, got \[1, 15, 3\]"):
         attention(*[x[..., :3]] * 3)

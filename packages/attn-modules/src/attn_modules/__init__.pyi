@@ -27,6 +27,7 @@ from .mechanisms.random import RandomAttention as RandomAttention
 from .mechanisms.scaled_dot_product import ScaledDotProduct as ScaledDotProduct
 from .mechanisms.visual import Visual as Visual
 from .multi_head_dispatch import MultiHeadDispatch as MultiHeadDispatch
+from .multi_head_dispatch import MultiHeadDispatchConfig as MultiHeadDispatchConfig
 from .registry import ATTENTION_REGISTRY as ATTENTION_REGISTRY
 from .registry import AttentionConfig as AttentionConfig
 from .registry import build_attention as build_attention
