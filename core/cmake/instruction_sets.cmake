@@ -6,8 +6,8 @@
 set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
                       -fno-rtti -fno-lto)
 if(ATTN_SANITIZE)
-  # Instrumented code at -O3 takes minutes to compile, and finds no more.
-  list(APPEND attn_kernel_flags -O1 -g1)
+  # As the rest of an instrumented build; whole kernels in one function compile slowest.
+  list(APPEND attn_kernel_flags -O1 -fno-inline-functions-called-once)
 endif()
 
 set(attn_isa_scalar_flags "")
