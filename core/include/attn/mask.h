@@ -77,8 +77,7 @@ typedef struct attn_mask {
      aligned to its element; i and j count the rows of query and key as they lie in memory. Added
      to the scaled scores in the query's dtype or float32; or bool: true keeps a key. At or below
      -FLT_MAX / log2(e) (-DBL_MAX for double) it counts as -infinity, and above its opposite as
-     infinity. Exclude keys with -infinity or bool rather than with a large number: gradients come
-     from a float32 lse, which next to 1e6 or more has lost the number of the keys. */
+     infinity. Scores added to a large number are rounded to its last place. */
   const attn_tensor* bias;
   attn_dropout dropout;
   attn_sequences sequences;

@@ -215,6 +215,8 @@ struct BackwardProblem : Problem {
   bool grad_bias_sums_b = false, grad_bias_sums_h = false, grad_bias_sums_m = false,
        grad_bias_sums_n = false;
   HeadParameters grad_slopes, grad_table, grad_sink;  // written where present
+  // The kernels' own, in their workspace: a large lse in two numbers, to base 2.
+  RowScalars lse_maximum, lse_rest;
 };
 
 }  // namespace attn

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/gradient_tile-inl.h"
+#include "cpu/kernels/score_gradients-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {

@@ -46,6 +46,66 @@ class GradientTile {
   template <bool kAsUnits>
   void compute(const BackwardProblem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
                const QueryTile<Op>& tile, int64_t offset, int64_t n, bool excludes_blocks) {
+    multiply_queries(p, w, block, tile, offset, n);
+    Product<Op> product;
+    product.c_stride = kTileQueries;
+    product.rows = n;
+    product.columns = product.b_columns = tile.n;
+    product.a = block.values + offset * w.value_units;
+    product.a_stride = w.value_units;
+    product.b = tile.grad_out;
+    product.b_depth = product.depth = units_of<Op>(p.Kv);
+    product.c = grad_scores;
+    multiply(product);
+
+    const int64_t begin = block.begin + offset;
+    const bool masked = load_ranges(tile, begin, n);
+    load_bias(p, tile, begin, n, excludes_blocks);
+    if (dropout_) load_dropout(p, tile, begin, n);
+    const Factors factors(p);
+    if (element_bytes(p.out.dtype) == 2) sum_few_keys(p, tile, begin, n, factors);
+    if (masked || biased_ || p.softcap > 0 || tile.has_large_lse) {
+      differentiate<kAsUnits, true>(tile, n, factors);
+    } else {
+      differentiate<kAsUnits, false>(tile, n, factors);
+    }
+  }
+
+  // Lets the online softmax of each row see the block's keys: `total` is the sum of
+  // 2^(score - maximum). Both are [kTileQueries].
+  void add_to_softmax(const Problem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
+                      const QueryTile<Op>& tile, Real* maximum, Real* total) {
+    multiply_queries(p, w, block, tile, 0, block.n);
+    load_ranges(tile, block.begin, block.n);
+    load_bias(p, tile, block.begin, block.n, static_cast<bool>(p.blocks));
+    const Arrays arrays = arrays_of(tile);
+    const Factors factors(p);
+    const auto excluded = S::set1(-kInfinity<Real>);
+    for (int64_t r = 0; r < tile.n; r += S::kWidth) {
+      const auto before = S::load(maximum + r);
+      auto most = before;
+      for (int64_t key = 0; key < block.n; ++key) {
+        typename S::Vec slope;
+        const auto x = exclude(arrays, key, r, score<true>(arrays, key, r, factors, slope));
+        most = S::max(x, most);
+        S::store(probabilities + key * kTileQueries + r, x);
+      }
+      // With nothing seen yet any finite reference serves.
+      const auto reference = S::select(S::equal(most, excluded), S::set1(0), most);
+      auto sum = S::mul(S::load(total + r), S::exp2(S::sub(before, reference)));
+      for (int64_t key = 0; key < block.n; ++key) {
+        const auto x = S::load(probabilities + key * kTileQueries + r);
+        sum = S::add(sum, S::exp2(S::sub(x, reference)));
+      }
+      S::store(maximum + r, most);
+      S::store(total + r, sum);
+    }
+  }
+
+ private:
+  // The products of keys and queries take the place of the probabilities.
+  void multiply_queries(const Problem& p, const GradientWidths<Op>& w, const KeyBlock<Op>& block,
+                        const QueryTile<Op>& tile, int64_t offset, int64_t n) {
     Product<Op> product;
     product.c_stride = kTileQueries;
     product.rows = n;
@@ -56,28 +116,8 @@ class GradientTile {
     product.b_depth = product.depth = units_of<Op>(p.K);
     product.c = probabilities;
     multiply(product);
-    product.a = block.values + offset * w.value_units;
-    product.a_stride = w.value_units;
-    product.b = tile.grad_out;
-    product.b_depth = product.depth = units_of<Op>(p.Kv);
-    product.c = grad_scores;
-    multiply(product);
-
-    const int64_t begin = block.begin + offset;
-    const bool masked = load_ranges(tile, begin, n);
-    biased_ = has_score_bias(p) || excludes_blocks;
-    load_weights(p, tile, begin, n);
-    const Factors factors{static_cast<Real>(p.scale * kLog2E),
-                          static_cast<Real>(p.softcap * kLog2E)};
-    if (element_bytes(p.out.dtype) == 2) sum_few_keys(p, tile, begin, n, factors);
-    if (masked || biased_ || p.softcap > 0) {
-      differentiate<kAsUnits, true>(tile, n, factors);
-    } else {
-      differentiate<kAsUnits, false>(tile, n, factors);
-    }
   }
 
- private:
   // Returns whether the band excludes any key of the tile from any row.
   bool load_ranges(const QueryTile<Op>& tile, int64_t begin, int64_t n) {
     bool masked = false;
@@ -92,26 +132,28 @@ class GradientTile {
     return masked;
   }
 
-  void load_weights(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n) {
-    if (biased_) {
-      for (int64_t r = 0; r < tile.n; ++r) {
-        const QueryRow at = tile.query(p, r);
-        load_bias_row_with_blocks<S>(by_row_ + r * kTileKeys, p,
-                                     {tile.sequence, at.h, at.i, begin, n});
-      }
-      transpose_tile(bias_, tile.n, n);
+  void load_bias(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
+                 bool excludes_blocks) {
+    biased_ = has_score_bias(p) || excludes_blocks;
+    if (!biased_) return;
+    for (int64_t r = 0; r < tile.n; ++r) {
+      const QueryRow at = tile.query(p, r);
+      load_bias_row_with_blocks<S>(by_row_ + r * kTileKeys, p,
+                                   {tile.sequence, at.h, at.i, begin, n});
     }
-    if (dropout_) {
-      for (int64_t r = 0; r < tile.n; ++r) {
-        const QueryRow at = tile.query(p, r);
-        load_dropout_row(by_row_ + r * kTileKeys, p.dropout, {tile.sequence, at.h, at.i, begin, n});
-      }
-      // The row that an odd last one is paired with must not multiply by what lies there.
-      if (tile.n % Op::kDepth != 0) {
-        for (int64_t c = 0; c < n; ++c) by_row_[tile.n * kTileKeys + c] = 0;
-      }
-      transpose_tile(dropout_, tile.n, n);
+    transpose_tile(bias_, tile.n, n);
+  }
+
+  void load_dropout(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n) {
+    for (int64_t r = 0; r < tile.n; ++r) {
+      const QueryRow at = tile.query(p, r);
+      load_dropout_row(by_row_ + r * kTileKeys, p.dropout, {tile.sequence, at.h, at.i, begin, n});
     }
+    // The row that an odd last one is paired with must not multiply by what lies there.
+    if (tile.n % Op::kDepth != 0) {
+      for (int64_t c = 0; c < n; ++c) by_row_[tile.n * kTileKeys + c] = 0;
+    }
+    transpose_tile(dropout_, tile.n, n);
   }
 
   void transpose_tile(Real* to, int64_t rows, int64_t columns) {
@@ -131,7 +173,8 @@ class GradientTile {
   struct Arrays {
     Real* probabilities;
     Real* grad_scores;
-    const Real* lse;
+    const Real* lse_maximum;
+    const Real* lse_rest;  // null: 0
     const Real* delta;
     const Real* begin;
     const Real* end;
@@ -140,15 +183,25 @@ class GradientTile {
   };
 
   Arrays arrays_of(const QueryTile<Op>& tile) const {
-    return {
-        probabilities, grad_scores, tile.lse, tile.delta, begin_, end_, biased_ ? bias_ : nullptr,
-        dropout_};
+    return {probabilities,
+            grad_scores,
+            tile.lse_maximum,
+            tile.has_large_lse ? tile.lse_rest : nullptr,
+            tile.delta,
+            begin_,
+            end_,
+            biased_ ? bias_ : nullptr,
+            dropout_};
   }
 
   // To base 2.
   struct Factors {
     Real scale;
     Real softcap;  // 0: none
+
+    explicit Factors(const Problem& p)
+        : scale(static_cast<Real>(p.scale * kLog2E)),
+          softcap(static_cast<Real>(p.softcap * kLog2E)) {}
   };
 
   // A row that sees no more keys than this, all of them in one tile, has its delta summed from P
@@ -206,6 +259,34 @@ class GradientTile {
     }
   }
 
+  // Scores of a vector of rows against one key, in base 2, and the slopes of their cap.
+  template <bool kMasked>
+  [[gnu::always_inline]] static typename S::Vec score(const Arrays& a, int64_t key, int64_t r,
+                                                      Factors factors, typename S::Vec& cap_slope) {
+    const int64_t at = key * kTileQueries + r;
+    auto x = S::mul(S::load(a.probabilities + at), S::set1(factors.scale));
+    cap_slope = S::set1(1);
+    if (kMasked && factors.softcap > 0) {
+      const auto t = tanh<S>(S::div(x, S::set1(factors.softcap)));
+      x = S::mul(t, S::set1(factors.softcap));
+      cap_slope = S::sub(cap_slope, S::mul(t, t));
+    }
+    if (kMasked && a.bias) x = S::add(x, S::load(a.bias + at));
+    return x;
+  }
+
+  // x, but -infinity where the mask excludes the key, which may have scored NaN.
+  [[gnu::always_inline]] static typename S::Vec exclude(const Arrays& a, int64_t key, int64_t r,
+                                                        typename S::Vec x) {
+    const auto excluded = S::set1(-kInfinity<Real>);
+    const auto column = S::set1(static_cast<Real>(key));
+    x = S::select(S::less(column, S::load(a.begin + r)), excluded, x);
+    x = S::select(S::less(column, S::load(a.end + r)), x, excluded);
+    if (!a.bias) return x;
+    const auto bias = S::load(a.bias + key * kTileQueries + r);
+    return S::select(S::equal(bias, excluded), excluded, x);
+  }
+
   // dS of a vector of rows against one key, with what is excluded at 0; `dropped` likewise gets the
   // probabilities as the output saw them. kCapped: of the scores before their cap.
   template <bool kMasked, bool kCapped>
@@ -214,15 +295,12 @@ class GradientTile {
                                                                typename S::Vec delta,
                                                                typename S::Vec& dropped) {
     const int64_t at = key * kTileQueries + r;
-    auto x = S::mul(S::load(a.probabilities + at), S::set1(factors.scale));
-    auto cap_slope = S::set1(1);
-    if (kMasked && factors.softcap > 0) {
-      const auto t = tanh<S>(S::div(x, S::set1(factors.softcap)));
-      x = S::mul(t, S::set1(factors.softcap));
-      if (kCapped) cap_slope = S::sub(cap_slope, S::mul(t, t));
-    }
-    if (kMasked && a.bias) x = S::add(x, S::load(a.bias + at));
-    const auto p = S::exp2(S::sub(x, S::load(a.lse + r)));
+    typename S::Vec cap_slope;
+    auto x = score<kMasked>(a, key, r, factors, cap_slope);
+    x = S::sub(x, S::load(a.lse_maximum + r));
+    if (kMasked && a.lse_rest) x = S::sub(x, S::load(a.lse_rest + r));
+    if (kMasked) x = exclude(a, key, r, x);
+    const auto p = S::exp2(x);
     auto grad = S::load(a.grad_scores + at);
     dropped = p;
     if (a.dropout) {
@@ -232,19 +310,9 @@ class GradientTile {
     }
     grad = S::mul(p, S::sub(grad, delta));
     if (kMasked) {
-      grad = S::mul(grad, cap_slope);
-      // Selected rather than multiplied: an excluded key may have scored NaN.
-      const auto zero = S::set1(0);
-      const auto column = S::set1(static_cast<Real>(key));
-      const auto before = S::less(column, S::load(a.begin + r));
-      const auto within = S::less(column, S::load(a.end + r));
-      dropped = S::select(within, S::select(before, zero, dropped), zero);
-      grad = S::select(within, S::select(before, zero, grad), zero);
-      if (a.bias) {
-        const auto excluded = S::equal(S::load(a.bias + at), S::set1(-kInfinity<Real>));
-        dropped = S::select(excluded, zero, dropped);
-        grad = S::select(excluded, zero, grad);
-      }
+      if (kCapped) grad = S::mul(grad, cap_slope);
+      // Selected rather than multiplied: the value of an excluded key may be NaN.
+      grad = S::select(S::equal(x, S::set1(-kInfinity<Real>)), S::set1(0), grad);
     }
     return grad;
   }
@@ -270,38 +338,6 @@ class GradientTile {
   Real* bias_;           // [kTileKeys, kTileQueries], in base 2; null without bias
   Real* dropout_;        // likewise the factors; null without dropout
   bool biased_ = false;  // whether the tile at hand has biases
-};
-
-// Where a pass that only sums dS works: a tile of keys, a tile of query rows, and what they make.
-template <class Op>
-struct ScoreGradients {
-  KeyBlock<Op> keys;
-  QueryTile<Op> queries;
-  GradientTile<Op> tile;
-  const char** rows;  // [max(kTileKeys, kTileQueries)]
-
-  ScoreGradients(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
-      : keys(scratch, w, kTileKeys),
-        queries(scratch, w),
-        tile(scratch, p),
-        rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
-
-  // dS of the placed query rows against the keys from `begin` on, with the queries loaded.
-  // Returns whether any of them is seen.
-  bool compute(const BackwardProblem& p, const GradientWidths<Op>& w, int64_t begin) {
-    const Sequence& sequence = queries.sequence;
-    keys.begin = begin;
-    keys.n = smaller(kTileKeys, sequence.Mkv - begin);
-    if (keys.n <= 0 || !queries.sees(p, begin, begin + keys.n)) return false;
-    keys.load(p, w, rows, sequence, queries.key_head);
-    tile.template compute<false>(p, w, keys, queries, 0, keys.n, static_cast<bool>(p.blocks));
-    return true;
-  }
-
-  // One key's dS, by query row.
-  const typename Op::S::Real* row(int64_t key) const {
-    return tile.grad_scores + key * kTileQueries;
-  }
 };
 
 }  // namespace

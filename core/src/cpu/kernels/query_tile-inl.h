@@ -73,15 +73,41 @@ typename S::Real row_delta(const BackwardProblem& p, const Sequence& sequence, Q
   return p.grad_lse ? sum - row_scalar<Real>(p.grad_lse, sequence, at) : sum;
 }
 
+// Beyond this a float32 lse may be off by more than 2^-12, and a probability by as large a part.
+constexpr double kLargeLse = 4096;
+
+template <class Real>
+bool is_large(Real lse) {
+  const Real size = lse < 0 ? -lse : lse;
+  return size > Real(kLargeLse) && size < kInfinity<Real>;
+}
+
+// A row's lse to base 2 as the sum of two numbers: P = 2^((score - maximum) - rest).
+template <class Real>
+struct SplitLse {
+  Real maximum;
+  Real rest;  // 0 unless the lse is large
+};
+
+// Of a row that sees keys; large ones were split before.
+template <class Real>
+SplitLse<Real> split_lse(const BackwardProblem& p, const Sequence& sequence, QueryRow at) {
+  const Real lse = row_scalar<Real>(p.lse, sequence, at);
+  if (!is_large(lse)) return {lse * static_cast<Real>(kLog2E), 0};
+  return {row_scalar<Real>(p.lse_maximum, sequence, at),
+          row_scalar<Real>(p.lse_rest, sequence, at)};
+}
+
 // What one query row adds to its head's dSink: dS of a key whose value is 0.
 template <class S>
 typename S::Real grad_sink_of_row(const BackwardProblem& p, const Sequence& sequence, QueryRow at) {
   using Real = typename S::Real;
-  const Real lse = row_scalar<Real>(p.lse, sequence, at);
-  if (lse == -kInfinity<Real>) return 0;
+  if (row_scalar<Real>(p.lse, sequence, at) == -kInfinity<Real>) return 0;
+  const SplitLse<Real> lse = split_lse<Real>(p, sequence, at);
   const Real sink = read_score<Real>(p.sink.at(at.h), p.sink.dtype);
   Real probability[S::kWidth];
-  S::store(probability, S::exp2(S::set1((sink - lse) * static_cast<Real>(kLog2E))));
+  S::store(probability,
+           S::exp2(S::set1(sink * static_cast<Real>(kLog2E) - lse.maximum - lse.rest)));
   return -probability[0] * row_delta<S>(p, sequence, at, query_row_of(p.grad_out, sequence, at));
 }
 
@@ -101,7 +127,10 @@ struct QueryTile {
   Unit* queries_stacked;   // depth is query rows
   Unit* grad_out_stacked;  // depth is query rows
   bool queries_finite = true, grad_out_finite = true;
-  Real* lse;    // [kTileQueries], in base 2; +infinity where nothing is seen: P is 0 there
+  // [kTileQueries], split; the maximum is +infinity where nothing is seen: P is 0 there.
+  Real* lse_maximum;
+  Real* lse_rest;
+  bool has_large_lse = false;
   Real* delta;  // [kTileQueries]: rowsum(dO * O) - dLSE
 
   QueryTile(Scratch& scratch, const GradientWidths<Op>& w) {
@@ -112,7 +141,8 @@ struct QueryTile {
         scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
     grad_out_stacked =
         scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.value_columns));
-    lse = scratch.take<Real>(kTileQueries);
+    lse_maximum = scratch.take<Real>(kTileQueries);
+    lse_rest = scratch.take<Real>(kTileQueries);
     delta = scratch.take<Real>(kTileQueries);
   }
 
@@ -146,16 +176,22 @@ struct QueryTile {
     return any;
   }
 
-  // What computing P and dS takes.
-  void load(const BackwardProblem& p, const char** rows) {
+  // What computing scores takes.
+  void load_queries(const Problem& p, const char** rows) {
     query_rows(rows, p, p.query, sequence, key_head, first, n);
     pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
+  }
+
+  // What computing P and dS takes.
+  void load(const BackwardProblem& p, const char** rows) {
+    load_queries(p, rows);
     query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
     pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
+    has_large_lse = false;
     for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
     for (int64_t r = n; r < kTileQueries; ++r) {
-      lse[r] = kInfinity<Real>;
-      delta[r] = 0;
+      lse_maximum[r] = kInfinity<Real>;
+      lse_rest[r] = delta[r] = 0;
     }
   }
 
@@ -171,7 +207,10 @@ struct QueryTile {
   void load_row(const BackwardProblem& p, int64_t r, const char* grad_out_row) {
     const QueryRow at = query(p, r);
     const Real natural = row_scalar<Real>(p.lse, sequence, at);
-    lse[r] = natural == -kInfinity<Real> ? kInfinity<Real> : natural * static_cast<Real>(kLog2E);
+    const SplitLse<Real> lse = split_lse<Real>(p, sequence, at);
+    lse_maximum[r] = natural == -kInfinity<Real> ? kInfinity<Real> : lse.maximum;
+    lse_rest[r] = lse.rest;
+    has_large_lse |= is_large(natural);
     delta[r] = row_delta<S>(p, sequence, at, grad_out_row);
   }
 };

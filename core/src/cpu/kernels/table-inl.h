@@ -8,6 +8,7 @@
 #include "cpu/kernels/forward-inl.h"
 #include "cpu/kernels/merge-inl.h"
 #include "cpu/kernels/parameter_gradients-inl.h"
+#include "cpu/kernels/split_lse-inl.h"
 #include "cpu/simd/vec_array.h"
 
 namespace attn::cpu {
@@ -46,20 +47,29 @@ struct Kernels {
       if (tiles) tiled_forward<Op>(p, workspace, runner);
     });
   }
-  static size_t backward_workspace(const BackwardProblem& p, int workers) {
-    return with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      const int64_t biases = larger(bias_gradient_workspace<Op>(p, workers),
-                                    parameter_gradients_workspace<Op>(p, workers));
-      return static_cast<size_t>(larger(attention_backward_workspace<Op>(p, workers), biases));
+  // The passes of a backward take turns with what the split lses leave of the workspace.
+  static size_t backward_workspace(const BackwardProblem& problem, int workers) {
+    return with_operand<S, BFloat16Operand>(problem.query.dtype, [&]<class Op>() {
+      BackwardProblem p = problem;
+      Scratch shared(nullptr);
+      place_split_lses<Op>(p, shared);
+      const int64_t sums = larger(bias_gradient_workspace<Op>(p, workers),
+                                  parameter_gradients_workspace<Op>(p, workers));
+      const int64_t passes = larger(split_lses_workspace<Op>(p, workers),
+                                    attention_backward_workspace<Op>(p, workers));
+      return static_cast<size_t>(shared.used() + larger(passes, sums));
     });
   }
-  static void backward(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
-    with_operand<S, BFloat16Operand>(p.query.dtype, [&]<class Op>() {
-      if (p.grad_query || p.grad_key || p.grad_value) {
-        attention_backward<Op>(p, workspace, runner);
-      }
-      if (p.grad_bias) bias_gradient<Op>(p, workspace, runner);
-      if (wants_parameters(p)) parameter_gradients<Op>(p, workspace, runner);
+  static void backward(const BackwardProblem& problem, void* workspace, const TaskRunner& runner) {
+    with_operand<S, BFloat16Operand>(problem.query.dtype, [&]<class Op>() {
+      BackwardProblem p = problem;
+      Scratch shared(workspace);
+      place_split_lses<Op>(p, shared);
+      void* rest = shared.take<char>(0);
+      split_large_lses<Op>(p, rest, runner);
+      if (p.grad_query || p.grad_key || p.grad_value) attention_backward<Op>(p, rest, runner);
+      if (p.grad_bias) bias_gradient<Op>(p, rest, runner);
+      if (wants_parameters(p)) parameter_gradients<Op>(p, rest, runner);
     });
   }
   static void merge_forward(const MergeForwardProblem& p, const TaskRunner& runner) {

@@ -53,8 +53,7 @@ def memory_efficient_attention(
         tensor [B, Hq, Mq, Mkv] ([B, Mq, Mkv] and [B, G, H, Mq, Mkv] for the other layouts) where
         any extent may be 1; its gradient has its own shape. A number at or below the lowest
         float32 / log2(e), such as `torch.finfo`'s `min` of float32 or bfloat16, counts as -inf
-        (for float64 queries only the lowest float64 does). To exclude a whole row use -inf or bool:
-        beyond 1e6 the gradients of a row that sees only such numbers lose their scale.
+        (for float64 queries only the lowest float64 does).
     p: the probability of dropping, always active if positive; drawn from torch's CPU generator,
         so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p).
     scale: default K ** -0.5.
