@@ -132,7 +132,7 @@ def _block_pattern(blocks: Blocks, places: Places) -> Tensor:
     counts = offsets.diff(dim=1).reshape(-1)
     lists = torch.repeat_interleave(torch.arange(heads * rows), counts)
     entries = torch.cat([indices[starts[0] : starts[-1]] for starts in offsets.tolist()])
-    pattern.view(heads * rows, -1)[lists, entries] = True
+    pattern.view(heads * rows, last + 1)[lists, entries] = True
     return pattern
 
 
