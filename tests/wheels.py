@@ -85,12 +85,14 @@ def build_wheel() -> Path:
     folder = REPOSITORY / "build" / "wheel" / source_key()
     with locked(folder):
         if not list(folder.glob("*.whl")):
+            folder.mkdir(exist_ok=True)
             finder = str(REPOSITORY / "bindings" / "find_torch_include.py")
             run(
                 [sys.executable, "-m", "build", "--outdir", str(folder), "packages/attn-ops"],
                 cwd=REPOSITORY,
                 ATTN_TORCH_INCLUDE=run([sys.executable, finder], cwd=REPOSITORY).strip(),
                 SOURCE_DATE_EPOCH=BUILD_TIME,
+                TMPDIR=str(folder),  # where ./dev's ccache knows sources again
             )
     (built,) = folder.glob("*.whl")
     return built

@@ -74,6 +74,11 @@ def test_core_exports_the_c_abi_only(unpacked):
     assert not {name for name in dynamic_section(library, "NEEDED") if "omp" in name}
 
 
+def test_core_names_no_source_file(unpacked):
+    # Objects that ccache compiled in another folder are then the same as those compiled anew.
+    assert b"core/src" not in (unpacked / "attn_ops" / "lib" / "libattn.so.0").read_bytes()
+
+
 def test_extension_exports_its_entry_point_only(unpacked):
     (extension,) = (unpacked / "attn_ops").glob("_native.*.so")
     assert strong_symbols(extension) == {"PyInit__native"}
