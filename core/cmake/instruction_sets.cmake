@@ -6,8 +6,9 @@
 set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
                       -fno-rtti -fno-lto)
 if(ATTN_SANITIZE)
-  # As the rest of an instrumented build; whole kernels in one function compile slowest.
-  list(APPEND attn_kernel_flags -O1 -fno-inline-functions-called-once)
+  # At -O1 like the rest of an instrumented build; whole kernels in one function compile slowest.
+  list(REMOVE_ITEM attn_kernel_flags -O3)
+  list(APPEND attn_kernel_flags -fno-inline-functions-called-once)
 endif()
 
 set(attn_isa_scalar_flags "")
