@@ -170,7 +170,11 @@ def _weights(log_scale: Tensor, log_weight: Tensor | None, n: int) -> _Weights |
     carried, absorbed = (starts - running).exp_(), (log_weight - ends).exp_()
     kept = (starts - ends).exp_()
     return _Weights(
-        within, carried[..., None], absorbed[..., None], kept[..., None], ends[:, -1, 0]
+        within,
+        carried[..., None],
+        absorbed[..., None],
+        kept[..., None],
+        ends[:, -1, 0].contiguous(),
     )
 
 

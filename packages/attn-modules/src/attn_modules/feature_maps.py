@@ -217,9 +217,9 @@ def draw_vectors(
     directions = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
     vectors = directions.transpose(0, 1).reshape(dim_head, -1)[:, :count]
     if not random_lengths:
-        return vectors * math.sqrt(dim_head)
+        return (vectors * math.sqrt(dim_head)).contiguous()
     gaussian = torch.randn(dim_head, count, generator=generator, dtype=torch.float64)
-    return vectors * gaussian.norm(dim=0)
+    return (vectors * gaussian.norm(dim=0)).contiguous()
 
 
 def _generator(seed: int, drawing: int) -> torch.Generator:
@@ -241,7 +241,7 @@ def _redraw_if_due(
     """Return the vectors for the call after `num_calls` others; compiled graphs hold one node."""
     drawing, since = divmod(int(num_calls), period)
     if since or not drawing:
-        return vectors.clone()
+        return vectors.clone(memory_format=torch.contiguous_format)
     dim_head, count = vectors.shape
     generator = _generator(int(seed), drawing)
     drawn = draw_vectors(dim_head, count, random_lengths=random_lengths, generator=generator)
@@ -250,4 +250,4 @@ def _redraw_if_due(
 
 @_redraw_if_due.register_fake
 def _(vectors: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(vectors)
+    return vectors.new_empty(vectors.shape)
