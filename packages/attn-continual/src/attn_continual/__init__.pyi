@@ -1,0 +1,10 @@
+# The public names and where they are defined: read by type checkers and, at run time, by __init__.
+from .call_mode import CallMode as CallMode
+from .call_mode import call_mode as call_mode
+from .continual_module import ContinualModule as ContinualModule
+from .continual_module import ModuleState as ModuleState
+from .relative_attention import GroupedLinear as GroupedLinear
+from .relative_attention import RelativeAttention as RelativeAttention
+from .single_output import SingleOutputMultiheadAttention as SingleOutputMultiheadAttention
+
+__version__: str

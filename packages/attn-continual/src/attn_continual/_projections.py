@@ -1,0 +1,111 @@
+"""The projections and mask conventions of `torch.nn.MultiheadAttention`, for its parameters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, multi_head_attention_forward
+
+
+class Projected(NamedTuple):
+    """Queries, keys and values by head, [N, T, H, head_dim]."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def project(
+    mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor | None
+) -> Projected:
+    """Project [N, T, features] with the layer's weights; `value` defaults to `key`."""
+    value = key if value is None else value
+    heads = (mha.num_heads, mha.head_dim)
+    if mha.in_proj_weight is not None and query is key is value:
+        rows = linear(query, mha.in_proj_weight, mha.in_proj_bias)
+        q, k, v = rows.unflatten(-1, (3, *heads)).unbind(-3)
+        return Projected(q, k, v)
+    if mha.in_proj_weight is not None:
+        weights = mha.in_proj_weight.chunk(3)
+    else:
+        weights = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
+    biases = (None,) * 3 if mha.in_proj_bias is None else mha.in_proj_bias.chunk(3)
+    return Projected(
+        *(
+            linear(x, weight, bias).unflatten(-1, heads)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+    )
+
+
+def torch_padding(key_padding_mask: Tensor) -> Tensor:
+    """Return torch's key padding mask as bool, True hiding a key.
+
+    Raises: ValueError if it is not bool.
+    """
+    if key_padding_mask.dtype != torch.bool:
+        raise ValueError(
+            "key_padding_mask: expected a bool tensor, True hiding a key, got "
+            f"{key_padding_mask.dtype}"
+        )
+    return key_padding_mask
+
+
+def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: int) -> Tensor:
+    """Return a query's row of torch's mask of a window, as what is added: [N or 1, H or 1, L].
+
+    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
+    """
+    if attn_mask.dim() not in (2, 3) or attn_mask.shape[-2:] != (length, length):
+        raise ValueError(
+            f"attn_mask: expected [{length}, {length}], the window's, or with N * num_heads in "
+            f"front, got {list(attn_mask.shape)}"
+        )
+    row = attn_mask[..., query_index, :]
+    if row.dtype == torch.bool:
+        row = torch.zeros(row.shape, device=row.device).masked_fill(row, -torch.inf)
+    return row[None, None] if row.dim() == 1 else row.unflatten(0, (-1, num_heads))
+
+
+def torch_attention(
+    mha: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None,
+    need_weights: bool,
+    attn_mask: Tensor | None,
+    average_attn_weights: bool,
+    is_causal: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Run torch's own attention on [N, T, features] rows: it can return the weights."""
+    is_packed = mha.in_proj_weight is not None
+    out, weights = multi_head_attention_forward(
+        query.transpose(0, 1),
+        key.transpose(0, 1),
+        value.transpose(0, 1),
+        mha.embed_dim,
+        mha.num_heads,
+        mha.in_proj_weight,
+        mha.in_proj_bias,
+        mha.bias_k,
+        mha.bias_v,
+        mha.add_zero_attn,
+        mha.dropout,
+        mha.out_proj.weight,
+        mha.out_proj.bias,
+        training=mha.training,
+        key_padding_mask=key_padding_mask,
+        need_weights=need_weights,
+        attn_mask=attn_mask,
+        use_separate_proj_weight=not is_packed,
+        q_proj_weight=mha.q_proj_weight,
+        k_proj_weight=mha.k_proj_weight,
+        v_proj_weight=mha.v_proj_weight,
+        average_attn_weights=average_attn_weights,
+        is_causal=is_causal,
+    )
+    return out.transpose(0, 1), weights

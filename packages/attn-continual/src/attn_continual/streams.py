@@ -1,0 +1,65 @@
+"""States of many streams: choosing, stacking, resetting and holding single ones.
+
+A state is a tensor, or a NamedTuple or tuple of states; the first axis of every tensor is that of
+the streams. It holds nothing else, so that graphs take and return it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def map_state(function: Callable[..., Tensor], *states: Any) -> Any:  # noqa: ANN401  a state
+    """Return the state of `function` of each tensor, or of those at one place of all `states`."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    parts = [map_state(function, *part) for part in zip(*states, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def tensors_of(state: Any) -> list[Tensor]:  # noqa: ANN401
+    """Return the tensors of a state in their order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in tensors_of(part)]
+
+
+def snapshot(state: Any) -> Any:  # noqa: ANN401
+    """Return a copy that later steps in place do not touch."""
+    return map_state(torch.clone, state)
+
+
+def detach(state: Any) -> Any:  # noqa: ANN401
+    """Return the same state without its history of gradients."""
+    return map_state(Tensor.detach, state)
+
+
+def select_streams(state: Any, index: Tensor | Sequence[int]) -> Any:  # noqa: ANN401
+    """Return the state of some streams: `index` holds their numbers, or is a bool mask [N]."""
+    return map_state(lambda x: x[torch.as_tensor(index, device=x.device)], state)
+
+
+def stack_streams(states: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return one state of the streams of all `states`, in their order."""
+    return map_state(lambda *tensors: torch.cat(tensors), *states)
+
+
+def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN401
+    """Return the streams of `mask`, bool [N], as in `chosen`, and the others as in `others`."""
+
+    def choose(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y)
+
+    return map_state(choose, chosen, others)
+
+
+def reset_streams(state: Any, initial: Any, mask: Tensor) -> Any:  # noqa: ANN401
+    """Return `state` with the streams of `mask`, bool [N], as in `initial`."""
+    return choose_streams(mask, initial, state)

@@ -1,0 +1,230 @@
+"""Attention of each step over the last `window` steps of its stream, one step or a chunk at a time.
+
+Knows rows of queries, keys and values by head, not where they come from; layers project and call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attn_continual.ring_cache import advance, last_rows, slot_ages, write
+from attn_ops import (
+    LowerTriangularFromBottomRightLocalAttentionMask,
+    memory_efficient_attention,
+    memory_efficient_attention_partial,
+    merge_attentions,
+)
+from attn_ops.fmha.attn_bias import AttentionBias, RelativePositionBias
+
+
+class WindowState(NamedTuple):
+    """What attention over a window remembers of N streams."""
+
+    key: Tensor
+    """[N, R, H, K], rings of R >= window slots"""
+    value: Tensor
+    """[N, R, H, Kv]"""
+    query: Tensor
+    """[N, delay, H, K]: queries that wait for the keys after them"""
+    padding: Tensor
+    """bool [N, R]: slots whose key no query sees"""
+    position: Tensor
+    """int64 [N]: steps seen"""
+
+
+class Rows(NamedTuple):
+    """Queries, keys and values of T steps."""
+
+    query: Tensor
+    """[N, T, H, K]"""
+    key: Tensor
+    """[N, T, H, K]"""
+    value: Tensor
+    """[N, T, H, Kv]"""
+    padding: Tensor | None = None
+    """bool [N, T]: True hides the key"""
+
+
+class ExtraRows(NamedTuple):
+    """Keys and values that every query sees besides the window's."""
+
+    key: Tensor
+    """[1, E, H, K]"""
+    value: Tensor
+    """[1, E, H, Kv]"""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which steps attend to which: the query of step t - delay to the keys of (t - length, t].
+
+    waits: an output is valid once the window is full; else once its query is there.
+    """
+
+    length: int
+    delay: int = 0
+    waits: bool = True
+    dropout: float = 0.0
+
+    def initial_state(
+        self,
+        num_streams: int,
+        heads: int,
+        width: int,
+        value_width: int,
+        *,
+        num_slots: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> WindowState:
+        """Return the state of streams that have seen nothing, with rings of `num_slots` slots.
+
+        Raises: ValueError if the rings are shorter than the window.
+        """
+        slots = self.length if num_slots is None else num_slots
+        if slots < self.length:
+            raise ValueError(
+                f"window attention: expected rings of at least {self.length} slots, as long as "
+                f"the window, got {slots}"
+            )
+
+        def rings(length: int, features: int) -> Tensor:
+            return torch.zeros(num_streams, length, heads, features, device=device, dtype=dtype)
+
+        return WindowState(
+            key=rings(slots, width),
+            value=rings(slots, value_width),
+            query=rings(self.delay, width),
+            padding=torch.zeros(num_streams, slots, dtype=torch.bool, device=device),
+            position=torch.zeros(num_streams, dtype=torch.int64, device=device),
+        )
+
+    def step(
+        self,
+        rows: Rows,
+        state: WindowState,
+        *,
+        mask_row: Tensor | None = None,
+        extra: ExtraRows | None = None,
+        active: Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Return the output [N, 1, H, Kv] of one step, the new state, and valid, bool [N, 1].
+
+        mask_row: [N or 1, H or 1, length], added to the scores of the window's keys, the oldest
+            first.
+        """
+        query = rows.query
+        if self.delay > 0:
+            query = last_rows(state.query, state.position, self.delay)[:, :1]
+        state = self._write(rows, state, active, in_place)
+        ages = slot_ages(state.position, state.key.shape[1])
+        seen = ages < state.position.clamp(max=self.length)[:, None]
+        bias: Tensor = (seen & ~state.padding)[:, None, None]
+        if mask_row is not None:
+            columns = (self.length - 1 - ages).clamp(min=0)[:, None]
+            shape = (*columns.shape[:1], mask_row.shape[1], mask_row.shape[2])
+            by_slot = mask_row.expand(shape).gather(2, columns.expand(-1, shape[1], -1))
+            bias = by_slot[:, :, None].masked_fill(~bias, -torch.inf)
+        out = self._attend(query, state.key, state.value, bias, extra)
+        return out, state, self._valid(state.position[:, None], active)
+
+    def steps(
+        self,
+        rows: Rows,
+        state: WindowState,
+        *,
+        mask_row: Tensor | None = None,
+        extra: ExtraRows | None = None,
+        active: Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Return the outputs [N, T, H, Kv] of T steps, the new state, and valid, bool [N, T].
+
+        mask_row: as for `step`. One that differs between streams makes a tensor [N, H, T, keys].
+        """
+        num_steps = rows.key.shape[1]
+        before, history = state.position, self.length - 1
+        key, value, padding = (
+            torch.cat([last_rows(ring, before, history), more.to(ring.dtype)], dim=1)
+            for ring, more in (
+                (state.key, rows.key),
+                (state.value, rows.value),
+                (state.padding, _padding_of(rows)),
+            )
+        )
+        query = torch.cat([last_rows(state.query, before, self.delay), rows.query], dim=1)
+        offsets = torch.arange(-history, num_steps, device=before.device)
+        keep = ~padding & (before[:, None] + offsets >= 0)
+        bias: Tensor = keep[:, None, None]
+        mask: AttentionBias = LowerTriangularFromBottomRightLocalAttentionMask(self.length)
+        if mask_row is not None and mask_row.shape[0] == 1:
+            mask = mask.add_bias(self._by_distance(mask_row[0], rows.query.shape[2]))
+        elif mask_row is not None:
+            bias = self._by_key(mask_row, num_steps).masked_fill(~bias, -torch.inf)
+        mask = mask.add_bias(bias)
+        out = self._attend(query[:, :num_steps], key, value, mask, extra)
+        state = self._write(rows, state, active, in_place)
+        ends = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
+        return out, state, self._valid(ends, active)
+
+    def _write(
+        self, rows: Rows, state: WindowState, active: Tensor | None, in_place: bool
+    ) -> WindowState:
+        before = state.position
+
+        def put(ring: Tensor, more: Tensor) -> Tensor:
+            return write(ring, more, before, active, in_place=in_place)
+
+        return WindowState(
+            key=put(state.key, rows.key),
+            value=put(state.value, rows.value),
+            query=put(state.query, rows.query) if self.delay > 0 else state.query,
+            padding=put(state.padding, _padding_of(rows)),
+            position=advance(before, rows.key.shape[1], active),
+        )
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: AttentionBias | Tensor,
+        extra: ExtraRows | None,
+    ) -> Tensor:
+        query = query.to(key.dtype)
+        if extra is None:
+            return memory_efficient_attention(query, key, value, mask, self.dropout)
+        more_keys, more_values = (x.to(key.dtype).expand(query.shape[0], -1, -1, -1) for x in extra)
+        p = self.dropout
+        window = memory_efficient_attention_partial(query, key, value, mask, p)
+        rest = memory_efficient_attention_partial(query, more_keys, more_values, None, p)
+        outs, lses = (list(parts) for parts in zip(window, rest, strict=True))
+        return merge_attentions(outs, lses, output_dtype=query.dtype)[0]
+
+    def _by_distance(self, mask_row: Tensor, heads: int) -> RelativePositionBias:
+        """Return the bias of the distance from the newest key that stands for [H or 1, length]."""
+        table = mask_row.expand(heads, -1)
+        after = table.new_zeros(heads, self.length - 1)
+        return RelativePositionBias(torch.cat([table, after], dim=1))
+
+    def _by_key(self, mask_row: Tensor, num_steps: int) -> Tensor:
+        """Return what masks that differ between streams add to each key: [N, H, T, keys]."""
+        steps = torch.arange(num_steps, device=mask_row.device)
+        keys = torch.arange(self.length - 1 + num_steps, device=mask_row.device)
+        columns = (keys - steps[:, None]).clamp(0, self.length - 1)  # the band hides the others
+        return mask_row[:, :, columns]
+
+    def _valid(self, seen: Tensor, active: Tensor | None) -> Tensor:
+        valid = seen >= (self.length if self.waits else self.delay + 1)
+        return valid if active is None else valid & active[:, None]
+
+
+def _padding_of(rows: Rows) -> Tensor:
+    if rows.padding is not None:
+        return rows.padding
+    return torch.zeros(rows.key.shape[:2], dtype=torch.bool, device=rows.key.device)
