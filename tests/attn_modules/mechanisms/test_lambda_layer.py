@@ -53,6 +53,11 @@ def test_output_and_gradients(queries, keys, seq_len, masked):
     assert_close(ours, theirs)
 
 
+def test_gradients_of_gradients():
+    attention, inputs = layer(4), qkv(3, 4)
+    assert torch.autograd.gradgradcheck(lambda *x: attention(*x).square(), inputs)
+
+
 def test_a_key_is_weighed_against_the_context():
     attention = layer(4)
     with torch.no_grad():

@@ -54,27 +54,28 @@ class FourierMix(Attention):
         if kept is not None:
             rows = rows.masked_fill(~kept, 0.0)
         rows = rows.to(torch.promote_types(q.dtype, torch.float32))
-        mixed = _real_fourier(rows).to(q.dtype)
+        mixed = torch.ops.attn_modules.real_fourier(rows).to(q.dtype)
         return inputs.restore(functional.dropout(mixed, self.active_dropout))
 
 
 # An operator of its own, because torch.compile generates no code for complex numbers.
-@torch.library.custom_op(
-    "attn_modules::real_fourier", mutates_args=(), schema="(Tensor x) -> Tensor"
-)
+torch.library.define("attn_modules::real_fourier", "(Tensor x) -> Tensor")
+
+
+@torch.library.impl("attn_modules::real_fourier", "CompositeExplicitAutograd")
 def _real_fourier(x: Tensor) -> Tensor:
     """Return the real part of the transform of [B, M, H, K] over M and K."""
     return torch.fft.fft2(x, dim=(1, 3)).real.contiguous()
 
 
-@_real_fourier.register_fake
-def _(x: Tensor) -> Tensor:
+@torch.library.register_fake("attn_modules::real_fourier")
+def _real_fourier_extents(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
 def _real_fourier_backward(_context: object, grad: Tensor) -> Tensor:
     # F_n is symmetric, and so is the real part of the two: the map is its own transpose.
-    return _real_fourier(grad)
+    return torch.ops.attn_modules.real_fourier(grad)
 
 
-_real_fourier.register_autograd(_real_fourier_backward)
+torch.library.register_autograd("attn_modules::real_fourier", _real_fourier_backward)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from attn_modules._inputs import read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attn_modules.attention_mask import AttentionMask
 
 _QUERIES_AT_ONCE = 64
@@ -78,21 +79,10 @@ class LambdaLayer(Attention):
                 keys = keys.masked_fill(~columns, torch.finfo(dtype).min)
                 values = values.masked_fill(~columns, 0.0)
             content = keys.softmax(dim=2).transpose(2, 3) @ values
-            out = queries @ content + self._apply_positions(queries, values)
+            distances = self.rel_pos_emb.to(dtype)
+            out = queries @ content + _PositionMaps.apply(queries, distances, values)
         out = out.transpose(1, 2).to(q.dtype)
         return inputs.restore(functional.dropout(out, self.active_dropout))
-
-    def _apply_positions(self, q: Tensor, v: Tensor) -> Tensor:
-        """Return q_n applied to the positions' maps: [B, H, Mq, Kv] of q and v [B, H, M, ...]."""
-        distances = self.rel_pos_emb.to(q.dtype)
-        parts = []
-        for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
-            rows = q[:, :, first : first + _QUERIES_AT_ONCE]
-            # The last of these queries is the furthest before key 0.
-            nearest = self.seq_len - first - rows.shape[2]
-            seen = distances[nearest : nearest + rows.shape[2] + v.shape[2] - 1]
-            parts.append(checkpoint(_apply_distances, rows, seen, v, use_reentrant=False))
-        return torch.cat(parts, dim=2)
 
     def _check(self, q: Tensor, k: Tensor) -> None:
         if q.shape[-1] != self.dim_head or max(q.shape[-2], k.shape[-2]) > self.seq_len:
@@ -106,15 +96,68 @@ class LambdaLayer(Attention):
         return f"seq_len={self.seq_len}, dim_head={self.dim_head}, {super().extra_repr()}"
 
 
-def _apply_distances(q: Tensor, distances: Tensor, v: Tensor) -> Tensor:
-    """Return sum over m of (q_n distances[m - n + Mq - 1]) v_m.
+class _PositionMaps(torch.autograd.Function):
+    """The sum over m of (q_n distances[m - n + L - 1]) v_m, scores made anew for the gradient.
 
-    Shapes: q [B, H, Mq, K]; distances [Mq + Mkv - 1, K]; v [B, H, Mkv, Kv].
+    Shapes: q [B, H, Mq, K]; distances [2 * L - 1, K]; v [B, H, Mkv, Kv]; result [B, H, Mq, Kv].
     """
-    queries, keys = q.shape[2], v.shape[2]
-    by_distance = q @ functional.pad(distances, (0, 0, 0, 1)).transpose(0, 1)
-    # Row n of Mq + Mkv is wanted from its entry Mq - 1 - n on: rows one shorter, read one after
-    # another, slide each by one more.
-    slid = by_distance.flatten(2)[..., queries - 1 : queries - 1 + queries * (queries + keys - 1)]
-    scores = slid.unflatten(2, (queries, queries + keys - 1))[..., :keys]
-    return scores @ v
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  torch's own annotation
+        q: Tensor,
+        distances: Tensor,
+        v: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(q, distances, v)
+        out = q.new_empty((*q.shape[:3], v.shape[3]))
+        for rows, seen in _blocks(q, distances, v):
+            out[:, :, rows] = _scores(q[:, :, rows], distances[seen]) @ v
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        (grad,) = grad_outputs
+        q, distances, v = ctx.saved_tensors
+        dq, ddistances, dv = (torch.zeros_like(x) for x in (q, distances, v))
+        with torch.autocast(q.device.type, enabled=False):
+            for rows, seen in _blocks(q, distances, v):
+                dout = grad[:, :, rows]
+                dv += _scores(q[:, :, rows], distances[seen]).transpose(2, 3) @ dout
+                by_distance = _by_distance(dout @ v.transpose(2, 3))
+                dq[:, :, rows] = by_distance @ distances[seen]
+                ddistances[seen] += (by_distance.transpose(2, 3) @ q[:, :, rows]).sum((0, 1))
+        return dq, ddistances, dv
+
+
+def _blocks(q: Tensor, distances: Tensor, v: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield some queries, and the distances at which they see the keys, in the keys' order.
+
+    The first distance is that of the block's last query from key 0.
+    """
+    seq_len = (distances.shape[0] + 1) // 2
+    for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
+        end = min(first + _QUERIES_AT_ONCE, q.shape[2])
+        nearest = seq_len - end
+        yield slice(first, end), slice(nearest, nearest + end - first + v.shape[2] - 1)
+
+
+def _scores(q: Tensor, distances: Tensor) -> Tensor:
+    """Return q_n distances[m - n + n' - 1] for n' queries: [B, H, n', Mkv].
+
+    Shapes: q [B, H, n', K]; distances [n' + Mkv - 1, K].
+    """
+    queries, width = q.shape[2], distances.shape[0]
+    by_distance = functional.pad(q @ distances.transpose(0, 1), (0, 1))
+    # Row n is wanted from entry n' - 1 - n on. Read as rows that are one entry shorter, from entry
+    # n' - 1 of the first on, each row slides by one more.
+    slid = by_distance.flatten(2)[..., queries - 1 : queries - 1 + queries * width]
+    return slid.unflatten(2, (queries, width))[..., : width - queries + 1]
+
+
+def _by_distance(scores: Tensor) -> Tensor:
+    """Return [B, H, n', n' + Mkv - 1], whose entry m - n + n' - 1 is the score [n, m], else 0."""
+    queries, keys = scores.shape[2:]
+    slid = functional.pad(scores, (0, queries - 1)).flatten(2)
+    rows = functional.pad(slid, (queries - 1, 1)).unflatten(2, (queries, queries + keys))
+    return rows[..., :-1]
