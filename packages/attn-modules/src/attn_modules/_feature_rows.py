@@ -37,10 +37,10 @@ def features(kind: Kind, x: Tensor, projection: Tensor | None) -> Tensor:
     """Return the features [..., m] of rows x [..., K], for projection [K, m or m / 2]."""
     if kind == "elu":
         return functional.elu(x) + 1
-    projected = x if projection is None else x @ projection
+    projected = x.clone() if projection is None else x @ projection
     if kind == "relu":
-        return projected.relu() + RELU_FLOOR
-    exponentials = projected.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp_()
+        return projected.relu_().add_(RELU_FLOOR)
+    exponentials = projected.clamp_(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp_()
     if kind == "hyperbolic":
         return torch.cat((exponentials, exponentials.reciprocal()), -1)
     return exponentials
