@@ -230,6 +230,16 @@ def test_mechanisms_that_skip_heads_get_the_inputs():
         assert torch.equal(layer(x, key_padding_mask=kept), expected)
 
 
+def test_mechanisms_that_skip_heads_get_one_mask_for_all():
+    class ForeignWithOwnHeads(Foreign):
+        requires_skip_multi_head = True
+
+    attention, x = ForeignWithOwnHeads(), drawn(2, 5, MODEL)
+    kept = torch.arange(5).expand(2, 5) < torch.tensor([[5], [3]])
+    out = build(attention)(x, key_padding_mask=kept)
+    assert_close(out, attend(x, x, x, kept[:, None]))
+
+
 def test_mechanisms_without_input_projection_get_slices():
     layer = build(FourierMix())
     assert list(layer.state_dict()) == ["proj.weight", "proj.bias"]
@@ -278,6 +288,8 @@ def test_state_has_the_names_of_xformers():
         "proj.weight": (8, 12),
         "proj.bias": (8,),
     }
+    some = set(build(bias=(True, False, True, False)).state_dict())
+    assert set(shapes) - some == {"in_proj_container.k_proj.bias", "proj.bias"}
     old = {**build().state_dict(), "rotary_embeddings.inv_freq": torch.ones(2)}
     build(use_rotary_embeddings=True).load_state_dict(old)
 
