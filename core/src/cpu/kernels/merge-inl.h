@@ -60,15 +60,17 @@ class MergeTile {
         stride_(round_up(queries_ * heads_, S::kWidth)) {
     for (int64_t c = 0; c < p.num_chunks; ++c) {
       Real* numbers = numbers_ + c * stride_;
-      each_number(numbers, p.chunks[c].lse, [](Real& number, Real lse) { number = lse; });
+      for (int64_t h = 0; h < heads_; ++h) load_lses(numbers + h * queries_, p.chunks[c].lse, h);
       for (int64_t r = queries_ * heads_; r < stride_; ++r) numbers[r] = 0;
     }
   }
 
-  // Turns every row's lses into weights that add up to 1, and finds the lse of them all. An lse of
-  // -infinity gets the weight 0, even where a row has no other.
+  // Turns every row's lses into weights that add up to 1. An lse of -infinity gets the weight 0,
+  // even where a row has no other.
   void weigh() {
-    for (int64_t r = 0; r < stride_; r += S::kWidth) weigh_rows(numbers_ + r, lses_ + r);
+    for (int64_t r = 0; r < stride_; r += S::kWidth) {
+      weigh_rows(numbers_ + r, maxima_ + r, totals_ + r);
+    }
   }
 
   // Calls f(row, its numbers) in the order in which an out has them.
@@ -83,25 +85,33 @@ class MergeTile {
   // From one chunk's number to the next one's.
   int64_t stride() const { return stride_; }
 
-  void store_lses(const RowScalars& to) { store(lses_, to); }
+  // The lses of all chunks together, once they are weighed.
+  void store_lses(const RowScalars& to) {
+    for (int64_t r = 0; r < queries_ * heads_; ++r) maxima_[r] += natural_log(totals_[r]);
+    store(maxima_, to);
+  }
   void store_numbers(int64_t chunk, const RowScalars& to) { store(numbers_ + chunk * stride_, to); }
 
  private:
-  // Calls f(number, element) for one number of each row and its element of `x`.
-  template <class F>
-  void each_number(Real* numbers, const RowScalars& x, F&& f) {
-    for (int64_t h = 0; h < heads_; ++h) {
-      for (int64_t q = 0; q < queries_; ++q) {
-        f(numbers[h * queries_ + q], x.template at<Real>(b_, first_head_ + h, first_query_ + q));
-      }
+  // Of one head. A copy where they lie in a row: it asks for memory sooner than a loop does.
+  void load_lses(Real* to, const RowScalars& x, int64_t h) const {
+    const Real* from = &x.template at<Real>(b_, first_head_ + h, first_query_);
+    if (x.stride_m == 1) {
+      std::memcpy(to, from, static_cast<size_t>(queries_) * sizeof(Real));
+      return;
     }
+    for (int64_t q = 0; q < queries_; ++q) to[q] = from[q * x.stride_m];
   }
-  void store(Real* numbers, const RowScalars& to) {
-    each_number(numbers, to, [](Real number, Real& element) { element = number; });
+
+  void store(const Real* numbers, const RowScalars& to) const {
+    for (int64_t h = 0; h < heads_; ++h) {
+      Real* element = &to.template at<Real>(b_, first_head_ + h, first_query_);
+      for (int64_t q = 0; q < queries_; ++q) element[q * to.stride_m] = numbers[h * queries_ + q];
+    }
   }
 
   // A vector of rows.
-  void weigh_rows(Real* numbers, Real* lses) {
+  void weigh_rows(Real* numbers, Real* maximum, Real* total) {
     const Real* end = numbers + p_.num_chunks * stride_;
     auto most = S::set1(-kInfinity<Real>);
     for (Real* x = numbers; x != end; x += stride_) most = S::max(S::load(x), most);
@@ -115,14 +125,10 @@ class MergeTile {
       sum = S::add(sum, weight);
       S::store(x, weight);
     }
-    Real totals[S::kWidth], scales[S::kWidth];
-    S::store(totals, sum);
-    S::store(lses, most);
-    for (int l = 0; l < S::kWidth; ++l) {
-      scales[l] = totals[l] == Real(0) ? Real(0) : Real(1) / totals[l];
-      lses[l] += natural_log(totals[l]);
-    }
-    const auto scale = S::load(scales);
+    S::store(maximum, most);
+    S::store(total, sum);
+    const auto empty = S::equal(sum, S::set1(0));
+    const auto scale = S::select(empty, S::set1(0), S::div(S::set1(1), sum));
     for (Real* x = numbers; x != end; x += stride_) S::store(x, S::mul(S::load(x), scale));
   }
 
@@ -137,7 +143,8 @@ class MergeTile {
   const MergeProblem& p_;
   const int64_t b_, first_query_, first_head_, queries_, heads_, stride_;
   alignas(64) Real numbers_[Tiling::kNumbers];  // [chunks, stride]; rows are [heads, queries]
-  alignas(64) Real lses_[Tiling::kRows];
+  alignas(64) Real maxima_[Tiling::kRows];      // of each row's lses
+  alignas(64) Real totals_[Tiling::kRows];  // of its weights before they were made to add up to 1
 };
 
 template <class Op>
@@ -189,9 +196,12 @@ struct MergeForward {
     for (auto& sum : sums) sum = S::set1(0);
     for (const Part* part = parts; part != parts + n; ++part) {
       const auto weight = S::set1(part->weight);
+      const char* from = part->row + begin * element_bytes(kSource);
+      // Or GCC keeps a sum of offsets for each vector, in memory, and reads lines out of order.
+      asm("" : "+r"(from));
       for (int64_t v = 0; v < kVectors; ++v) {
-        const int64_t c = begin + v * S::kWidth;
-        sums[v] = S::fma(load_elements<S, kSource, true>(part->row, c, p.Kv), weight, sums[v]);
+        sums[v] =
+            S::fma(load_elements<S, kSource, true>(from, v * S::kWidth, p.Kv), weight, sums[v]);
       }
     }
     to += begin * element_bytes(p.out.dtype);
