@@ -37,6 +37,18 @@ foreach(isa IN LISTS attn_isas)
   set_property(GLOBAL PROPERTY attn_isa_${isa}_flags ${attn_isa_${isa}_flags})
 endforeach()
 
+# Instrumenting what this machine cannot run takes minutes and finds nothing: it is only compiled.
+if(ATTN_SANITIZE AND EXISTS /proc/cpuinfo)
+  file(STRINGS /proc/cpuinfo machine_flags REGEX "^flags" LIMIT_COUNT 1)
+  set(isas avx2 avx512 avx512_bf16)
+  set(cpu_flags avx2 avx512f avx512_bf16)
+  foreach(isa cpu_flag IN ZIP_LISTS isas cpu_flags)
+    if(NOT "${machine_flags} " MATCHES " ${cpu_flag} ")
+      list(APPEND attn_isa_${isa}_flags -fno-sanitize=all)
+    endif()
+  endforeach()
+endif()
+
 # Makes one object library per ISA and lists them in attn_instruction_set_targets.
 function(attn_add_instruction_sets)
   set(targets "")
