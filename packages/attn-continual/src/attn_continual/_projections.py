@@ -20,7 +20,10 @@ class Projected(NamedTuple):
 def project(
     mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor | None
 ) -> Projected:
-    """Project [N, T, features] with the layer's weights; `value` defaults to `key`."""
+    """Project [N, T, features] with the layer's weights; `value` defaults to `key`.
+
+    Raises: ValueError if features are not as many as the weights take.
+    """
     value = key if value is None else value
     heads = (mha.num_heads, mha.head_dim)
     if mha.in_proj_weight is not None and query is key is value:
@@ -31,6 +34,7 @@ def project(
         weights = mha.in_proj_weight.chunk(3)
     else:
         weights = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
+    _check_features(mha, query, key, value)
     biases = (None,) * 3 if mha.in_proj_bias is None else mha.in_proj_bias.chunk(3)
     return Projected(
         *(
@@ -38,6 +42,16 @@ def project(
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
     )
+
+
+def _check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
+    widths = {"query": mha.embed_dim, "key": mha.kdim, "value": mha.vdim}
+    for (name, width), x in zip(widths.items(), (query, key, value), strict=True):
+        if x.shape[-1] != width:
+            raise ValueError(
+                f"{name}: expected {width} features, got {list(x.shape)}; key defaults to query "
+                "and value to key, which takes equal embed_dim, kdim and vdim"
+            )
 
 
 def torch_padding(key_padding_mask: Tensor) -> Tensor:

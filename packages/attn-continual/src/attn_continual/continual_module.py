@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from attn_continual.call_mode import CallMode, checked_call_mode, current_call_mode
-from attn_continual.streams import detach, snapshot, tensors_of
+from attn_continual.streams import detach, map_state, snapshot, tensors_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ModuleState(NamedTuple):
@@ -29,12 +32,12 @@ class ContinualModule(nn.Module, ABC):
     A subclass defines these and `forward`.
 
     On top, with the state inside the module and all streams at the same step: `forward_step`
-    returns None until `receptive_field` steps were seen, `forward_steps` the outputs that there
-    are, or None. No method waits for the device.
+    returns None for the first `warm_up_steps` steps, `forward_steps` the outputs that there are,
+    or None. No method waits for the device.
     """
 
     receptive_field: int = 1
-    """Steps that an output depends on, and so the steps until the first one."""
+    """Steps that an output depends on, the last ones."""
     delay: int = 0
     """Steps from an input to the output of the same place in the sequence."""
     time_axis: int = 1
@@ -46,6 +49,7 @@ class ContinualModule(nn.Module, ABC):
         super().__init__(*arguments, **named)
         self._state: Any = None
         self._steps = 0
+        self._owns_state = True  # whether no graph of gradients may hold the state's memory
         self._call_mode: CallMode = "forward"
 
     @abstractmethod
@@ -91,18 +95,19 @@ class ContinualModule(nn.Module, ABC):
         update_state: bool = True,
         **inputs: Tensor | None,
     ) -> Tensor | None:
-        """Return the output of the next step, or None while fewer than `receptive_field` were seen.
+        """Return the output of the next step, or None for the first `warm_up_steps` ones.
 
         x: without the axis of time.
         update_state: False leaves the state as it is, to the bit.
         Raises: ValueError if the number of streams is another than before.
         """
         state = self._state_for(x.shape[0], x)
-        out, new_state, _ = self.step(x, state, in_place=_may_overwrite(update_state), **inputs)
+        in_place = self._may_overwrite(update_state)
+        out, new_state, _ = self.step(x, state, in_place=in_place, **inputs)
         seen = self._steps + 1
         if update_state:
             self._keep(new_state, seen)
-        return out if seen >= self.receptive_field else None
+        return out if seen > self.warm_up_steps else None
 
     def forward_steps(
         self,
@@ -111,19 +116,21 @@ class ContinualModule(nn.Module, ABC):
         update_state: bool = True,
         **inputs: Tensor | None,
     ) -> Tensor | None:
-        """Return the outputs of the next T steps from `receptive_field` on, or None without any.
+        """Return the outputs of those of the next T steps that have one, or None without any.
 
         pad_end: `delay` steps of zeros follow, so that the last inputs have an output too; the
             state does not see them.
         Raises: ValueError if the number of streams is another than before.
         """
         time = self.time_axis
-        state = self._state_for(x.shape[1 if time == 0 else 0], x)
-        out, new_state, _ = self.steps(x, state, in_place=_may_overwrite(update_state), **inputs)
+        state = self._state_for(x.shape[self.stream_axis], x)
+        in_place = self._may_overwrite(update_state)
+        out, new_state, _ = self.steps(x, state, in_place=in_place, **inputs)
         if pad_end and self.delay > 0:
-            zeros = x.new_zeros([self.delay if a == time else n for a, n in enumerate(x.shape)])
-            out = torch.cat([out, self.steps(zeros, new_state)[0]], dim=time)
-        missing = min(max(self.receptive_field - 1 - self._steps, 0), out.shape[time])
+            zeros, inputs = self._after_the_end(x, inputs)
+            more, *_ = self.steps(zeros, new_state, **inputs)  # pyright: ignore[reportArgumentType]
+            out = torch.cat([out, more], dim=time)
+        missing = min(max(self.warm_up_steps - self._steps, 0), out.shape[time])
         if update_state:
             self._keep(new_state, self._steps + x.shape[time])
         out = out.narrow(time, missing, out.shape[time] - missing)
@@ -146,25 +153,37 @@ class ContinualModule(nn.Module, ABC):
                 f"{type(self).__name__}: expected a state of get_state, got {type(state)}"
             )
         given = tensors_of(state.tensors)
-        own = tensors_of(self.initial_state(given[0].shape[0] if given else 0))
+        num_streams = given[0].shape[0] if given and given[0].dim() > 0 else 0
+        own = tensors_of(self.initial_state(num_streams))
         if [x.shape for x in given] != [x.shape for x in own]:
             raise ValueError(
                 f"{type(self).__name__}: expected a state of tensors "
                 f"{[list(x.shape) for x in own]}, got {[list(x.shape) for x in given]}; was it "
                 "made by a module of other sizes?"
             )
-        self._state, self._steps = snapshot(state.tensors), state.steps
+        self._state, self._steps, self._owns_state = snapshot(state.tensors), state.steps, True
         return None
 
     def clean_state(self) -> None:
         """Forget every step."""
-        self._state, self._steps = None, 0
+        self._state, self._steps, self._owns_state = None, 0, True
+
+    @property
+    def stream_axis(self) -> int:
+        """The axis of streams in what `forward_steps` takes and returns."""
+        return 1 if self.time_axis == 0 else 0
+
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps of a stream that have no output, the first ones."""
+        return self.receptive_field - 1
 
     def warm_up(self, step_shape: tuple[int, ...]) -> None:
         """Feed zeros, of the shape of a step's input, until the next step has an output."""
         reference = next(self.parameters(), torch.empty(0))
-        for _ in range(self.receptive_field - 1):
-            self.forward_step(reference.new_zeros(step_shape))
+        with torch.no_grad():
+            for _ in range(self.warm_up_steps):
+                self.forward_step(reference.new_zeros(step_shape))
 
     @property
     def call_mode(self) -> CallMode:
@@ -186,6 +205,8 @@ class ContinualModule(nn.Module, ABC):
         """Return the state to go on from, for inputs like `x`."""
         if self._state is None:
             return self.initial_state(num_streams, device=x.device, dtype=x.dtype)
+        if not torch.is_inference_mode_enabled() and _is_inference(self._state):
+            self._state = snapshot(self._state)  # such tensors cannot be used outside
         held = tensors_of(self._state)[0].shape[0]
         if held != num_streams:
             raise ValueError(
@@ -194,12 +215,38 @@ class ContinualModule(nn.Module, ABC):
             )
         return self._state
 
+    def _after_the_end(
+        self, x: Tensor, inputs: dict[str, Tensor | None]
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Return what `steps` is given for the `delay` steps after x: zeros alone."""
+        del inputs
+        return self._zeros_after(x), {}
+
+    def _zeros_after(self, x: Tensor) -> Tensor:
+        """Return zeros like x, of `delay` steps."""
+        time = self.time_axis
+        return x.new_zeros([*x.shape[:time], self.delay, *x.shape[time + 1 :]])
+
+    def _may_overwrite(self, update_state: bool) -> bool:
+        """Return whether a step may write into the state's memory: no graph may need it."""
+        return update_state and self._owns_state and not torch.is_grad_enabled()
+
     def _keep(self, state: Any, steps: int) -> None:  # noqa: ANN401
-        cuts = self.detaches_state and torch.is_grad_enabled()
-        self._state = detach(state) if cuts else state
-        self._steps = steps
+        records = torch.is_grad_enabled()
+        self._state = detach(state) if records and self.detaches_state else state
+        self._steps, self._owns_state = steps, not records
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401  torch's own signature
+        """Move the state along with the parameters."""
+        if self._state is not None:
+            self._state = map_state(fn, self._state)
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: the state without its history of gradients."""
+        state = None if self._state is None else detach(self._state)
+        return {**self.__dict__, "_state": state}
 
 
-def _may_overwrite(update_state: bool) -> bool:
-    """Return whether a step may write into the state's memory: autograd may need what it holds."""
-    return update_state and not torch.is_grad_enabled()
+def _is_inference(state: Any) -> bool:  # noqa: ANN401
+    return any(x.is_inference() for x in tensors_of(state))

@@ -20,6 +20,31 @@ def slot_ages(position: Tensor, num_slots: int) -> Tensor:
     return (position[:, None] - 1 - slots) % num_slots
 
 
+def next_slots(position: Tensor, num_rows: int, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Return the index, of streams [N, 1] and of slots, of the next rows: of more than R, the last.
+
+    Shapes: position int64 [N], the steps seen before; slots [N, min(num_rows, R)].
+    """
+    steps = torch.arange(max(num_rows - num_slots, 0), num_rows, device=position.device)
+    streams = torch.arange(position.shape[0], device=position.device)
+    return streams[:, None], (position[:, None] + steps) % max(num_slots, 1)
+
+
+def put(
+    ring: Tensor,
+    rows: Tensor,
+    index: tuple[Tensor, Tensor],
+    active: Tensor | None = None,
+    *,
+    in_place: bool = False,
+) -> Tensor:
+    """Put the last of the rows [N, T, ...] into the slots of `next_slots`; see `write`."""
+    rows = rows[:, rows.shape[1] - index[1].shape[1] :].to(ring.dtype)
+    if active is not None:
+        rows = torch.where(active.view(-1, *[1] * (ring.dim() - 1)), rows, ring[index])
+    return ring.index_put_(index, rows) if in_place else ring.index_put(index, rows)
+
+
 def write(
     ring: Tensor,
     rows: Tensor,
@@ -34,18 +59,8 @@ def write(
         bool [N]: the other streams keep what they have. Returns the ring: the same if `in_place`,
         else a new one.
     """
-    num_slots, num_rows = ring.shape[1], rows.shape[1]
-    first = max(num_rows - num_slots, 0)
-    steps = torch.arange(first, num_rows, device=position.device)
-    slots = (position[:, None] + steps) % num_slots
-    streams = torch.arange(ring.shape[0], device=ring.device)[:, None]
-    rows = rows[:, first:].to(ring.dtype)
-    if active is not None:
-        chosen = active.view(-1, *[1] * (ring.dim() - 1))
-        rows = torch.where(chosen, rows, ring[streams, slots])
-    if in_place:
-        return ring.index_put_((streams, slots), rows)
-    return ring.index_put((streams, slots), rows)
+    index = next_slots(position, rows.shape[1], ring.shape[1])
+    return put(ring, rows, index, active, in_place=in_place)
 
 
 def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:

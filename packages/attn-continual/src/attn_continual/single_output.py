@@ -167,7 +167,8 @@ class SingleOutputMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         attn_mask: as torch's for the window, [L, L] or [N * num_heads, L, L]; the row of
             `query_index` counts.
         """
-        rows = self._rows(x[:, None], *(None if t is None else t[:, None] for t in (key, value)))
+        more = (None if t is None else _as_chunk(t) for t in (key, value))
+        rows = self._rows(_as_chunk(x), *more)
         if key_padding_mask is not None:
             key_padding_mask = torch_padding(key_padding_mask)[:, None]
         out, state, valid = self.window.step(
@@ -273,8 +274,13 @@ class SingleOutputMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         key = query if key is None else key
         value = key if value is None else value
         rows = [self._to_rows(x) for x in (query, key, value)]
+        if is_causal and attn_mask is None:
+            raise ValueError(
+                "SingleOutputMultiheadAttention: expected an attn_mask with is_causal, which says "
+                "of it that it is causal, got None"
+            )
         if self.single_output_forward:
-            at = self.query_index % query.shape[self.time_axis]
+            at = self._query_among(rows[0].shape[1])
             rows[0] = rows[0][:, at : at + 1]
             attn_mask = None if attn_mask is None else attn_mask[..., at : at + 1, :]
         out, weights = torch_attention(
@@ -289,7 +295,27 @@ class SingleOutputMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         out = self._from_rows(out)
         return (out, weights) if self.forward_returns_attn_mask else out
 
-    def _rows(self, query: Tensor, key: Tensor | None, value: Tensor | None) -> Projected:
+    def _after_the_end(
+        self, x: Tensor, inputs: dict[str, Tensor | None]
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Return zeros for query, key and value; the mask of the window goes on."""
+        after: dict[str, Tensor | None] = {"attn_mask": inputs["attn_mask"]}
+        for name in ("key", "value"):
+            given = inputs[name]
+            after[name] = None if given is None else self._zeros_after(given)
+        return self._zeros_after(x), after
+
+    def _query_among(self, length: int) -> int:
+        if not -length <= self.query_index < length:
+            raise ValueError(
+                f"SingleOutputMultiheadAttention: expected more than {length} steps, so that "
+                f"there is a query {self.query_index}; or single_output_forward=False"
+            )
+        return self.query_index % length
+
+    def _rows(
+        self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
+    ) -> Projected:
         return project(self, query, query if key is None else key, value)
 
     def _extra_rows(self) -> ExtraRows | None:
@@ -310,12 +336,27 @@ class SingleOutputMultiheadAttention(ContinualModule, nn.MultiheadAttention):
 
     def _to_rows(self, x: Tensor) -> Tensor:
         """View a sequence in the caller's layout as [N, T, E]."""
+        if x.dim() != 3:
+            raise ValueError(
+                "SingleOutputMultiheadAttention: expected a sequence of 3 axes, streams, time and "
+                f"features, got {list(x.shape)}; unsqueeze a single stream"
+            )
         if self.embed_dim_second:
             return x.transpose(1, 2)
         return x if self.batch_first else x.transpose(0, 1)
 
     def _from_rows(self, x: Tensor) -> Tensor:
         return self._to_rows(x)  # each of the layouts is its own inverse
+
+
+def _as_chunk(x: Tensor) -> Tensor:
+    """View a step's input [N, E] as [N, 1, E]."""
+    if x.dim() != 2:
+        raise ValueError(
+            "SingleOutputMultiheadAttention: expected a step of 2 axes, streams and features, got "
+            f"{list(x.shape)}; forward_steps takes sequences"
+        )
+    return x[:, None]
 
 
 def _check_window(sequence_len: int | None, query_index: int) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import advance, last_rows, slot_ages, write
+from attn_continual.ring_cache import advance, last_rows, next_slots, put, slot_ages
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
     memory_efficient_attention,
@@ -118,9 +118,10 @@ class Window:
         mask_row: [N or 1, H or 1, length], added to the scores of the window's keys, the oldest
             first.
         """
+        _check_streams(rows, state)
         query = rows.query
-        if self.delay > 0:
-            query = last_rows(state.query, state.position, self.delay)[:, :1]
+        if self.delay > 0:  # the oldest query lies where the newest goes
+            query = state.query[next_slots(state.position, 1, self.delay)]
         state = self._write(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
         seen = ages < state.position.clamp(max=self.length)[:, None]
@@ -147,6 +148,7 @@ class Window:
 
         mask_row: as for `step`. One that differs between streams makes a tensor [N, H, T, keys].
         """
+        _check_streams(rows, state)
         num_steps = rows.key.shape[1]
         before, history = state.position, self.length - 1
         key, value, padding = (
@@ -175,17 +177,18 @@ class Window:
     def _write(
         self, rows: Rows, state: WindowState, active: Tensor | None, in_place: bool
     ) -> WindowState:
-        before = state.position
-
-        def put(ring: Tensor, more: Tensor) -> Tensor:
-            return write(ring, more, before, active, in_place=in_place)
-
+        num_steps = rows.key.shape[1]
+        slots = next_slots(state.position, num_steps, state.key.shape[1])
+        query = state.query
+        if self.delay > 0:
+            waiting = next_slots(state.position, num_steps, self.delay)
+            query = put(query, rows.query, waiting, active, in_place=in_place)
         return WindowState(
-            key=put(state.key, rows.key),
-            value=put(state.value, rows.value),
-            query=put(state.query, rows.query) if self.delay > 0 else state.query,
-            padding=put(state.padding, _padding_of(rows)),
-            position=advance(before, rows.key.shape[1], active),
+            key=put(state.key, rows.key, slots, active, in_place=in_place),
+            value=put(state.value, rows.value, slots, active, in_place=in_place),
+            query=query,
+            padding=put(state.padding, _padding_of(rows), slots, active, in_place=in_place),
+            position=advance(state.position, num_steps, active),
         )
 
     def _attend(
@@ -222,6 +225,15 @@ class Window:
     def _valid(self, seen: Tensor, active: Tensor | None) -> Tensor:
         valid = seen >= (self.length if self.waits else self.delay + 1)
         return valid if active is None else valid & active[:, None]
+
+
+def _check_streams(rows: Rows, state: WindowState) -> None:
+    given, held = rows.key.shape[0], state.position.shape[0]
+    if given != held:
+        raise ValueError(
+            f"window attention: expected rows of {held} streams, as the state has, got {given}; "
+            "select, stack or reset streams of the state to change them"
+        )
 
 
 def _padding_of(rows: Rows) -> Tensor:
