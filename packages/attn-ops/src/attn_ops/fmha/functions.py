@@ -125,7 +125,8 @@ def memory_efficient_attention_backward(
     softcap: float | None = None,
     dropout_seed: Tensor | None = None,
     grad_lse: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    needs_bias_gradient: bool = False,
+) -> tuple[Tensor, ...]:
     """Compute the gradients (dq, dk, dv) of sum(grad * output) + sum(grad_lse * lse).
 
     Shapes: `output` and `lse` are the results of `memory_efficient_attention_forward_requires_grad`
@@ -133,9 +134,14 @@ def memory_efficient_attention_backward(
         key and value. A key that repeats over H in 5-D gets a gradient for each of its heads.
     op: one backward operator, or None.
     dropout_seed: the one given to the forward; required if p > 0.
+    needs_bias_gradient: return (dq, dk, dv, dbias); dbias is the gradient of `attn_bias`, a
+        floating-point tensor [B or 1, Hq or 1, Mq or 1, Mkv or 1] beside a 4-D query, summed over
+        the axes along which it repeats.
     Raises: as `memory_efficient_attention`; ValueError too if `grad`, `output` or `lse` do not fit
-        the inputs, or if `dropout_seed` is missing.
+        the inputs, if `dropout_seed` is missing, or if there is no such `attn_bias`.
     """
+    if needs_bias_gradient:
+        _check_has_bias_gradient(query, attn_bias)
     if p and dropout_seed is None:
         raise ValueError(
             f"{WHO}_backward: expected the dropout_seed of the forward with p={p}, got None; draw "
@@ -158,10 +164,13 @@ def memory_efficient_attention_backward(
             *call,
             scale,
             grad_lse=None if grad_lse is None else _three_axes(grad_lse),
-            needed=(True, True, True, False),
+            needed=(True, True, True, needs_bias_gradient),
         )
-    dq, dk, dv = [gradient for gradient in found if gradient is not None]
-    return restore_layout(dq, query), restore_layout(dk, key), restore_layout(dv, value)
+    dq, dk, dv, *dbias = [gradient for gradient in found if gradient is not None]
+    return (
+        *(restore_layout(dx, x) for dx, x in ((dq, query), (dk, key), (dv, value))),
+        *dbias,
+    )
 
 
 def memory_efficient_attention_partial(
@@ -235,6 +244,16 @@ def _attend_with_lse(
 ) -> tuple[Tensor, Tensor]:
     out, lse = run(attend_with_lse, inputs, *call, inputs.scale, output_dtype)
     return restore_layout(out, inputs.query), restore_lse_layout(lse, inputs.query)
+
+
+def _check_has_bias_gradient(query: Tensor, attn_bias: object) -> None:
+    is_additive = isinstance(attn_bias, Tensor) and attn_bias.is_floating_point()
+    if not is_additive or query.dim() != 4:
+        given = attn_bias.dtype if isinstance(attn_bias, Tensor) else type(attn_bias).__name__
+        raise ValueError(
+            f"{WHO}_backward: expected a floating-point tensor attn_bias and a 4-D query with "
+            f"needs_bias_gradient, got {given} and {list(query.shape)}"
+        )
 
 
 def _check_results(
