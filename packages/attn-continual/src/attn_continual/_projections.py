@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,24 @@ class Projected(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor
+
+
+def torch_settings(mha: nn.MultiheadAttention) -> dict[str, Any]:
+    """Return the arguments of torch's constructor that make a layer like this one."""
+    weight = mha.out_proj.weight
+    return {
+        "embed_dim": mha.embed_dim,
+        "num_heads": mha.num_heads,
+        "dropout": mha.dropout,
+        "bias": mha.in_proj_bias is not None,
+        "add_bias_kv": mha.bias_k is not None,
+        "add_zero_attn": mha.add_zero_attn,
+        "kdim": mha.kdim,
+        "vdim": mha.vdim,
+        "batch_first": mha.batch_first,
+        "device": weight.device,
+        "dtype": weight.dtype,
+    }
 
 
 def project(
@@ -67,8 +85,8 @@ def torch_padding(key_padding_mask: Tensor) -> Tensor:
     return key_padding_mask
 
 
-def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: int) -> Tensor:
-    """Return a query's row of torch's mask of a window, as what is added: [N or 1, H or 1, L].
+def torch_window_mask(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
+    """Return torch's mask of a window by stream and head: [N or 1, num_heads or 1, L, L].
 
     Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
     """
@@ -77,10 +95,20 @@ def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: 
             f"attn_mask: expected [{length}, {length}], the window's, or with N * num_heads in "
             f"front, got {list(attn_mask.shape)}"
         )
-    row = attn_mask[..., query_index, :]
+    return (
+        attn_mask[None, None] if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, num_heads))
+    )
+
+
+def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: int) -> Tensor:
+    """Return a query's row of torch's mask of a window, as what is added: [N or 1, H or 1, L].
+
+    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
+    """
+    row = torch_window_mask(attn_mask, length, num_heads)[:, :, query_index]
     if row.dtype == torch.bool:
         row = torch.zeros(row.shape, device=row.device).masked_fill(row, -torch.inf)
-    return row[None, None] if row.dim() == 1 else row.unflatten(0, (-1, num_heads))
+    return row
 
 
 def torch_attention(

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,8 +36,11 @@ def call_mode(mode: CallMode) -> Iterator[None]:
 
 
 def current_call_mode(own: CallMode) -> CallMode:
-    """Return the mode of the innermost context, or `own`, the module's, outside of any."""
-    return _of_context.get() or own
+    """Return the mode of the innermost context, or `own`, the module's, outside of any.
+
+    A graph that torch.compile or torch.export traces has the module's own: it outlives contexts.
+    """
+    return own if torch.compiler.is_compiling() else _of_context.get() or own
 
 
 def checked_call_mode(mode: object) -> CallMode:

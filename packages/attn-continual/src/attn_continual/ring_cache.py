@@ -1,4 +1,4 @@
-"""Rows of the last steps of each stream in buffers of fixed size: one write per step, no moving.
+"""Rows of the last steps of each stream in buffers of fixed size: a step writes one, moves none.
 
 Step p of a stream lies in slot p % R. Softmax does not care about the order of keys, so nobody
 ever turns a ring round: how old a slot is follows from the stream's position.
@@ -20,47 +20,49 @@ def slot_ages(position: Tensor, num_slots: int) -> Tensor:
     return (position[:, None] - 1 - slots) % num_slots
 
 
-def next_slots(position: Tensor, num_rows: int, num_slots: int) -> tuple[Tensor, Tensor]:
-    """Return the index, of streams [N, 1] and of slots, of the next rows: of more than R, the last.
+def next_slot(position: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Return the index, of streams [N] and of slots [N], of the next step; also of the oldest one.
 
-    Shapes: position int64 [N], the steps seen before; slots [N, min(num_rows, R)].
+    Shapes: position int64 [N], the steps seen before.
     """
-    steps = torch.arange(max(num_rows - num_slots, 0), num_rows, device=position.device)
-    streams = torch.arange(position.shape[0], device=position.device)
-    return streams[:, None], (position[:, None] + steps) % max(num_slots, 1)
+    return torch.arange(position.shape[0], device=position.device), position % num_slots
 
 
-def put(
+def write_step(
     ring: Tensor,
-    rows: Tensor,
-    index: tuple[Tensor, Tensor],
+    row: Tensor,
+    slot: tuple[Tensor, Tensor],
     active: Tensor | None = None,
     *,
     in_place: bool = False,
 ) -> Tensor:
-    """Put the last of the rows [N, T, ...] into the slots of `next_slots`; see `write`."""
-    rows = rows[:, rows.shape[1] - index[1].shape[1] :].to(ring.dtype)
+    """Put the row of the next step into its slot.
+
+    Shapes: ring [N, R, ...]; row [N, ...]; slot, of `next_slot`; active bool [N]: the other streams
+        keep what they have. Returns the ring: the same if `in_place`, else a new one.
+    """
+    row = row.to(ring.dtype)
     if active is not None:
-        rows = torch.where(active.view(-1, *[1] * (ring.dim() - 1)), rows, ring[index])
-    return ring.index_put_(index, rows) if in_place else ring.index_put(index, rows)
+        row = torch.where(active.view(-1, *[1] * (row.dim() - 1)), row, ring[slot])
+    return ring.index_put_(slot, row) if in_place else ring.index_put(slot, row)
 
 
-def write(
-    ring: Tensor,
-    rows: Tensor,
-    position: Tensor,
-    active: Tensor | None = None,
-    *,
-    in_place: bool = False,
-) -> Tensor:
-    """Put the rows of the next T steps into their slots; of more than R, the last R.
+def write(ring: Tensor, rows: Tensor, position: Tensor, active: Tensor | None = None) -> Tensor:
+    """Return a ring with the rows of the next T steps in their slots; of more than R, the last R.
+
+    The number of steps decides nothing in Python, so that one graph serves chunks of any length.
 
     Shapes: ring [N, R, ...]; rows [N, T, ...]; position int64 [N], the steps seen before; active
-        bool [N]: the other streams keep what they have. Returns the ring: the same if `in_place`,
-        else a new one.
+        bool [N]: the other streams keep what they have.
     """
-    index = next_slots(position, rows.shape[1], ring.shape[1])
-    return put(ring, rows, index, active, in_place=in_place)
+    num_slots, num_rows = ring.shape[1], rows.shape[1]
+    row = num_rows - 1 - slot_ages(position + num_rows, num_slots)  # negative: none of these
+    if active is not None:
+        row = row.masked_fill(~active[:, None], -1)
+    slots = torch.arange(num_slots, device=ring.device)
+    streams = torch.arange(ring.shape[0], device=ring.device)[:, None]
+    both = torch.cat([ring, rows.to(ring.dtype)], dim=1)
+    return both[streams, torch.where(row < 0, slots, num_slots + row)]
 
 
 def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:

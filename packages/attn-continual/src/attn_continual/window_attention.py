@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import advance, last_rows, next_slots, put, slot_ages
+from attn_continual.ring_cache import advance, last_rows, next_slot, slot_ages, write, write_step
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
     memory_efficient_attention,
@@ -121,8 +121,8 @@ class Window:
         _check_streams(rows, state)
         query = rows.query
         if self.delay > 0:  # the oldest query lies where the newest goes
-            query = state.query[next_slots(state.position, 1, self.delay)]
-        state = self._write(rows, state, active, in_place)
+            query = state.query[next_slot(state.position, self.delay)][:, None]
+        state = self._write_step(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
         seen = ages < state.position.clamp(max=self.length)[:, None]
         bias: Tensor = (seen & ~state.padding)[:, None, None]
@@ -131,8 +131,8 @@ class Window:
             shape = (*columns.shape[:1], mask_row.shape[1], mask_row.shape[2])
             by_slot = mask_row.expand(shape).gather(2, columns.expand(-1, shape[1], -1))
             bias = by_slot[:, :, None].masked_fill(~bias, -torch.inf)
-        out = self._attend(query, state.key, state.value, bias, extra)
-        return out, state, self._valid(state.position[:, None], active)
+        out = self.attend(query, state.key, state.value, bias, extra)
+        return out, state, self.valid(state.position[:, None], active)
 
     def steps(
         self,
@@ -147,7 +147,9 @@ class Window:
         """Return the outputs [N, T, H, Kv] of T steps, the new state, and valid, bool [N, T].
 
         mask_row: as for `step`. One that differs between streams makes a tensor [N, H, T, keys].
+        in_place: as for `step`; a chunk makes new rings all the same.
         """
+        del in_place
         _check_streams(rows, state)
         num_steps = rows.key.shape[1]
         before, history = state.position, self.length - 1
@@ -156,7 +158,7 @@ class Window:
             for ring, more in (
                 (state.key, rows.key),
                 (state.value, rows.value),
-                (state.padding, _padding_of(rows)),
+                (state.padding, padding_of(rows)),
             )
         )
         query = torch.cat([last_rows(state.query, before, self.delay), rows.query], dim=1)
@@ -169,29 +171,40 @@ class Window:
         elif mask_row is not None:
             bias = self._by_key(mask_row, num_steps).masked_fill(~bias, -torch.inf)
         mask = mask.add_bias(bias)
-        out = self._attend(query[:, :num_steps], key, value, mask, extra)
-        state = self._write(rows, state, active, in_place)
+        out = self.attend(query[:, :num_steps], key, value, mask, extra)
+        state = self.write(rows, state, active)
         ends = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
-        return out, state, self._valid(ends, active)
+        return out, state, self.valid(ends, active)
 
-    def _write(
+    def _write_step(
         self, rows: Rows, state: WindowState, active: Tensor | None, in_place: bool
     ) -> WindowState:
-        num_steps = rows.key.shape[1]
-        slots = next_slots(state.position, num_steps, state.key.shape[1])
-        query = state.query
-        if self.delay > 0:
-            waiting = next_slots(state.position, num_steps, self.delay)
-            query = put(query, rows.query, waiting, active, in_place=in_place)
+        slot = next_slot(state.position, state.key.shape[1])
+        waiting = next_slot(state.position, self.delay) if self.delay > 0 else slot
+
+        def put(ring: Tensor, row: Tensor, slot: tuple[Tensor, Tensor]) -> Tensor:
+            return write_step(ring, row[:, 0], slot, active, in_place=in_place)
+
         return WindowState(
-            key=put(state.key, rows.key, slots, active, in_place=in_place),
-            value=put(state.value, rows.value, slots, active, in_place=in_place),
-            query=query,
-            padding=put(state.padding, _padding_of(rows), slots, active, in_place=in_place),
-            position=advance(state.position, num_steps, active),
+            key=put(state.key, rows.key, slot),
+            value=put(state.value, rows.value, slot),
+            query=put(state.query, rows.query, waiting) if self.delay > 0 else state.query,
+            padding=put(state.padding, padding_of(rows), slot),
+            position=advance(state.position, 1, active),
         )
 
-    def _attend(
+    def write(self, rows: Rows, state: WindowState, active: Tensor | None) -> WindowState:
+        before = state.position
+        waiting = state.query
+        return WindowState(
+            key=write(state.key, rows.key, before, active),
+            value=write(state.value, rows.value, before, active),
+            query=write(waiting, rows.query, before, active) if self.delay > 0 else waiting,
+            padding=write(state.padding, padding_of(rows), before, active),
+            position=advance(before, rows.key.shape[1], active),
+        )
+
+    def attend(
         self,
         query: Tensor,
         key: Tensor,
@@ -222,7 +235,7 @@ class Window:
         columns = (keys - steps[:, None]).clamp(0, self.length - 1)  # the band hides the others
         return mask_row[:, :, columns]
 
-    def _valid(self, seen: Tensor, active: Tensor | None) -> Tensor:
+    def valid(self, seen: Tensor, active: Tensor | None) -> Tensor:
         valid = seen >= (self.length if self.waits else self.delay + 1)
         return valid if active is None else valid & active[:, None]
 
@@ -236,7 +249,7 @@ def _check_streams(rows: Rows, state: WindowState) -> None:
         )
 
 
-def _padding_of(rows: Rows) -> Tensor:
+def padding_of(rows: Rows) -> Tensor:
     if rows.padding is not None:
         return rows.padding
     return torch.zeros(rows.key.shape[:2], dtype=torch.bool, device=rows.key.device)
