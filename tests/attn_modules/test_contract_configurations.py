@@ -72,8 +72,8 @@ def test_every_argument_is_a_field(name):
 
 @pytest.mark.parametrize("name", sorted(ATTENTION_REGISTRY))
 def test_an_unknown_field_is_refused_with_the_nearest(name):
-    with pytest.raises(TypeError, match="got 'droput'; did you mean 'dropout'"):
-        build_attention({"name": name, "droput": 0.1})
+    with pytest.raises(TypeError, match="got 'drop_out'; did you mean 'dropout'"):
+        build_attention({"name": name, "drop_out": 0.1})
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])

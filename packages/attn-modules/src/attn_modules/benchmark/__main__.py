@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, seconds = (_QUICK_ROWS, 0.02) if options.quick else (_ROWS, 1.0)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, width=180)
     console.print(str(machine))
 
     growths, outcomes = [], []
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("Forward + backward, and memory beyond inputs, result and gradients:")
         console.print(growth_table(growths))
     if outcomes:
-        console.print("Forward:")
+        console.print("Forward; causal favor is to reach one of its two aims:")
         console.print(contest_table(outcomes))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "benchmark.json").write_text(to_json(machine, growths, outcomes) + "\n")

@@ -66,10 +66,11 @@ def attend_by_features(
 
 def multiply_as_features_do(
     q: Tensor, k: Tensor, v: Tensor, projection: Tensor, chunk: int = 256
-) -> None:
-    """Compute the products of `attend_by_features`, of other numbers, and nothing else."""
+) -> list[Tensor]:
+    """Return the products of `attend_by_features`, of other numbers, and nothing else."""
     phi_q, phi_k = q @ projection, k @ projection
+    products = []
     for rows in range(0, q.shape[2], chunk):
         a, b, c = (x[:, :, rows : rows + chunk] for x in (phi_q, phi_k, v))
-        (a @ b.transpose(-1, -2)) @ c
-        a @ (b.transpose(-1, -2) @ c)
+        products += [(a @ b.transpose(-1, -2)) @ c, a @ (b.transpose(-1, -2) @ c)]
+    return products

@@ -62,7 +62,7 @@ def to_json(machine: Machine, growths: Sequence[Growth], outcomes: Sequence[Outc
 
 def _table(columns: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(columns[0], min_width=16)
+    table.add_column(columns[0], min_width=24)
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True)
     return table
