@@ -120,7 +120,8 @@ def _check(call: PositionCall) -> None:
         if mask is None:
             continue
         fits = mask.dim() == len(full) and all(
-            size in (1, expected) for size, expected in zip(mask.shape, full, strict=True)
+            size == 1 or size == expected  # noqa: PLR1714  see below
+            for size, expected in zip(mask.shape, full, strict=True)
         )
         if not fits or (mask.dtype == torch.bool) != (name == "keep"):
             raise ValueError(
@@ -142,14 +143,15 @@ def _check_term(
 ) -> None:
     if table is None or rows is None:
         return
-    heads = call.query.shape[2]
-    width = rows.shape[-1]
+    heads, width = call.query.shape[2], rows.shape[-1]
+    # Not `in` a tuple, here and above: Dynamo would compare no symbolic size.
+    is_per_head = table.dim() == 3 and (table.shape[0] == 1 or table.shape[0] == heads)
     if rows.dim() != 4 or rows.shape[:3] != (call.query.shape[0], num_rows, heads):
         raise ValueError(
             f"attend_by_position: expected {rows_name} [{call.query.shape[0]}, {num_rows}, {heads},"
             f" width] with {table_name}, got {list(rows.shape)}"
         )
-    if table.dim() != 3 or table.shape[0] not in (1, heads) or table.shape[2] != width:
+    if not is_per_head or table.shape[2] != width:
         raise ValueError(
             f"attend_by_position: expected {table_name} [{heads} or 1, distances, {width}], as wide"
             f" as {rows_name}, got {list(table.shape)}"

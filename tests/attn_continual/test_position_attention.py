@@ -1,0 +1,333 @@
+"""Attention by relative positions against its definition pair by pair."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from allocated_elements import AllocatedElements
+from attn_continual import _position_chunks, attend_by_position
+from attn_continual._position_chunks import PositionCall
+from reference.continual import positions
+
+CASES = {
+    "every distance": {"rows": 17},
+    "one table for all heads": {"rows": 17, "table_heads": 1, "chunk_size": 4},
+    "clipped": {"rows": 5, "chunk_size": 4},
+    "clipped to one row": {"rows": 1, "chunk_size": 5},
+    "more keys": {"keys": 13, "rows": 25, "offset": 4, "chunk_size": 4},
+    "more queries": {"keys": 4, "rows": 9, "chunk_size": 2},
+    "causal": {"rows": 9, "zero_row": 8, "window_right": 0, "chunk_size": 4},
+    "causal continuation": {
+        "keys": 13,
+        "rows": 13,
+        "zero_row": 12,
+        "offset": 4,
+        "window_right": 0,
+        "chunk_size": 4,
+    },
+    "queries before the keys": {"rows": 7, "offset": -5, "window_right": 0, "chunk_size": 2},
+    "queries after the keys": {"rows": 7, "offset": 6, "window_left": 4, "chunk_size": 2},
+    "window": {"keys": 12, "rows": 8, "offset": 2, "window_left": 3, "window_right": 1},
+    "single queries": {"queries": 1, "keys": 8, "rows": 15, "offset": 7},
+    "padding": {"rows": 17, "padding": True, "chunk_size": 4},
+    "bias": {"rows": 17, "bias": (1, 3, 9, 9), "chunk_size": 4},
+    "bias of keys, padding and window": {
+        "rows": 6,
+        "bias": (2, 1, 1, 9),
+        "padding": True,
+        "window_left": 2,
+        "chunk_size": 4,
+    },
+    "positions of queries": {"rows": 17, "terms": ("query",), "chunk_size": 4},
+    "positions of both": {"rows": 17, "terms": ("key", "query")},
+    "positions of both, clipped": {
+        "keys": 13,
+        "rows": 4,
+        "terms": ("key", "query"),
+        "offset": 3,
+        "window_right": 2,
+        "padding": True,
+        "chunk_size": 4,
+    },
+    "positions of both, shared": {
+        "rows": 3,
+        "table_heads": 1,
+        "zero_row": 0,
+        "terms": ("key", "query"),
+        "chunk_size": 7,
+    },
+    "own scale": {"rows": 17, "scale": 0.3},
+    "grouped heads": {"rows": 17, "heads": 4, "key_heads": 2},
+}
+
+
+def make_call(
+    *,
+    batch=2,
+    queries=9,
+    keys=9,
+    heads=3,
+    key_heads=None,
+    rows=17,
+    table_heads=None,
+    terms=("key",),
+    bias=None,
+    padding=False,
+    dtype=torch.float64,
+    **options,
+):
+    """Return the tensors that want gradients, and the other arguments."""
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape):
+        x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return x.to(dtype).requires_grad_()
+
+    key_heads = key_heads or heads
+    tensors = {
+        "query": draw(batch, queries, heads, 4),
+        "key": draw(batch, keys, key_heads, 4),
+        "value": draw(batch, keys, key_heads, 5),
+    }
+    if "key" in terms:
+        tensors["key_table"] = draw(table_heads or heads, rows, 6)
+        tensors["position_query"] = draw(batch, queries, heads, 6)
+    if "query" in terms:
+        tensors["query_table"] = draw(table_heads or heads, rows, 3)
+        tensors["position_key"] = draw(batch, keys, heads, 3)
+    if bias is not None:
+        tensors["attn_bias"] = draw(*bias)
+    if padding:
+        options["keep"] = torch.arange(keys) < torch.tensor([keys - 3, keys])[:, None, None, None]
+    return tensors, options
+
+
+def expected_of(tensors, options):
+    wide = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
+    out = positions.attend(
+        **wide, **{name: x for name, x in options.items() if name != "chunk_size"}
+    )
+    return out, torch.autograd.grad(out, list(wide.values()), cotangent(out))
+
+
+def cotangent(out):
+    generator = torch.Generator().manual_seed(6)
+    return torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
+
+
+def result_of(tensors, options):
+    out = attend_by_position(**tensors, **options)
+    return out, torch.autograd.grad(out, list(tensors.values()), cotangent(out))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_output_and_gradients_in_float64(case):
+    tensors, options = make_call(**case)
+    out, grads = result_of(tensors, options)
+    expected, expected_grads = expected_of(tensors, options)
+    assert_close(out, expected, rtol=0, atol=1e-12)
+    assert_close(grads, expected_grads, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 5e-2), (torch.float16, 5e-3)]
+)
+def test_output_and_gradients_in_other_dtypes(dtype, tolerance):
+    tensors, options = make_call(**CASES["positions of both, clipped"], dtype=dtype)
+    out, grads = result_of(tensors, options)
+    expected, expected_grads = expected_of(tensors, options)
+    assert out.dtype == dtype
+    assert {x.dtype for x in grads} == {dtype}
+    assert_close(out.double(), expected, rtol=0, atol=tolerance)
+    assert_close([x.double() for x in grads], list(expected_grads), rtol=0, atol=tolerance)
+
+
+def test_content_stands_for_positions_by_default():
+    tensors, options = make_call()
+    tensors["query_table"] = torch.randn(3, 17, 4, dtype=torch.float64)
+    tensors["key_table"] = torch.randn(3, 17, 4, dtype=torch.float64)
+    del tensors["position_query"]
+    expected = positions.attend(**tensors, **options)
+    assert_close(attend_by_position(**tensors, **options), expected, rtol=0, atol=1e-12)
+
+
+def test_gradcheck():
+    tensors, options = make_call(
+        batch=1, queries=4, keys=5, heads=2, rows=4, terms=("key", "query"), chunk_size=3
+    )
+    names = list(tensors)
+
+    def attend(*inputs):
+        return attend_by_position(**dict(zip(names, inputs, strict=True)), **options)
+
+    assert torch.autograd.gradcheck(attend, list(tensors.values()), atol=1e-6)
+
+
+def test_gradients_under_dropout_match_differences():
+    tensors, options = make_call(batch=1, queries=4, keys=5, heads=2, rows=4, chunk_size=3)
+
+    def attend(query, table):
+        torch.manual_seed(3)
+        return attend_by_position(
+            **{**tensors, "position_query": query, "key_table": table}, **options, p=0.4
+        )
+
+    inputs = (tensors["position_query"], tensors["key_table"])
+    assert torch.autograd.gradcheck(attend, inputs, atol=1e-6)
+
+
+def test_dropout_drops_anew_in_each_chunk():
+    tensors, options = make_call(batch=1, queries=64, keys=64, heads=1, rows=9, chunk_size=16)
+    tensors["value"] = torch.eye(64, dtype=torch.float64)[None, :, None]
+    weights = attend_by_position(**tensors, **options)[0, :, 0]
+    dropped = attend_by_position(**tensors, **options, p=0.25)[0, :, 0]
+    is_kept = dropped != 0
+    assert_close(dropped[is_kept], weights[is_kept] / 0.75, rtol=1e-12, atol=0)
+    assert abs(is_kept.double().mean() - 0.75) < 0.03  # 4 standard deviations
+    by_chunk = is_kept.unflatten(0, (4, 16))
+    assert not any((by_chunk[0] == by_chunk[chunk]).all() for chunk in (1, 2, 3))
+
+
+def test_samples_taken_apart_give_the_same(monkeypatch):
+    tensors, options = make_call(batch=5, terms=("key", "query"), chunk_size=4)
+    together = result_of(tensors, options)
+    monkeypatch.setattr(_position_chunks, "_SCORES_PER_CHUNK", 2 * 3 * 4 * 13)
+    assert_close(result_of(tensors, options), together, rtol=0, atol=1e-12)
+
+
+def test_queries_without_keys_give_zeros():
+    tensors, options = make_call(terms=("key", "query"), bias=(2, 3, 9, 9), chunk_size=4)
+    keep = torch.ones(2, 3, 9, 9, dtype=torch.bool)
+    keep[0, :, 2] = False
+    keep[1] = False
+    out, grads = result_of(tensors, options | {"keep": keep})
+    assert (out[0, 2] == 0).all()
+    assert (out[1] == 0).all()
+    assert out[0, 0].abs().max() > 0
+    for grad in grads:
+        assert grad.isfinite().all()
+    by_name = dict(zip(tensors, grads, strict=True))
+    for name in ("query", "position_query"):
+        assert (by_name[name][0, 2] == 0).all(), name
+        assert (by_name[name][1] == 0).all(), name
+
+
+@pytest.mark.parametrize("empty", ["batch", "queries", "keys"])
+def test_nothing_to_attend_to_or_from(empty):
+    tensors, options = make_call(**{empty: 0}, terms=("key", "query"))
+    out, grads = result_of(tensors, options)
+    assert out.shape == (*tensors["query"].shape[:3], 5)
+    assert (out == 0).all()
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_numbers_in_hidden_keys_reach_nothing():
+    tensors, options = make_call(padding=True, window_right=0, chunk_size=4)
+    expected = result_of(tensors, options)
+    with torch.no_grad():
+        for name in ("key", "value"):
+            tensors[name][0, 6:] = torch.nan
+            tensors[name][1, 8:] = torch.nan
+    out, grads = result_of(tensors, options)
+    assert_close(out[:, :8], expected[0][:, :8], rtol=0, atol=0)
+    assert out[0].isfinite().all()
+    assert grads[0][:, :8].isfinite().all()
+
+
+def test_the_same_bits_on_every_run():
+    tensors, options = make_call(queries=200, keys=200, rows=31, terms=("key", "query"))
+    first, second = (result_of(tensors, options) for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+
+
+def test_nothing_has_queries_times_keys():
+    tensors, _ = make_call(batch=1, queries=512, keys=512, heads=1, rows=1023, terms=("key",))
+    scalars = (None, None, None, None, None, 0.5, 0.0, 511, 0, None, None, 32)
+    call = PositionCall(*(x.detach() for x in reordered(tensors)), *scalars)
+    with AllocatedElements() as allocated:
+        out, lse = call.query.new_empty(1, 512, 1, 5), call.query.new_empty(1, 1, 512)
+        _position_chunks.forward(call, out, lse)
+        _position_chunks.backward(call, out, lse, torch.ones_like(out))
+    assert allocated.largest == 32 * (512 + 31), allocated.operation
+
+
+def reordered(tensors):
+    """Return the tensors in the order of `PositionCall`, as far as there are positions of keys."""
+    return [tensors[name] for name in ("query", "key", "value", "position_query", "key_table")]
+
+
+def test_autocast_computes_in_its_dtype():
+    tensors, options = make_call(dtype=torch.float32)
+    tensors["key"] = tensors["key"].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out, grads = result_of(tensors, options)
+    assert out.dtype == torch.bfloat16
+    expected, expected_grads = expected_of(tensors, options)
+    assert_close(out.double(), expected, rtol=0, atol=5e-2)
+    assert [x.dtype for x in grads] == [x.dtype for x in tensors.values()]
+    assert_close([x.double() for x in grads], list(expected_grads), rtol=0, atol=5e-2)
+
+
+def test_operator_keeps_what_torch_asks_of_operators():
+    tensors, _ = make_call(batch=1, terms=("key", "query"), dtype=torch.float32)
+    inputs = (*tensors.values(), None, None, None, 0.5, 0.0, 8, 0, None, 0, 4)
+    order = ("query", "key", "value", "position_query", "key_table", "position_key", "query_table")
+    inputs = (*(tensors[name] for name in order), *inputs[len(order) :])
+    torch.library.opcheck(torch.ops.attn_continual.attend_by_position, inputs)
+
+
+class Attend(torch.nn.Module):
+    """A user's layer, of one table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(2, 9, 4))
+
+    def forward(self, query, key):
+        offset = key.shape[1] - query.shape[1]
+        return attend_by_position(query, key, key, self.table, offset=offset, window_right=0)
+
+
+def test_compiled_in_one_graph_with_gradients():
+    torch.manual_seed(1)
+    layer = Attend()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for num_keys in (6, 11):
+        query, key = torch.randn(2, 5, 2, 4), torch.randn(2, num_keys, 2, 4)
+        out, expected = compiled(query, key), layer(query, key)
+        assert_close(out, expected)
+        grads = [torch.autograd.grad(x.sum(), layer.table)[0] for x in (out, expected)]
+        assert_close(*grads)
+
+
+def test_exported_with_free_lengths():
+    torch.manual_seed(1)
+    layer = Attend()
+    batch, queries, keys = (torch.export.Dim(name) for name in ("batch", "queries", "keys"))
+    example = (torch.randn(2, 5, 2, 4), torch.randn(2, 7, 2, 4))
+    shapes = ({0: batch, 1: queries}, {0: batch, 1: keys})
+    exported = torch.export.export(layer, example, dynamic_shapes=shapes).module()
+    query, key = torch.randn(3, 4, 2, 4), torch.randn(3, 9, 2, 4)
+    assert_close(exported(query, key), layer(query, key))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key_table": None}, "expected key_table, query_table or both"),
+        ({"key_table": torch.zeros(2, 5, 6)}, r"expected key_table \[3 or 1, distances, 6\]"),
+        ({"key_table": torch.zeros(3, 5, 4)}, r"expected key_table \[3 or 1, distances, 6\]"),
+        ({"key_table": torch.zeros(3, 0, 6)}, "expected key_table with a row"),
+        ({"position_query": torch.zeros(2, 8, 3, 6)}, "expected position_query"),
+        ({"keep": torch.zeros(2, 9, dtype=torch.bool)}, "expected keep, bool"),
+        ({"keep": torch.zeros(2, 1, 1, 9)}, "expected keep, bool"),
+        ({"attn_bias": torch.zeros(2, 1, 4, 9)}, "expected attn_bias, floating"),
+        ({"chunk_size": 0}, "expected chunk_size"),
+        ({"p": 1.5}, "a dropout probability p"),
+        ({"value": torch.zeros(2, 8, 3, 5, dtype=torch.float64)}, "value"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message):
+    tensors, options = make_call()
+    with pytest.raises(ValueError, match=message):
+        attend_by_position(**{**tensors, **options, **change})
