@@ -94,14 +94,15 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
         state: WindowState,
         attn_mask: Tensor | None,
         *,
-        active: Tensor | None = None,
-        in_place: bool = False,
+        single: bool,
+        active: Tensor | None,
+        in_place: bool,
     ) -> tuple[Tensor, WindowState, Tensor]:
         """Return the outputs [N, T, H, K] of T steps, the new state, and valid, bool [N, T].
 
         Of a mask of the window, the row of `query_index` counts.
         """
-        run = self.window.step if rows.key.shape[1] == 1 else self.window.steps
+        run = self.window.step if single else self.window.steps
         return run(
             rows,
             state,

@@ -122,7 +122,7 @@ class Window:
         query = rows.query
         if self.delay > 0:  # the oldest query lies where the newest goes
             query = state.query[next_slot(state.position, self.delay)][:, None]
-        state = self._write_step(rows, state, active, in_place)
+        state = self.write_step(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
         seen = ages < state.position.clamp(max=self.length)[:, None]
         bias: Tensor = (seen & ~state.padding)[:, None, None]
@@ -176,9 +176,10 @@ class Window:
         ends = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
         return out, state, self.valid(ends, active)
 
-    def _write_step(
+    def write_step(
         self, rows: Rows, state: WindowState, active: Tensor | None, in_place: bool
     ) -> WindowState:
+        """Return the state after one step, in the memory of `state` if `in_place`."""
         slot = next_slot(state.position, state.key.shape[1])
         waiting = next_slot(state.position, self.delay) if self.delay > 0 else slot
 
@@ -194,6 +195,7 @@ class Window:
         )
 
     def write(self, rows: Rows, state: WindowState, active: Tensor | None) -> WindowState:
+        """Return the state after the steps of `rows`."""
         before = state.position
         waiting = state.query
         return WindowState(
@@ -212,6 +214,7 @@ class Window:
         mask: AttentionBias | Tensor,
         extra: ExtraRows | None,
     ) -> Tensor:
+        """Return attention to the keys that the mask leaves, and to the extra ones."""
         query = query.to(key.dtype)
         if extra is None:
             return memory_efficient_attention(query, key, value, mask, self.dropout)
@@ -236,6 +239,7 @@ class Window:
         return mask_row[:, :, columns]
 
     def valid(self, seen: Tensor, active: Tensor | None) -> Tensor:
+        """Return which outputs are valid, bool as `seen` [N, T], the steps seen by each."""
         valid = seen >= (self.length if self.waits else self.delay + 1)
         return valid if active is None else valid & active[:, None]
 
@@ -250,6 +254,7 @@ def _check_streams(rows: Rows, state: WindowState) -> None:
 
 
 def padding_of(rows: Rows) -> Tensor:
+    """Return which keys are hidden, bool [N, T]: none by default."""
     if rows.padding is not None:
         return rows.padding
     return torch.zeros(rows.key.shape[:2], dtype=torch.bool, device=rows.key.device)

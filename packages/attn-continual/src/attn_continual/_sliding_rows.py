@@ -1,0 +1,31 @@
+"""What a chunk of steps makes of rows that a ring holds: windows of them, and late rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attn_continual.ring_cache import last_rows
+
+
+def sliding_windows(ring: Tensor, rows: Tensor, position: Tensor, length: int) -> Tensor:
+    """Return the `length` rows up to each of the next T steps, the oldest first.
+
+    Shapes: ring [N, R, ...] with R >= length - 1, of the steps before; rows [N, T, ...]; position
+        int64 [N], the steps seen before; result [N, T, length, ...], 0 for steps before the first.
+    """
+    history = last_rows(ring, position, length - 1)
+    after = ring.new_zeros(rows.shape[0], 1, *rows.shape[2:])  # without steps there is no window
+    every = torch.cat([history, rows.to(ring.dtype), after], dim=1)
+    return every.unfold(1, length, 1)[:, : rows.shape[1]].movedim(-1, 2)
+
+
+def late_rows(ring: Tensor, rows: Tensor, position: Tensor, delay: int) -> Tensor:
+    """Return the rows of `delay` steps before each of the next T steps.
+
+    Shapes: ring [N, R, ...] with R >= delay; rows, result [N, T, ...]; position int64 [N].
+    """
+    if delay == 0:
+        return rows
+    history = last_rows(ring, position, delay)
+    return torch.cat([history, rows.to(ring.dtype)], dim=1)[:, : rows.shape[1]]

@@ -1,0 +1,153 @@
+"""Multi-head attention that renews the outputs of a whole sliding window at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attn_continual._multihead_attention import ContinualMultiheadAttention
+from attn_continual._projections import torch_window_mask
+from attn_continual._sliding_rows import sliding_windows
+from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState, padding_of
+
+
+class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
+    """Attend from each of the last `sequence_len` steps to all of them, at every step.
+
+    Parameters, their names and layouts are those of `torch.nn.MultiheadAttention`, so that weights
+    load both ways. Masks are torch's too: True, or -inf, hides a key.
+
+    Shapes, for N streams, E = embed_dim, L = sequence_len, T steps:
+        forward: x [T, N, E] ([N, T, E] with `batch_first`, [N, E, T] with `embed_dim_second`) to
+            (output, weights), in that layout and [N, T, T], as torch's own.
+        forward_step: x [N, E] to the outputs of the window, the oldest step first, [L, N, E] (or
+            [N, L, E], [N, E, L]), or None until L steps were seen.
+        forward_steps: x as for forward to the windows of the steps from the L-th on,
+            [T', L, N, E] (or [N, T', L, E], [N, E, T', L]), or None.
+    Cost of a step: O(L^2 E) for attention, O(E^2 + L E) for projections, for only the new step is
+        projected into queries, keys and values. Memory O(L E).
+    Numerics: nothing is summed from step to step, so nothing drifts, cancels or overflows.
+    sequence_len: L, the window. forward takes sequences of any length, without a window.
+    dropout: of attention weights, in training, in every mode.
+    forward_returns_attn_mask: whether forward returns weights, averaged over heads, besides.
+    embed_dim_second: features come before time; only with `batch_first`.
+    Raises: ValueError if `sequence_len` is missing or no length.
+    Source: Hedegaard et al. 2022, arXiv:2201.06268, section 3.2; the sums of its equations are
+        replaced by attention over cached queries, keys and values.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        sequence_len: int | None = None,
+        forward_returns_attn_mask: bool = True,
+        embed_dim_second: bool = False,
+    ) -> None:
+        super().__init__(
+            embed_dim,
+            num_heads,
+            dropout,
+            bias,
+            add_bias_kv,
+            add_zero_attn,
+            kdim,
+            vdim,
+            batch_first,
+            device,
+            dtype,
+            sequence_len=sequence_len,
+            forward_returns_attn_mask=forward_returns_attn_mask,
+            embed_dim_second=embed_dim_second,
+        )
+
+    @property
+    def window(self) -> RetroactiveWindow:
+        """What attends to what at a step."""
+        dropout = self.dropout if self.training else 0.0
+        return RetroactiveWindow(self.sequence_len, self.sequence_len - 1, dropout=dropout)
+
+    def attend(
+        self,
+        rows: Rows,
+        state: WindowState,
+        attn_mask: Tensor | None,
+        *,
+        single: bool,
+        active: Tensor | None,
+        in_place: bool,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Return the outputs [N, T, L, H, K] of T windows, the new state, and valid, bool [N, T]."""
+        if attn_mask is not None:
+            attn_mask = torch_window_mask(attn_mask, self.sequence_len, self.num_heads)
+        return self.window.windows(
+            rows,
+            state,
+            mask=attn_mask,
+            extra=self.extra_rows(),
+            active=active,
+            in_place=single and in_place,
+        )
+
+
+@dataclass(frozen=True)
+class RetroactiveWindow(Window):
+    """Attention of every step of a window to all of it, at every step.
+
+    Scores are computed anew each time. Sums that keys enter and leave would lose their digits when
+    a key that dominated a row leaves it.
+    """
+
+    def windows(
+        self,
+        rows: Rows,
+        state: WindowState,
+        *,
+        mask: Tensor | None = None,
+        extra: ExtraRows | None = None,
+        active: Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Return the outputs [N, T, length, H, Kv] of the windows that end at each of T steps.
+
+        mask: of a window, [N or 1, H or 1, length, length]: bool, True hides; or what is added.
+        in_place: the memory of `state` may be used for the new one; only of a single step.
+        Also returns the new state, and valid, bool [N, T].
+        """
+        num_streams, num_steps = rows.key.shape[:2]
+        before, length = state.position, self.length
+        query, key, value, padding = (
+            sliding_windows(ring, more, before, length)
+            for ring, more in (
+                (state.query, rows.query),
+                (state.key, rows.key),
+                (state.value, rows.value),
+                (state.padding, padding_of(rows)),
+            )
+        )
+        seen = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
+        ages = torch.arange(length - 1, -1, -1, device=before.device)
+        keep = ~padding & (ages < seen[:, :, None])
+        bias = keep[:, :, None, None]
+        if mask is not None and mask.dtype == torch.bool:
+            bias = bias & ~mask[:, None]
+        elif mask is not None:
+            bias = mask[:, None].masked_fill(~bias, -torch.inf)
+        every = (x.flatten(0, 1) for x in (query, key, value, bias))
+        out = self.attend(*every, extra).unflatten(0, (num_streams, num_steps))
+        if in_place:
+            state = self.write_step(rows, state, active, in_place)
+        else:
+            state = self.write(rows, state, active)
+        return out, state, self.valid(seen, active)
