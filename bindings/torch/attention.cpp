@@ -1,38 +1,19 @@
-// Calls the core's attention on torch tensors: allocates outputs and scratch, reports errors.
+// Calls the core's attention on torch tensors, and allocates its outputs.
 #include "attention.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <utility>
 
-#include "executor.h"
-#include "scratch.h"
+#include "run.h"
 
 namespace attn_torch {
 namespace {
-
-void check(attn_status status, const attn_error& error) {
-  STD_TORCH_CHECK(status == ATTN_OK, error.message);
-}
 
 // The sizes of an output come from these axes, so they must exist before the core validates.
 void check_4d(const char* name, const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.dim() == 4, "attention: expected a 4-D ", name, " [B, M, H, K], got ",
                   tensor.dim(), " dimensions");
-}
-
-// Runs a filled-in call of the core on torch's threads, in scratch of its own.
-template <class Args, class Workspace, class Call>
-void run(Args& args, Workspace* workspace, Call* call) {
-  const attn_exec exec = torch_executor();
-  args.exec = &exec;
-  attn_error error;
-  size_t scratch_bytes = 0;
-  check(workspace(&args, &scratch_bytes, &error), error);
-  Scratch scratch(scratch_bytes);
-  args.workspace = scratch.data();
-  args.workspace_bytes = scratch.bytes();
-  check(call(&args, &error), error);
 }
 
 // Allocates and runs one forward; `lse` NULL: not wanted.

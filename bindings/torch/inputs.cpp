@@ -17,14 +17,13 @@ attn_dropout make_dropout(double p, const std::optional<Tensor>& seed) {
       .p = p, .seed = static_cast<uint64_t>(words[0]), .offset = static_cast<uint64_t>(words[1])};
 }
 
-// The core's default is an infinity, which no user means.
+}  // namespace
+
 double checked_scale(std::optional<double> scale) {
   STD_TORCH_CHECK(!scale || std::isfinite(*scale), "attention: expected a finite scale, got ",
                   *scale);
   return scale.value_or(ATTN_SCALE_DEFAULT);
 }
-
-}  // namespace
 
 Inputs pop_inputs(OperatorStack& stack) {
   Inputs inputs;

@@ -31,6 +31,9 @@ struct Inputs {
 
 Inputs pop_inputs(OperatorStack& stack);
 
+// What stands for `scale` in the C ABI, whose default is an infinity, which no user means.
+double checked_scale(std::optional<double> scale);
+
 // The same as the C ABI's structs, which borrow from `inputs` and from one another.
 class InputViews {
  public:

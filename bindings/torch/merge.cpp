@@ -4,14 +4,10 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attn/attn.h"
-#include "executor.h"
+#include "run.h"
 
 namespace attn_torch {
 namespace {
-
-void check(attn_status status, const attn_error& error) {
-  STD_TORCH_CHECK(status == ATTN_OK, error.message);
-}
 
 // The chunks of a list of tensors, or of one tensor that has an axis more and stacks them.
 class ChunkViews {

@@ -7,6 +7,7 @@
 #include "attn/mask.h"
 #include "merge.h"
 #include "operator_stack.h"
+#include "step.h"
 
 namespace attn_torch {
 namespace {
@@ -87,6 +88,11 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
       "_merge_backward(Tensor[] chunk_outs, Tensor[] chunk_lses, Tensor grad_out, "
       "Tensor? grad_lse, *, bool need_outs, bool need_lses) "
       "-> (Tensor[] grad_chunk_outs, Tensor[] grad_chunk_lses)");
+  m.def(
+      "_attention_step_(Tensor query, Tensor key, Tensor value, Tensor(a!) key_ring, Tensor(b!) "
+      "value_ring, "
+      "Tensor(c!) position, SymInt window, *, Tensor? padding=None, Tensor(d!)? padding_ring=None, "
+      "Tensor? active=None, Tensor? bias=None, float? scale=None) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
@@ -99,4 +105,5 @@ STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
   m.impl("merge", TORCH_BOX(&attn_torch::merge));
   m.impl("_merge", TORCH_BOX(&attn_torch::merge));
   m.impl("_merge_backward", TORCH_BOX(&attn_torch::merge_backward));
+  m.impl("_attention_step_", TORCH_BOX(&attn_torch::attention_step_));
 }

@@ -23,6 +23,7 @@ constexpr attn_dtype kFloat16 = {ATTN_DTYPE_FLOAT, 16, 1};
 constexpr attn_dtype kBFloat16 = {ATTN_DTYPE_BFLOAT, 16, 1};
 constexpr attn_dtype kBool = {ATTN_DTYPE_BOOL, 8, 1};
 constexpr attn_dtype kInt32 = {ATTN_DTYPE_INT, 32, 1};
+constexpr attn_dtype kInt64 = {ATTN_DTYPE_INT, 64, 1};
 
 constexpr bool same(attn_dtype a, attn_dtype b) { return a.code == b.code && a.bits == b.bits; }
 
@@ -102,6 +103,7 @@ class Array {
     if (same(dtype_, kFloat16)) return static_cast<double>(load<Half>(place));
     if (same(dtype_, kBool)) return bytes_[place];
     if (same(dtype_, kInt32)) return load<int32_t>(place);
+    if (same(dtype_, kInt64)) return static_cast<double>(load<int64_t>(place));
     const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(place)) << 16;
     float value;
     std::memcpy(&value, &bits, sizeof(value));
@@ -114,6 +116,7 @@ class Array {
     if (same(dtype_, kFloat16)) return store(place, static_cast<Half>(value));
     if (same(dtype_, kBool)) return store(place, static_cast<char>(value != 0.0));
     if (same(dtype_, kInt32)) return store(place, static_cast<int32_t>(value));
+    if (same(dtype_, kInt64)) return store(place, static_cast<int64_t>(value));
     const float single = static_cast<float>(value);
     uint32_t bits;
     std::memcpy(&bits, &single, sizeof(bits));

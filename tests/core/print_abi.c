@@ -119,6 +119,28 @@ static void print_merge(void) {
   FIELD(attn_merge_backward_args, exec);
 }
 
+static void print_step(void) {
+  STRUCT(attn_step_args);
+  FIELD(attn_step_args, struct_size);
+  FIELD(attn_step_args, query);
+  FIELD(attn_step_args, key);
+  FIELD(attn_step_args, value);
+  FIELD(attn_step_args, key_ring);
+  FIELD(attn_step_args, value_ring);
+  FIELD(attn_step_args, position);
+  FIELD(attn_step_args, window);
+  FIELD(attn_step_args, padding);
+  FIELD(attn_step_args, padding_ring);
+  FIELD(attn_step_args, active);
+  FIELD(attn_step_args, bias);
+  FIELD(attn_step_args, scale);
+  FIELD(attn_step_args, out);
+  FIELD(attn_step_args, lse);
+  FIELD(attn_step_args, workspace);
+  FIELD(attn_step_args, workspace_bytes);
+  FIELD(attn_step_args, exec);
+}
+
 static void print_constants(void) {
   CONSTANT(ATTN_OK);
   CONSTANT(ATTN_ERROR_INVALID_ARGUMENT);
@@ -144,6 +166,7 @@ int main(void) {
   print_forward();
   print_backward();
   print_merge();
+  print_step();
   print_constants();
   return 0;
 }

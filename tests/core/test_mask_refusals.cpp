@@ -91,7 +91,7 @@ const Case kCases[] = {
      [](Calls& c) { c.q_start.tensor.ndim = 2; }},
     {kPacked, "sequences.q_start's dtype to be int32, got float32",
      [](Calls& c) { c.q_start.tensor.dtype = kFloat32; }},
-    {kPadded, "sequences.k_len's dtype to be int32, got DLPack code 0 with 64 bits",
+    {kPadded, "sequences.k_len's dtype to be int32, got int64",
      [](Calls& c) { c.k_len.tensor.dtype.bits = 64; }},
     {kPacked, "sequences.k_start on the device of query",
      [](Calls& c) { c.k_start.tensor.device_type = ATTN_DEVICE_CUDA; }},

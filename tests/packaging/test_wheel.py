@@ -25,6 +25,8 @@ C_ABI = {
     "attn_merge_backward",
     "attn_merge_forward",
     "attn_num_threads",
+    "attn_step",
+    "attn_step_workspace",
     "attn_version",
 }
 

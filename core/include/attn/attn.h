@@ -7,6 +7,7 @@
 #include "attn/merge.h"
 #include "attn/runtime.h"
 #include "attn/status.h"
+#include "attn/step.h"
 #include "attn/tensor.h"
 
 #endif /* ATTN_ATTN_H */

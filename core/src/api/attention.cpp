@@ -8,18 +8,10 @@
 using attn::guarded;
 using Data = attn::TensorReader::Data;
 
-namespace {
-
-void require_bytes(const size_t* bytes) {
-  if (!bytes) attn::refuse_argument("expected bytes to be a place to write, got NULL; pass one");
-}
-
-}  // namespace
-
 attn_status attn_attention_forward_workspace(const attn_attention_forward_args* args, size_t* bytes,
                                              attn_error* error) noexcept {
   return guarded("attn_attention_forward_workspace", error, [&] {
-    require_bytes(bytes);
+    attn::require_bytes(bytes);
     *bytes = attn::forward_workspace(attn::read_forward(args, Data::kIgnored));
   });
 }
@@ -33,7 +25,7 @@ attn_status attn_attention_forward(const attn_attention_forward_args* args,
 attn_status attn_attention_backward_workspace(const attn_attention_backward_args* args,
                                               size_t* bytes, attn_error* error) noexcept {
   return guarded("attn_attention_backward_workspace", error, [&] {
-    require_bytes(bytes);
+    attn::require_bytes(bytes);
     *bytes = attn::backward_workspace(attn::read_backward(args, Data::kIgnored));
   });
 }

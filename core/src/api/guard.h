@@ -1,6 +1,7 @@
-// Keeps exceptions on this side of the C ABI.
+// Keeps exceptions on this side of the C ABI, and what every entry point checks itself.
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -31,6 +32,11 @@ attn_status guarded(const char* function, attn_error* error, Body body) noexcept
   } catch (...) {
     return report(error, ATTN_ERROR_INTERNAL, function, "an unknown exception; please report it");
   }
+}
+
+// Throws Refusal if a workspace query has no place for its answer.
+inline void require_bytes(const size_t* bytes) {
+  if (!bytes) refuse_argument("expected bytes to be a place to write, got NULL; pass one");
 }
 
 }  // namespace attn

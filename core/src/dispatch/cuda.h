@@ -5,6 +5,7 @@
 
 #include "problem/read_attention.h"
 #include "problem/read_merge.h"
+#include "problem/read_step.h"
 
 namespace attn::cuda {
 
@@ -14,5 +15,7 @@ size_t backward_workspace(const BackwardCall& call);  // bytes
 void backward(const BackwardCall& call);
 void merge_forward(const MergeForwardCall& call);
 void merge_backward(const MergeBackwardCall& call);
+size_t step_workspace(const StepCall& call);  // bytes
+void step(const StepCall& call);
 
 }  // namespace attn::cuda

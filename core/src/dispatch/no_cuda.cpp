@@ -19,6 +19,8 @@ size_t backward_workspace(const BackwardCall&) { refuse(); }
 void backward(const BackwardCall&) { refuse(); }
 void merge_forward(const MergeForwardCall&) { refuse(); }
 void merge_backward(const MergeBackwardCall&) { refuse(); }
+size_t step_workspace(const StepCall&) { refuse(); }
+void step(const StepCall&) { refuse(); }
 
 }  // namespace attn::cuda
 

@@ -8,11 +8,12 @@
 
 namespace attn {
 
-enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kInt32 };
+enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kInt32, kInt64 };
 
 [[gnu::always_inline]] constexpr int64_t element_bytes(DType dtype) {
   switch (dtype) {
-    case DType::kFloat64: return 8;
+    case DType::kFloat64:
+    case DType::kInt64: return 8;
     case DType::kFloat32:
     case DType::kInt32: return 4;
     case DType::kBFloat16:

@@ -30,6 +30,7 @@ constexpr DTypeName kDTypeNames[] = {
     {DType::kFloat64, {ATTN_DTYPE_FLOAT, 64, 1}, "float64"},
     {DType::kBool, {ATTN_DTYPE_BOOL, 8, 1}, "bool"},
     {DType::kInt32, {ATTN_DTYPE_INT, 32, 1}, "int32"},
+    {DType::kInt64, {ATTN_DTYPE_INT, 64, 1}, "int64"},
 };
 
 // "float32, bfloat16 or bool".
@@ -248,6 +249,12 @@ HeadParameters TensorReader::head_parameters(const TensorSpec& spec, int ndim,
           .stride_h = all.strides[0],
           .stride = ndim > 1 ? all.strides[1] : 0,
           .width = ndim > 1 ? tensor->shape[1] : 1};
+}
+
+StreamValues TensorReader::stream_values(const TensorSpec& spec, int ndim,
+                                         const attn_tensor* tensor) {
+  const View all = view(spec, ndim, tensor);
+  return {.data = all.data, .stride_b = all.strides[0], .stride_r = ndim > 1 ? all.strides[1] : 0};
 }
 
 TensorReader::Integers TensorReader::integers(const TensorSpec& spec, int ndim,

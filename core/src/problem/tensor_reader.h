@@ -6,6 +6,7 @@
 
 #include "attn/tensor.h"
 #include "problem/problem.h"
+#include "problem/step_problem.h"
 
 namespace attn {
 
@@ -52,6 +53,8 @@ class TensorReader {
   Scores scores(const TensorSpec& spec, const attn_tensor* tensor);
   // [Hq] or [Hq, width], any strides.
   HeadParameters head_parameters(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
+  // [B] or [B, R], any strides.
+  StreamValues stream_values(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
   struct Integers {
     const int32_t* data;  // never null
     int64_t stride;       // of the first of two axes

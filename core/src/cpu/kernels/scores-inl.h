@@ -24,7 +24,8 @@ inline Real read_score(const char* at, DType dtype) {
     case DType::kFloat16:
       return static_cast<Real>(float_from_float16(*reinterpret_cast<const uint16_t*>(at)));
     case DType::kBool: return *at ? Real(0) : -std::numeric_limits<Real>::infinity();
-    case DType::kInt32: break;
+    case DType::kInt32:
+    case DType::kInt64: break;
   }
   return Real(0);
 }

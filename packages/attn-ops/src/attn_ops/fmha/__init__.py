@@ -26,6 +26,7 @@ from attn_ops.fmha.operators import (
     AttentionOp,
     AttentionOpBase,
 )
+from attn_ops.fmha.step import attention_step_
 
 MemoryEfficientAttentionCutlassOp = (cutlass.FwOp, cutlass.BwOp)
 MemoryEfficientAttentionFlashAttentionOp = (flash.FwOp, flash.BwOp)
@@ -49,6 +50,7 @@ __all__ = [
     "MemoryEfficientAttentionCutlassFwdFlashBwOp",
     "MemoryEfficientAttentionCutlassOp",
     "MemoryEfficientAttentionFlashAttentionOp",
+    "attention_step_",
     "attn_bias",
     "cpu",
     "cutlass",

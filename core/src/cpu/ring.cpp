@@ -1,0 +1,135 @@
+// Plain loops over streams and slots, the same for every instruction set: attention takes longer.
+#include "cpu/ring.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace attn::cpu {
+namespace {
+
+using Flag = uint8_t;  // a bool in memory
+
+bool is_active(const StepProblem& problem, int64_t b) {
+  return !problem.active || problem.active.at<Flag>(b);
+}
+
+// Copies the row of each head to slot `slot` of the ring.
+void put(const HeadRows& ring, const HeadRows& rows, int64_t b, int64_t slot, int64_t heads,
+         int64_t width) {
+  const size_t bytes = static_cast<size_t>(width * element_bytes(ring.dtype));
+  for (int64_t h = 0; h < heads; ++h) {
+    std::memcpy(ring.row(b, slot, h), rows.row(b, 0, h), bytes);
+  }
+}
+
+bool has_padding(const StepProblem& problem, int64_t b) {
+  if (!problem.padding_ring) return false;
+  const int64_t slots = problem.attention.Mkv, stride = problem.padding_ring.stride_r;
+  const Flag* flags = &problem.padding_ring.at<Flag>(b);
+  Flag any = 0;
+  if (stride == 1) {  // the compiler's vectors need to know
+    for (int64_t slot = 0; slot < slots; ++slot) any |= flags[slot];
+  } else {
+    for (int64_t slot = 0; slot < slots; ++slot) any |= flags[slot * stride];
+  }
+  return any != 0;
+}
+
+// Calls visit(slot, place, is_seen) for every slot, with its place in the window: 0 for the oldest,
+// negative beyond it.
+template <class F>
+void each_slot(const StepProblem& problem, int64_t b, F visit) {
+  const int64_t slots = problem.attention.Mkv, window = problem.window;
+  const int64_t position = problem.position.at<int64_t>(b);
+  const int64_t newest = (position - 1) % slots;
+  const int64_t seen = is_active(problem, b) ? std::min(position, window) : 0;
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    const int64_t age = newest - slot + (slot > newest ? slots : 0);
+    const bool is_hidden = problem.padding_ring && problem.padding_ring.at<Flag>(b, slot);
+    visit(slot, window - 1 - age, age < seen && !is_hidden);
+  }
+}
+
+void write_seen(const StepProblem& problem, Flag* to) {
+  for (int64_t b = 0; b < problem.attention.B; ++b, to += problem.attention.Mkv) {
+    each_slot(problem, b, [&](int64_t slot, int64_t, bool is_seen) { to[slot] = is_seen; });
+  }
+}
+
+// Moves the bias to the slots of its keys. Only the bits of its elements matter.
+template <class Bits>
+void scatter_bias(const StepProblem& problem, Bits excluded, char* memory) {
+  const Scores& bias = problem.bias;
+  Bits* to = reinterpret_cast<Bits*>(memory);
+  for (int64_t b = 0; b < problem.attention.B; ++b) {
+    for (int64_t h = 0; h < problem.bias_heads; ++h, to += problem.attention.Mkv) {
+      const Bits* from = reinterpret_cast<const Bits*>(bias.row(b, h, 0));
+      each_slot(problem, b, [&](int64_t slot, int64_t place, bool is_seen) {
+        to[slot] = is_seen ? from[place * bias.stride_n] : excluded;
+      });
+    }
+  }
+}
+
+int64_t slot_bias_heads(const StepProblem& problem) {
+  return problem.bias ? problem.bias_heads : 1;
+}
+
+}  // namespace
+
+void append(const StepProblem& problem) {
+  const ForwardProblem& attention = problem.attention;
+  for (int64_t b = 0; b < attention.B; ++b) {
+    if (!is_active(problem, b)) continue;
+    int64_t& position = problem.position.at<int64_t>(b);
+    const int64_t slot = position % attention.Mkv;
+    put(attention.key, problem.key, b, slot, attention.Hkv, attention.K);
+    put(attention.value, problem.value, b, slot, attention.Hkv, attention.Kv);
+    if (problem.padding_ring) {
+      const bool is_hidden = problem.padding && problem.padding.at<Flag>(b);
+      problem.padding_ring.at<Flag>(b, slot) = is_hidden;
+    }
+    ++position;
+  }
+}
+
+bool sees_every_slot(const StepProblem& problem) {
+  const int64_t slots = problem.attention.Mkv;
+  if (problem.bias || problem.window < slots) return false;
+  for (int64_t b = 0; b < problem.attention.B; ++b) {
+    if (!is_active(problem, b) || problem.position.at<int64_t>(b) < slots) return false;
+    if (has_padding(problem, b)) return false;
+  }
+  return true;
+}
+
+Scores slot_bias(const StepProblem& problem, void* memory) {
+  const int64_t slots = problem.attention.Mkv, heads = slot_bias_heads(problem);
+  return {.data = static_cast<char*>(memory),
+          .dtype = problem.bias ? problem.bias.dtype : DType::kBool,
+          .stride_b = heads * slots,
+          .stride_h = heads > 1 ? slots : 0,
+          .stride_m = 0,
+          .stride_n = 1};
+}
+
+size_t slot_bias_bytes(const StepProblem& problem) {
+  const Scores bias = slot_bias(problem, nullptr);
+  return static_cast<size_t>(problem.attention.B * bias.stride_b * element_bytes(bias.dtype));
+}
+
+void fill(const Scores& slot_bias, const StepProblem& problem) {
+  char* to = slot_bias.data;
+  if (!problem.bias) return write_seen(problem, reinterpret_cast<Flag*>(to));
+  switch (slot_bias.dtype) {
+    case DType::kFloat64:
+      return scatter_bias(problem, -std::numeric_limits<double>::infinity(), to);
+    case DType::kFloat32: return scatter_bias(problem, -std::numeric_limits<float>::infinity(), to);
+    case DType::kBFloat16: return scatter_bias(problem, uint16_t{0xFF80}, to);  // -infinity
+    case DType::kFloat16: return scatter_bias(problem, uint16_t{0xFC00}, to);
+    default: return scatter_bias(problem, Flag{0}, to);
+  }
+}
+
+}  // namespace attn::cpu

@@ -1,0 +1,23 @@
+// Ring buffers of keys and values: appending a step, and which slots its query sees.
+#pragma once
+
+#include <cstddef>
+
+#include "problem/step_problem.h"
+
+namespace attn::cpu {
+
+// Writes the rows of every active stream into their slots, and advances its position.
+void append(const StepProblem& problem);
+
+// After append: whether all slots of all streams are seen, and nothing is added to their scores.
+bool sees_every_slot(const StepProblem& problem);
+
+// What is added to the score of each slot, where the slots are not simply seen.
+size_t slot_bias_bytes(const StepProblem& problem);
+// A place for it in memory of so many bytes, at a multiple of 8.
+Scores slot_bias(const StepProblem& problem, void* memory);
+// After append: writes it, -infinity or false where a slot is not seen.
+void fill(const Scores& slot_bias, const StepProblem& problem);
+
+}  // namespace attn::cpu
