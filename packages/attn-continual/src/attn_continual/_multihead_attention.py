@@ -133,10 +133,17 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         key_padding_mask: bool [N], True hides this step's key from every query.
         attn_mask: as torch's for the window, [L, L] or [N * num_heads, L, L].
         """
-        given = (None if t is None else step_rows(t) for t in (x, key, value))
         padding = None if key_padding_mask is None else torch_padding(key_padding_mask)[:, None]
         out, state, valid = self.run_rows(
-            *given, state, padding, attn_mask, single=True, active=active, in_place=in_place
+            step_rows(x),
+            None if key is None else step_rows(key),
+            None if value is None else step_rows(value),
+            state,
+            padding,
+            attn_mask,
+            single=True,
+            active=active,
+            in_place=in_place,
         )
         return self.layout.from_step(out), state, valid[:, 0]
 
@@ -157,10 +164,16 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         x, key, value: in the layout of sequences. key_padding_mask: bool [N, T]. The rest as for
         `step`.
         """
-        given = (None if t is None else self.layout.to_rows(t) for t in (x, key, value))
-        padding = None if key_padding_mask is None else torch_padding(key_padding_mask)
+        to_rows = self.layout.to_rows
         out, state, valid = self.run_rows(
-            *given, state, padding, attn_mask, active=active, in_place=in_place
+            to_rows(x),
+            None if key is None else to_rows(key),
+            None if value is None else to_rows(value),
+            state,
+            None if key_padding_mask is None else torch_padding(key_padding_mask),
+            attn_mask,
+            active=active,
+            in_place=in_place,
         )
         return self.layout.from_chunk(out), state, valid
 

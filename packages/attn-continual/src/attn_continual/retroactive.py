@@ -88,7 +88,7 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
         active: Tensor | None,
         in_place: bool,
     ) -> tuple[Tensor, WindowState, Tensor]:
-        """Return the outputs [N, T, L, H, K] of T windows, the new state, and valid, bool [N, T]."""
+        """Return the outputs [N, T, L, H, K] of T windows, the new state, and valid [N, T]."""
         if attn_mask is not None:
             attn_mask = torch_window_mask(attn_mask, self.sequence_len, self.num_heads)
         return self.window.windows(
@@ -144,10 +144,10 @@ class RetroactiveWindow(Window):
             bias = bias & ~mask[:, None]
         elif mask is not None:
             bias = mask[:, None].masked_fill(~bias, -torch.inf)
-        every = (x.flatten(0, 1) for x in (query, key, value, bias))
-        out = self.attend(*every, extra).unflatten(0, (num_streams, num_steps))
+        query, key, value, bias = (x.flatten(0, 1) for x in (query, key, value, bias))
+        out = self.attend(query, key, value, bias, extra)
         if in_place:
             state = self.write_step(rows, state, active, in_place)
         else:
             state = self.write(rows, state, active)
-        return out, state, self.valid(seen, active)
+        return out.unflatten(0, (num_streams, num_steps)), state, self.valid(seen, active)
