@@ -43,6 +43,7 @@ def project(
     Raises: ValueError if features are not as many as the weights take.
     """
     value = key if value is None else value
+    _check_features(mha, query, key, value)
     heads = (mha.num_heads, mha.head_dim)
     if mha.in_proj_weight is not None and query is key is value:
         rows = linear(query, mha.in_proj_weight, mha.in_proj_bias)
@@ -52,7 +53,6 @@ def project(
         weights = mha.in_proj_weight.chunk(3)
     else:
         weights = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
-    _check_features(mha, query, key, value)
     biases = (None,) * 3 if mha.in_proj_bias is None else mha.in_proj_bias.chunk(3)
     return Projected(
         *(
@@ -90,7 +90,8 @@ def torch_window_mask(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
 
     Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
     """
-    if attn_mask.dim() not in (2, 3) or attn_mask.shape[-2:] != (length, length):
+    is_window = attn_mask.dim() in (2, 3) and attn_mask.shape[-2:] == (length, length)
+    if not is_window or (attn_mask.dim() == 3 and attn_mask.shape[0] % num_heads):
         raise ValueError(
             f"attn_mask: expected [{length}, {length}], the window's, or with N * num_heads in "
             f"front, got {list(attn_mask.shape)}"

@@ -43,7 +43,9 @@ def detach(state: Any) -> Any:  # noqa: ANN401
 
 def select_streams(state: Any, index: Tensor | Sequence[int]) -> Any:  # noqa: ANN401
     """Return the state of some streams: `index` holds their numbers, or is a bool mask [N]."""
-    return map_state(lambda x: x[torch.as_tensor(index, device=x.device)], state)
+    chosen = torch.as_tensor(index)
+    chosen = chosen if chosen.numel() else chosen.long()  # an empty list would be of floats
+    return map_state(lambda x: x[chosen.to(x.device)], state)
 
 
 def stack_streams(states: Sequence[Any]) -> Any:  # noqa: ANN401

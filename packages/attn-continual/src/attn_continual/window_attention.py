@@ -118,7 +118,7 @@ class Window:
         mask_row: [N or 1, H or 1, length], added to the scores of the window's keys, the oldest
             first.
         """
-        _check_streams(rows, state)
+        _check_rows(rows, state, mask_row)
         query = rows.query
         if self.delay > 0:  # the oldest query lies where the newest goes
             query = state.query[next_slot(state.position, self.delay)][:, None]
@@ -150,7 +150,7 @@ class Window:
         in_place: as for `step`; a chunk makes new rings all the same.
         """
         del in_place
-        _check_streams(rows, state)
+        _check_rows(rows, state, mask_row)
         num_steps = rows.key.shape[1]
         before, history = state.position, self.length - 1
         key, value, padding = (
@@ -244,12 +244,16 @@ class Window:
         return valid if active is None else valid & active[:, None]
 
 
-def _check_streams(rows: Rows, state: WindowState) -> None:
+def _check_rows(rows: Rows, state: WindowState, mask_row: Tensor | None) -> None:
     given, held = rows.key.shape[0], state.position.shape[0]
     if given != held:
         raise ValueError(
             f"window attention: expected rows of {held} streams, as the state has, got {given}; "
             "select, stack or reset streams of the state to change them"
+        )
+    if mask_row is not None and mask_row.shape[0] not in (1, held):
+        raise ValueError(
+            f"attn_mask: expected masks of 1 or {held} streams, got {mask_row.shape[0]}"
         )
 
 

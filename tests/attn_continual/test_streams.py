@@ -1,0 +1,87 @@
+"""States of many streams, chosen, stacked, reset and held."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attn_continual.streams import (
+    choose_streams,
+    detach,
+    map_state,
+    reset_streams,
+    select_streams,
+    snapshot,
+    stack_streams,
+    tensors_of,
+)
+
+
+class Inner(NamedTuple):
+    rows: Tensor
+    position: Tensor
+
+
+class Outer(NamedTuple):
+    inner: Inner
+    pair: tuple[Tensor, Inner]
+
+
+def state_of(*streams):
+    """Return a nested state in which every number says which stream it belongs to."""
+    position = torch.tensor(streams)
+    rows = position[:, None, None] + torch.zeros(1, 2, 3)
+    return Outer(Inner(rows, position), (position > 1, Inner(rows[:, 0] + 0.5, -position)))
+
+
+def assert_same(got, expected):
+    assert type(got) is type(expected)
+    pairs = list(zip(tensors_of(got), tensors_of(expected), strict=True))
+    assert len(pairs) == 5
+    for a, b in pairs:
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+def test_structure_is_kept():
+    got = map_state(lambda x: x, state_of(1, 2))
+    assert isinstance(got, Outer)
+    assert isinstance(got.inner, Inner)
+    assert isinstance(got.pair[1], Inner)
+    assert map_state(torch.neg, torch.ones(2)).tolist() == [-1.0, -1.0]
+    assert map_state(torch.neg, ()) == ()
+
+
+def test_streams_are_selected_by_number_and_by_mask():
+    state = state_of(0, 1, 2, 3)
+    assert_same(select_streams(state, [3, 1]), state_of(3, 1))
+    assert_same(select_streams(state, torch.tensor([2, 2])), state_of(2, 2))
+    mask = torch.tensor([True, False, False, True])
+    assert_same(select_streams(state, mask), state_of(0, 3))
+    assert_same(select_streams(state, [True, False, False, True]), state_of(0, 3))
+    assert [x.shape[0] for x in tensors_of(select_streams(state, []))] == [0] * 5
+
+
+def test_streams_are_stacked_in_order():
+    assert_same(stack_streams([state_of(4), state_of(1, 2), state_of(0)]), state_of(4, 1, 2, 0))
+
+
+def test_streams_are_chosen_and_reset():
+    mask = torch.tensor([False, True, True])
+    assert_same(choose_streams(mask, state_of(7, 8, 9), state_of(1, 2, 3)), state_of(1, 8, 9))
+    assert_same(reset_streams(state_of(7, 8, 9), state_of(0, 0, 0), mask), state_of(7, 0, 0))
+
+
+def test_snapshots_have_memory_of_their_own():
+    state = state_of(1, 2)
+    copy = snapshot(state)
+    for tensor in tensors_of(state):
+        tensor.zero_()
+    assert_same(copy, state_of(1, 2))
+
+
+def test_detached_states_share_memory_without_history():
+    x = torch.ones(2, requires_grad=True)
+    (doubled,) = detach((2 * x,))
+    assert not doubled.requires_grad
+    assert detach(doubled).data_ptr() == doubled.data_ptr()
