@@ -33,8 +33,8 @@ def mechanism(name="Own"):
             super().__init__(dropout)
             self.module, self.size = module, size
 
-        def forward(self, q, k, v):
-            return v
+        def forward(self, *operands):
+            return operands[-1]
 
     Own.__name__ = name
     return Own

@@ -117,14 +117,14 @@ class _PositionMaps(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        (grad,) = grad_outputs
+        (grad_out,) = grad_outputs
         q, distances, v = ctx.saved_tensors
         dq, ddistances, dv = (torch.zeros_like(x) for x in (q, distances, v))
         with torch.autocast(q.device.type, enabled=False):
             for rows, seen in _blocks(q, distances, v):
-                dout = grad[:, :, rows]
-                dv += _scores(q[:, :, rows], distances[seen]).transpose(2, 3) @ dout
-                by_distance = _by_distance(dout @ v.transpose(2, 3))
+                grad = grad_out[:, :, rows]
+                dv += _scores(q[:, :, rows], distances[seen]).transpose(2, 3) @ grad
+                by_distance = _by_distance(grad @ v.transpose(2, 3))
                 dq[:, :, rows] = by_distance @ distances[seen]
                 ddistances[seen] += (by_distance.transpose(2, 3) @ q[:, :, rows]).sum((0, 1))
         return dq, ddistances, dv
