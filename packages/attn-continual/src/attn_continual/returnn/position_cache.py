@@ -1,0 +1,65 @@
+"""Keeps the rows of distances that a layer has computed, until what made them changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+
+class _Held(NamedTuple):
+    key: Hashable
+    first: int
+    last: int
+    rows: Tensor
+
+
+class PositionCache:
+    """Hold rows for consecutive distances; more than asked for, so that steps find the next.
+
+    Copies and pickles begin empty. Nothing is held where a graph is traced.
+    """
+
+    def __init__(self) -> None:
+        self._held: _Held | None = None
+
+    def rows(
+        self, first: int, last: int, key: Hashable, make: Callable[[int, int], Tensor]
+    ) -> Tensor:
+        """Return the rows of the distances from `first` to `last`, [last - first + 1, ...].
+
+        key: what they depend on; make: computes rows of such distances, without gradients.
+        """
+        if torch.compiler.is_compiling():
+            return make(first, last)
+        held = self._held
+        if held is None or held.key != key or first < held.first or last > held.last:
+            begin, end = -_roomy(-first), _roomy(last)
+            with torch.inference_mode(mode=False), torch.no_grad():
+                held = _Held(key, begin, end, make(begin, end))
+            self._held = held
+        return held.rows[first - held.first : last - held.first + 1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._held = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+def _roomy(distance: int) -> int:
+    """Return the next power of two, so that growing by single steps is rarely needed."""
+    return distance if distance <= 0 else 1 << (distance - 1).bit_length()
+
+
+def version_of(weight: Tensor | None) -> Hashable:
+    """Return what differs after any change of a weight that autograd counts, or a move."""
+    if weight is None:
+        return None
+    version = None if weight.is_inference() else weight._version  # noqa: SLF001  torch offers no public way
+    return weight.data_ptr(), version, weight.dtype, weight.device
