@@ -102,6 +102,36 @@ def test_paddings_that_do_not_fit_are_refused(qkv):
         ScaledDotProduct()(*qkv, key_padding_mask=torch.ones(B, MKV, dtype=torch.int64))
 
 
+def test_a_padding_for_all_keys_has_an_extent_for_each(qkv):
+    for keep in (True, False):
+        padding = torch.full((B, 1), keep)
+        inputs = read_inputs(ScaledDotProduct(), *qkv, key_padding_mask=padding)
+        assert torch.equal(inputs.keep, padding[:, None, None].expand(B, 1, 1, MKV))
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+@pytest.mark.parametrize("emptied", ["batch", "queries", "keys"])
+def test_masks_go_with_nothing_at_all(qkv, emptied, is_folded):
+    q, k, v = qkv
+    q = {"batch": q[:0], "queries": q[..., :0, :], "keys": q}[emptied]
+    k, v = ({"batch": x[:0], "queries": x, "keys": x[..., :0, :]}[emptied] for x in (k, v))
+    batch = q.shape[0]
+    q, k, v = (x.flatten(0, 1) if is_folded else x for x in (q, k, v))
+    mask, padding = torch.zeros(MQ, MKV), torch.ones(batch, MKV, dtype=torch.bool)
+    inputs = read_inputs(ScaledDotProduct(), q, k, v, mask, padding)
+    out = ScaledDotProduct()(q, k, v, mask, padding)
+    assert inputs.keep.shape[-2:] == (1, k.shape[-2])
+    assert out.shape == (*q.shape[:-1], KV)
+    assert not out.any()
+
+
+def test_whole_numbers_are_refused(qkv):
+    q, k, v = qkv
+    for bad in ((q.long(), k, v), (q, k.long(), v), (q, k, v.bool())):
+        with pytest.raises(ValueError, match="expected floating-point q, k and v, got"):
+            ScaledDotProduct()(*bad)
+
+
 def test_inputs_that_do_not_fit_are_refused(qkv):
     q, k, v = qkv
     for bad in ((q[0], k, v), (q, k, v[..., 1:, :]), (q[..., 1:], k, v), (q[0, 0],) * 3):

@@ -69,7 +69,7 @@ def read_inputs(
     """
     who, is_folded = type(attention).__name__, q.dim() == 3
     _check_flags(attention, att_mask, key_padding_mask)
-    _check_shapes(who, q, k, v)
+    _check_operands(who, q, k, v)
     if attention.requires_same_k_q_dimensions and q.shape[-2] != k.shape[-2]:
         raise ValueError(
             f"{who}: expected as many keys as queries, got {k.shape[-2]} keys and {q.shape[-2]} "
@@ -85,6 +85,7 @@ def read_inputs(
             mask = mask.to(q.dtype)
     if padding is not None:
         padding = _fit(who, "key_padding_mask", padding, extents)
+        padding = padding.expand(-1, -1, -1, k.shape[-2])
     q, k, v = (_view(x, batch, heads) for x in (q, k, v))
     return Inputs(q, k, v, mask, padding, is_folded)
 
@@ -113,8 +114,11 @@ def _check_flags(attention: Attention, att_mask: object, key_padding_mask: objec
             )
 
 
-def _check_shapes(who: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check_operands(who: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     layout = "[B, H, M, K]" if q.dim() == 4 else "[B * H, M, K]"
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not x.is_floating_point():
+            raise ValueError(f"{who}: expected floating-point q, k and v, got {name} {x.dtype}")
     batches = (q.shape[:-2], k.shape[:-2], v.shape[:-2])
     fits = q.dim() in (3, 4) and batches[0] == batches[1] == batches[2]
     if not fits or k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
@@ -164,7 +168,7 @@ def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:
             return folded // heads_of_mask, heads_of_mask
         if 1 < of_mask < batch and folded % of_mask == 0:
             batch = of_mask
-    return batch, folded // max(batch, 1)
+    return batch, folded // batch if batch > 0 else 1
 
 
 def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
@@ -172,7 +176,8 @@ def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) 
     batch, heads, queries, keys = extents
     if mask.shape[:2] == (batch * heads, 1) and heads > 1:
         mask = mask.unflatten(0, (batch, heads)).squeeze(2)
-    mask = mask[..., :queries, :keys]
+    # An extent of 1 stands for any number, and for none too.
+    mask = mask[..., : max(queries, 1), : max(keys, 1)]
     for extent, wanted in zip(mask.shape, extents, strict=True):
         if extent not in (1, wanted):
             raise ValueError(
