@@ -188,10 +188,13 @@ def test_dropout_drops_anew_in_each_chunk():
     assert not any((by_chunk[0] == by_chunk[chunk]).all() for chunk in (1, 2, 3))
 
 
-def test_samples_taken_apart_give_the_same(monkeypatch):
-    tensors, options = make_call(batch=5, terms=("key", "query"), chunk_size=4)
+@pytest.mark.parametrize("scores", [2 * 4 * 4 * 13, 2 * 4 * 13, 1])
+def test_samples_and_heads_taken_apart_give_the_same(scores, monkeypatch):
+    tensors, options = make_call(
+        batch=5, heads=4, key_heads=2, terms=("key", "query"), bias=(5, 4, 9, 1), chunk_size=4
+    )
     together = result_of(tensors, options)
-    monkeypatch.setattr(_position_chunks, "_SCORES_PER_CHUNK", 2 * 3 * 4 * 13)
+    monkeypatch.setattr(_position_chunks, "_SCORES_PER_THREAD", scores)
     assert_close(result_of(tensors, options), together, rtol=0, atol=1e-12)
 
 

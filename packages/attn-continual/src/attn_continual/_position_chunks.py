@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ from attn_ops.fmha import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SCORES_PER_CHUNK = 1 << 22
-"""Samples are taken together while their scores of a chunk stay below this number."""
+_SCORES_PER_THREAD = 1 << 20
+"""Heads and samples are taken together while a chunk has no more scores for each thread."""
 
 
 class PositionCall(NamedTuple):
@@ -61,10 +62,12 @@ class Gradients(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some samples, some of their queries, and the keys that these may see."""
+    """Some samples, heads and queries, and the keys that these may see."""
 
     number: int
     samples: slice
+    heads: slice
+    key_heads: slice
     queries: slice
     keys: slice
 
@@ -89,8 +92,8 @@ def forward(call: PositionCall, out: Tensor, lse: Tensor) -> None:
         part, part_lse = memory_efficient_attention_forward_requires_grad(
             *_rows(call, chunk), **_options(call, chunk, scores)
         )
-        out[chunk.samples, chunk.queries] = part
-        lse[chunk.samples, :, chunk.queries] = part_lse
+        out[chunk.samples, chunk.queries, chunk.heads] = part
+        lse[chunk.samples, chunk.heads, chunk.queries] = part_lse
 
 
 def backward(call: PositionCall, out: Tensor, lse: Tensor, grad_out: Tensor) -> Gradients:
@@ -102,16 +105,16 @@ def backward(call: PositionCall, out: Tensor, lse: Tensor, grad_out: Tensor) -> 
     for chunk in _chunks(call):
         scores = _scores(call, tables, chunk)
         dq, dk, dv, dscores = memory_efficient_attention_backward(
-            grad_out[chunk.samples, chunk.queries],
-            out[chunk.samples, chunk.queries],
-            lse[chunk.samples, :, chunk.queries].contiguous(),
+            grad_out[chunk.samples, chunk.queries, chunk.heads],
+            out[chunk.samples, chunk.queries, chunk.heads],
+            lse[chunk.samples, chunk.heads, chunk.queries].contiguous(),
             *_rows(call, chunk),
             **_options(call, chunk, scores),
             needs_bias_gradient=True,
         )
-        grads.query[chunk.samples, chunk.queries] = dq.to(dtype)
-        grads.key[chunk.samples, chunk.keys] += dk
-        grads.value[chunk.samples, chunk.keys] += dv
+        grads.query[chunk.samples, chunk.queries, chunk.heads] = dq.to(dtype)
+        grads.key[chunk.samples, chunk.keys, chunk.key_heads] += dk
+        grads.value[chunk.samples, chunk.keys, chunk.key_heads] += dv
         if grads.attn_bias is not None:
             part = _part(grads.attn_bias, chunk)
             part += dscores.sum_to_size(part.shape)
@@ -134,30 +137,42 @@ def _tables(call: PositionCall) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _chunks(call: PositionCall) -> Iterator[Chunk]:
-    (batch, queries, heads, _), keys = call.query.shape, call.key.shape[1]
-    size = call.chunk_size
-    samples = max(_SCORES_PER_CHUNK // max(heads * size * (keys + size), 1), 1)
-    number = 0
-    for first_sample in range(0, batch, samples):
-        for begin in range(0, queries, size):
-            end = min(begin + size, queries)
-            left, right = 0, keys
-            if call.window_left is not None:
-                left = max(begin + call.offset - call.window_left, 0)
-            if call.window_right is not None:
-                right = min(end + call.offset + call.window_right, keys)
-            if left < right:
-                sample = slice(first_sample, min(first_sample + samples, batch))
-                yield Chunk(number, sample, slice(begin, end), slice(left, right))
-            number += 1
+    (batch, queries, heads, _), (keys, key_heads) = call.query.shape, call.key.shape[1:3]
+    size = min(call.chunk_size, max(queries, 1))
+    at_once = max(_SCORES_PER_THREAD * torch.get_num_threads() // (size * (keys + size)), 1)
+    group = heads // max(key_heads, 1)
+    key_heads_at_once = min(max(at_once // max(group, 1), 1), max(key_heads, 1))
+    pieces = itertools.product(
+        _slices(batch, max(at_once // max(heads, 1), 1)),
+        _slices(key_heads, key_heads_at_once),
+        _slices(queries, size),
+    )
+    for number, (samples, of_keys, rows) in enumerate(pieces):
+        left, right = 0, keys
+        if call.window_left is not None:
+            left = max(rows.start + call.offset - call.window_left, 0)
+        if call.window_right is not None:
+            right = min(rows.stop + call.offset + call.window_right, keys)
+        if left < right:
+            of_queries = slice(of_keys.start * group, of_keys.stop * group)
+            yield Chunk(number, samples, of_queries, of_keys, rows, slice(left, right))
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(begin, min(begin + size, total)) for begin in range(0, total, size)]
 
 
 def _rows(call: PositionCall, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        call.query[chunk.samples, chunk.queries],
-        call.key[chunk.samples, chunk.keys],
-        call.value[chunk.samples, chunk.keys],
+        call.query[chunk.samples, chunk.queries, chunk.heads],
+        call.key[chunk.samples, chunk.keys, chunk.key_heads],
+        call.value[chunk.samples, chunk.keys, chunk.key_heads],
     )
+
+
+def _of_heads(table: Tensor, chunk: Chunk) -> Tensor:
+    """Return the part of a table [H or 1, Z, K]."""
+    return table if table.shape[0] == 1 else table[chunk.heads]
 
 
 def _options(call: PositionCall, chunk: Chunk, scores: Scores) -> dict[str, Any]:
@@ -174,16 +189,17 @@ def _scores(
     of_queries, of_keys = None, []
     columns = chunk.keys.stop - chunk.keys.start
     if key_table is not None and call.position_query is not None:
-        rows = call.position_query[chunk.samples, chunk.queries]
+        rows = call.position_query[chunk.samples, chunk.queries, chunk.heads]
+        table = _of_heads(key_table, chunk)
         first = call.zero_row + chunk.keys.start - chunk.queries.start - call.offset
-        of_queries = DistanceProduct.compute(rows, key_table, first, columns, call.scale)
+        of_queries = DistanceProduct.compute(rows, table, first, columns, call.scale)
         total = of_queries.scores
     else:
-        batch, num_rows, heads, _ = call.query[chunk.samples, chunk.queries].shape
+        batch, num_rows, heads, _ = call.query[chunk.samples, chunk.queries, chunk.heads].shape
         shape = (batch, heads, num_rows, columns)
         total = call.query.new_zeros(shape, dtype=call.compute_dtype)
     if query_table is not None and call.position_key is not None:
-        of_keys = _scores_of_keys(call, call.position_key, query_table, chunk)
+        of_keys = _scores_of_keys(call, call.position_key, _of_heads(query_table, chunk), chunk)
         for keys, product in of_keys:
             total[..., keys].add_(product.scores.mT)
     if call.attn_bias is not None:
@@ -205,7 +221,7 @@ def _scores_of_keys(
     for key in range(chunk.keys.start, chunk.keys.stop, end - begin):
         stop = min(key + end - begin, chunk.keys.stop)
         first = zero_row + begin + call.offset - key
-        rows = position_key[chunk.samples, key:stop]
+        rows = position_key[chunk.samples, key:stop, chunk.heads]
         product = DistanceProduct.compute(rows, flipped_table, first, end - begin, call.scale)
         products.append((slice(key - chunk.keys.start, stop - chunk.keys.start), product))
     return products
@@ -230,28 +246,26 @@ def _hide(call: PositionCall, chunk: Chunk, total: Tensor) -> None:
 
 def _part(mask: Tensor, chunk: Chunk) -> Tensor:
     """Return what [B or 1, H or 1, Mq or 1, Mkv or 1] says of a chunk."""
-    samples, queries, keys = (
-        part if size > 1 else slice(None)
-        for part, size in zip(
-            (chunk.samples, chunk.queries, chunk.keys),
-            (mask.shape[0], mask.shape[2], mask.shape[3]),
-            strict=True,
+    parts = (chunk.samples, chunk.heads, chunk.queries, chunk.keys)
+    return mask[
+        tuple(
+            part if size > 1 else slice(None) for part, size in zip(parts, mask.shape, strict=True)
         )
-    )
-    return mask[samples, :, queries, keys]
+    ]
 
 
 def _add_position_gradients(
     call: PositionCall, grads: Gradients, chunk: Chunk, scores: Scores, dscores: Tensor
 ) -> None:
     if scores.of_keys and grads.position_key is not None and grads.query_table is not None:
-        flipped = grads.query_table.new_zeros(grads.query_table.shape)
+        table = _of_heads(grads.query_table, chunk)
+        flipped = table.new_zeros(table.shape)
         for keys, product in scores.of_keys:
-            rows = grads.position_key[chunk.samples, chunk.keys][:, keys]
+            rows = grads.position_key[chunk.samples, chunk.keys, chunk.heads][:, keys]
             product.add_gradients(dscores[..., keys].mT, rows, flipped, call.scale)
-        grads.query_table.add_(flipped.flip(1))
+        table.add_(flipped.flip(1))
     if scores.of_queries is not None and grads.position_query is not None:
-        rows = grads.position_query[chunk.samples, chunk.queries]
-        table = grads.key_table
-        if table is not None:
+        rows = grads.position_query[chunk.samples, chunk.queries, chunk.heads]
+        if grads.key_table is not None:
+            table = _of_heads(grads.key_table, chunk)
             scores.of_queries.add_gradients(dscores, rows, table, call.scale)

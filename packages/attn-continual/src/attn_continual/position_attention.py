@@ -36,7 +36,7 @@ def attend_by_position(
     keep: Tensor | None = None,
     p: float = 0.0,
     scale: float | None = None,
-    chunk_size: int = 128,
+    chunk_size: int = 256,
 ) -> Tensor:
     """Attend with scores of content and of relative positions, exactly.
 
@@ -55,7 +55,7 @@ def attend_by_position(
         position_key [B, Mkv, H, Kp'], default `key`; result [B, Mq, H, Kv].
     Dtypes: query, key and value alike; the rest any floating point: scores of positions are
         computed in float32, in float64 for such queries. Autocast casts the three as in attn_ops.
-    Cost: memory O(B H chunk_size Mkv) beyond inputs and results, forward and backward; for a
+    Cost: memory O(chunk_size Mkv) for each thread beyond inputs and results, in both directions; for a
         `position_key` twice the multiplications of the other terms.
     zero_row: the row of both tables for a distance of 0; default Z // 2. The first and the last row
         stand for all distances beyond them.
