@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from attn_modules import ATTENTION_REGISTRY
-from mechanism_cases import BATCH, CASES, HEADS, fold, gradients
+from mechanism_cases import BATCH, CASES, HEADS, LENGTH, fold, gradients
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 with_heads = pytest.mark.parametrize(
@@ -48,6 +48,18 @@ def test_batch_elements_know_nothing_of_each_other(case):
     for element in range(BATCH):
         alone = attention(*(x[element : element + 1] for x in operands))
         assert_close(alone, out[element : element + 1], **TIGHT)
+
+
+@every
+@pytest.mark.parametrize(("batch", "length"), [(0, LENGTH), (BATCH, 0), (0, 0)])
+def test_nothing_gives_nothing(case, batch, length):
+    attention = case.build()
+    operands = [x[:batch].requires_grad_() for x in case.operands(queries=length)]
+    keep = torch.ones(batch, LENGTH, dtype=torch.bool)
+    for inputs in (operands, list(map(fold, operands)) if case.has_heads else operands):
+        out = attention(*inputs, key_padding_mask=keep)
+        assert out.shape == inputs[0].shape
+        assert not any(gradient.any() for gradient in gradients(out, *operands))
 
 
 @pytest.mark.parametrize(

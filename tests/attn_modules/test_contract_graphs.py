@@ -1,5 +1,9 @@
 """What every mechanism promises of graphs: torch.compile, torch.export and torch.jit.trace."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -37,6 +41,18 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _forget_compiled_code():
     torch.compiler.reset()
+
+
+def test_first_calls_do_not_wait_for_the_compiler():
+    program = """
+import sys
+from mechanism_cases import CASES, gradients
+for case in CASES:
+    operands = [x.requires_grad_() for x in case.operands()]
+    gradients(case.build().train()(*operands), *operands)
+    assert "torch._dynamo" not in sys.modules, f"{case.id} imports torch's compiler"
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
 
 
 def assert_compiled_is_eager(case, backend):

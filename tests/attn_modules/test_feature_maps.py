@@ -13,7 +13,6 @@ from attn_modules.feature_maps import (
     SMHyperbolic,
     SMOrf,
     SMReg,
-    _redraw_if_due,
     draw_vectors,
 )
 from reference.modules.kernel_attention import relu_features, softmax_features
@@ -177,7 +176,8 @@ def test_vectors_wait_for_the_first_call_where_the_width_is_unknown():
 def test_redrawing_is_a_well_formed_operator():
     vectors, seed = draw(4, 4).float(), torch.tensor(0)
     for calls in (0, 1, 2):
-        torch.library.opcheck(_redraw_if_due, (vectors.T, seed, torch.tensor(calls), 2, True))
+        arguments = (vectors.T, seed, torch.tensor(calls), 2, True)
+        torch.library.opcheck(torch.ops.attn_modules.redraw_if_due.default, arguments)
 
 
 def test_every_type_has_a_map():

@@ -60,9 +60,9 @@ def keep_of(keys):
 def small_chunks(request, monkeypatch):
     """Make a few rows as many chunks, one or two of them a block."""
     chunk, block = request.param
-    monkeypatch.setattr("attn_modules._prefix_sums.CHUNK_ROWS", chunk)
-    monkeypatch.setattr("attn_modules._prefix_sums.BLOCK_ROWS", block)
-    monkeypatch.setattr("attn_modules._total_sums.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("attn_modules._features.prefix_sums.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("attn_modules._features.prefix_sums.BLOCK_ROWS", block)
+    monkeypatch.setattr("attn_modules._features.total_sums.CHUNK_ROWS", chunk)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -47,6 +47,15 @@ def test_there_are_as_many_results_as_pixels_by_default(size):
     assert Pooling(size)(x, x, x).shape == x.shape
 
 
+@pytest.mark.parametrize(("size", "padding", "pixels"), [(3, 0, 4), (4, 1, 1), (2, 1, 0)])
+def test_windows_that_exceed_the_image_leave_nothing(size, padding, pixels):
+    x = drawn(2, pixels, 3)
+    out = Pooling(size, padding=padding)(x, x, x, key_padding_mask=torch.ones(2, pixels).bool())
+    assert out.shape == (2, 0, 3)
+    out.sum().backward()
+    assert not x.grad.any()
+
+
 def test_padding_at_the_border_is_like_a_smaller_image():
     small = drawn(1, 25, 3)
     large = torch.full((1, 6, 6, 3), torch.nan, dtype=torch.float64)

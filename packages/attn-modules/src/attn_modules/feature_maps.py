@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attn_modules._feature_rows import Kind, features, log_weights
+from attn_modules._features.arithmetic import Kind, features, log_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ class FeatureMap(nn.Module):
     """
 
     kind: ClassVar[Kind]
-    """The arithmetic, in `_feature_rows`."""
+    """The arithmetic, in `_features.arithmetic`."""
     features_per_vector: ClassVar[int] = 1
     has_random_lengths: ClassVar[bool] = True
     """Vectors are as long as Gaussian ones, chi(K); else all have length sqrt(K)."""
@@ -98,7 +98,7 @@ class FeatureMap(nn.Module):
         """
         projection = self.projection(dim_head)
         if self.training and self.iter_before_redraw is not None:
-            projection = _redraw_if_due(
+            projection = torch.ops.attn_modules.redraw_if_due(
                 projection,
                 self.seed,
                 self.num_calls,
@@ -228,13 +228,13 @@ def _generator(seed: int, drawing: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-@torch.library.custom_op(
+torch.library.define(
     "attn_modules::redraw_if_due",
-    mutates_args=(),
-    schema=(
-        "(Tensor vectors, Tensor seed, Tensor num_calls, int period, bool random_lengths) -> Tensor"
-    ),
+    "(Tensor vectors, Tensor seed, Tensor num_calls, int period, bool random_lengths) -> Tensor",
 )
+
+
+@torch.library.impl("attn_modules::redraw_if_due", "CompositeExplicitAutograd")
 def _redraw_if_due(
     vectors: Tensor, seed: Tensor, num_calls: Tensor, period: int, random_lengths: bool
 ) -> Tensor:
@@ -248,6 +248,6 @@ def _redraw_if_due(
     return drawn.to(vectors)
 
 
-@_redraw_if_due.register_fake
-def _(vectors: Tensor, *_: object) -> Tensor:
+@torch.library.register_fake("attn_modules::redraw_if_due")
+def _vectors_extents(vectors: Tensor, *_: object) -> Tensor:
     return vectors.new_empty(vectors.shape)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from attn_modules._kernel_attention import Kernel, KernelAttention
 from attn_modules.feature_maps import FEATURE_MAPS, FeatureMapType
+from attn_modules.mechanisms._kernel_attention import Kernel, KernelAttention
 from attn_modules.registry import register_attention
 
 if TYPE_CHECKING:

@@ -65,6 +65,8 @@ torch.library.define("attn_modules::real_fourier", "(Tensor x) -> Tensor")
 @torch.library.impl("attn_modules::real_fourier", "CompositeExplicitAutograd")
 def _real_fourier(x: Tensor) -> Tensor:
     """Return the real part of the transform of [B, M, H, K] over M and K."""
+    if x.numel() == 0:  # torch transforms nothing empty
+        return x.new_empty(x.shape)
     return torch.fft.fft2(x, dim=(1, 3)).real.contiguous()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from attn_modules._kernel_attention import Kernel, KernelAttention
+from attn_modules.mechanisms._kernel_attention import Kernel, KernelAttention
 from attn_modules.registry import register_attention
 
 LinearFeatureMap = Literal["elu", "relu", "exp"]

@@ -161,7 +161,8 @@ class NystromAttention(Attention):
     def _skip(self, connection: nn.Module, inputs: Inputs) -> Tensor:
         """Return what is added to the attended values, [B, H, Mkv, Kv]."""
         batch, keys, heads, width = inputs.v.shape
-        if inputs.q.shape[1] != keys or batch * heads % self.num_heads:
+        elements, others = divmod(batch * heads, self.num_heads)
+        if inputs.q.shape[1] != keys or others:
             raise ValueError(
                 "NystromAttention: expected as many keys as queries, and heads by "
                 f"num_heads={self.num_heads}, where a part of v is added to the result, got "
@@ -169,7 +170,7 @@ class NystromAttention(Attention):
             )
         kept = inputs.kept_rows()
         v = inputs.v if kept is None else inputs.v.masked_fill(~kept, 0.0)
-        return connection(v.transpose(1, 2).reshape(-1, self.num_heads, keys, width))
+        return connection(v.transpose(1, 2).reshape(elements, self.num_heads, keys, width))
 
     def extra_repr(self) -> str:
         """Return what `print` shows between the brackets."""
@@ -187,6 +188,8 @@ class _SequenceConvolution(nn.Conv2d):
         super().__init__(heads, heads, (size, 1), padding=(padding, 0), groups=heads, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  what torch calls it
+        if input.shape[-2] == 0:  # torch convolves no empty sequences
+            return input
         return super().forward(input)[..., : input.shape[-2], :]
 
 

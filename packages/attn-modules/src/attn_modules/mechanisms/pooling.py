@@ -24,7 +24,8 @@ class Pooling(Attention):
 
     The rows of `q` are the pixels of a square image, row by row; `k` and `v` are not read. Window
     (a, b) begins at pixel (a, b) * stride - padding, and its centre lies pool_size // 2 further.
-    Windows whose centre lies in the image count, and of those the pixels in the image.
+    Windows whose centre lies in the image, and which reach no further than `padding` beyond its
+    borders, count, and of those the pixels in the image.
 
     Shapes: q [B, M, dim_model] or [B, H, M, K], M a square; the result likewise, with a row for
         each window: M of them if stride is 1 and padding the default.
@@ -32,7 +33,7 @@ class Pooling(Attention):
     Cost: time O(M K pool_size^2), memory O(M K).
     pool_size: side of the window, odd or even.
     stride: pixels from one window to the next.
-    padding: pixels beyond the border at which windows begin; default: pool_size // 2.
+    padding: pixels beyond the borders that windows may reach; default: pool_size // 2.
     dropout: the probability of dropping an element of the result.
     key_padding_mask: pixels of padding are left out of the means, and are 0 as centres.
     Raises: ValueError if an argument is out of range, or M is not a square.
@@ -92,7 +93,10 @@ class Pooling(Attention):
         return inputs.restore(functional.dropout(mixed, self.active_dropout))
 
     def _sums(self, images: Tensor) -> Tensor:
-        """Return the sum over each window."""
+        """Return the sum over each window; there is none where they exceed an image."""
+        side = images.shape[-1]
+        if side == 0 or side + 2 * self.padding < self.pool_size:
+            return images[..., :0, :0]
         return functional.avg_pool2d(
             images, self.pool_size, self.stride, self.padding, divisor_override=1
         )

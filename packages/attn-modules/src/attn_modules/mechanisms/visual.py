@@ -91,6 +91,8 @@ class Visual(Attention):
             )
         inputs = read_inputs(self, q, k, v, att_mask, key_padding_mask)
         side = square_side("Visual", q.shape[-2])
+        if side == 0:  # torch convolves no empty images
+            return inputs.restore(inputs.q)
         kept = kept_pixels(inputs, side)
         images = _blank(as_images(inputs.q, side), kept)
         widen, activate, gate, project = self.block

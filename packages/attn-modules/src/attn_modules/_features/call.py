@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from attn_modules._feature_rows import Kind, count_features, features, log_weights, rows_gradient
+from attn_modules._features.arithmetic import (
+    Kind,
+    count_features,
+    features,
+    log_weights,
+    rows_gradient,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +50,7 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureCall:
-    """The inputs of one call; see `_feature_attention.feature_attention`."""
+    """The inputs of one call; see `operators.feature_attention`."""
 
     q: Tensor
     """[B, Mq, H, K]"""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional
 
-from attn_modules._feature_attention import feature_attention
-from attn_modules._feature_call import FeatureCall
+from attn_modules._features.call import FeatureCall
+from attn_modules._features.operators import feature_attention
+from attn_modules._features.prefix_sums import PrefixState, absorb, state_before
 from attn_modules._inputs import read_inputs
-from attn_modules._prefix_sums import PrefixState, absorb, state_before
 from attn_modules.attention import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attn_modules._feature_rows import Kind
+    from attn_modules._features.arithmetic import Kind
     from attn_modules._inputs import Inputs
     from attn_modules.attention_mask import AttentionMask
 

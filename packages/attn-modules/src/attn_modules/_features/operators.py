@@ -1,19 +1,36 @@
 """Attention by features as operators of torch, so that compiled and exported graphs hold one node.
 
-Their loops over chunks run eagerly inside; see `_prefix_sums` and `_total_sums`.
+Their loops over chunks run eagerly inside; see `prefix_sums` and `total_sums`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attn_modules._feature_call import FeatureCall
-from attn_modules._feature_rows import Kind, count_features
-from attn_modules._prefix_sums import PrefixState, causal_backward, causal_forward
-from attn_modules._total_sums import total_backward, total_forward
+from attn_modules._features.arithmetic import Kind, count_features
+from attn_modules._features.call import FeatureCall
+from attn_modules._features.prefix_sums import PrefixState, causal_backward, causal_forward
+from attn_modules._features.total_sums import total_backward, total_forward
+
+_FORWARD: Final = "attn_modules::feature_attention"
+_BACKWARD: Final = "attn_modules::feature_attention_backward"
+
+# Not `torch.library.custom_op`, whose first call imports torch's compiler: a second or more.
+torch.library.define(
+    _FORWARD,
+    "(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor? projection, str kind, float scale, "
+    "bool causal) -> (Tensor out, Tensor total, Tensor sums, Tensor log_scale)",
+)
+torch.library.define(
+    _BACKWARD,
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor? projection, "
+    "Tensor out, Tensor total, Tensor sums, Tensor log_scale, str kind, float scale, "
+    "bool causal) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)",
+)
+_operators: Final = torch.ops.attn_modules
 
 
 class Result(NamedTuple):
@@ -49,18 +66,11 @@ def feature_attention(
     Numerics: sums are kept in float32, in float64 for such inputs; a query without keys gives 0.
     Differentiable once in q, k and v.
     """
-    out, *state = _forward(q, k, v, keep, projection, kind, scale, causal)
+    out, *state = _operators.feature_attention(q, k, v, keep, projection, kind, scale, causal)
     return Result(out, *(x.detach() for x in state))
 
 
-@torch.library.custom_op(
-    "attn_modules::feature_attention",
-    mutates_args=(),
-    schema=(
-        "(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor? projection, str kind, float scale, "
-        "bool causal) -> (Tensor out, Tensor total, Tensor sums, Tensor log_scale)"
-    ),
-)
+@torch.library.impl(_FORWARD, "CompositeExplicitAutograd")
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -79,7 +89,7 @@ def _forward(
     return out, total, sums, log_scale
 
 
-@_forward.register_fake
+@torch.library.register_fake(_FORWARD)
 def _allocate(
     q: Tensor,
     k: Tensor,  # noqa: ARG001  fake kernels have the operator's signature
@@ -102,15 +112,7 @@ def _allocate(
     )
 
 
-@torch.library.custom_op(
-    "attn_modules::feature_attention_backward",
-    mutates_args=(),
-    schema=(
-        "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor? projection, "
-        "Tensor out, Tensor total, Tensor sums, Tensor log_scale, str kind, float scale, "
-        "bool causal) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)"
-    ),
-)
+@torch.library.impl(_BACKWARD, "CompositeExplicitAutograd")
 def _backward(
     grad_out: Tensor,
     q: Tensor,
@@ -136,7 +138,7 @@ def _backward(
     return grads
 
 
-@_backward.register_fake
+@torch.library.register_fake(_BACKWARD)
 def _allocate_gradients(
     grad_out: Tensor,  # noqa: ARG001
     q: Tensor,
@@ -161,8 +163,10 @@ def _differentiate(
     grad_out: Tensor,
     *_: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_out, *ctx.saved_tensors, ctx.kind, ctx.scale, ctx.causal)
+    grads = _operators.feature_attention_backward(
+        grad_out, *ctx.saved_tensors, ctx.kind, ctx.scale, ctx.causal
+    )
     return *grads, None, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_save)

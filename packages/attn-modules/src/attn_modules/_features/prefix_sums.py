@@ -4,7 +4,7 @@ With phi(k_j) of weight w_j = exp(log_weight_j), row i's result is the quotient 
 j <= i of (phi(q_i) . phi(k_j)) w_j v_j and of (phi(q_i) . phi(k_j)) w_j. Weights are relative to
 the running maximum of those up to row i, so nothing after row i reaches it.
 
-Shapes: as in `_feature_call`, and a block of rows is n chunks of C: [G, n, C, ...].
+Shapes: as in `call`, and a block of rows is n chunks of C: [G, n, C, ...].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from attn_modules._feature_call import FeatureCall, Keys, chunks
+from attn_modules._features.call import FeatureCall, Keys, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,7 +128,7 @@ def _sweep_up(
     relative to the running maximum at the chunk's end, which none of theirs is below.
     """
     grad_k, grad_v = grads
-    later = PrefixState(call.empty_sums(), scales[-1])
+    later = state_before(call.empty_sums())
     for (rows, n), log_scale in reversed(list(zip(_blocks(call), scales, strict=True))):
         queries, keys = call.queries(rows), call.keys(rows)
         weights = _weights(log_scale, keys.log_weight, n)
@@ -151,7 +151,7 @@ def _blocks(call: FeatureCall) -> Iterator[tuple[slice, int]]:
     """Yield the rows of each block and how many chunks they are; the last chunk may be short."""
     batch, rows, heads, _ = call.q.shape
     whole = rows - rows % CHUNK_ROWS
-    block = CHUNK_ROWS * max(1, BLOCK_ROWS // (CHUNK_ROWS * batch * heads))
+    block = CHUNK_ROWS * max(1, BLOCK_ROWS // (CHUNK_ROWS * max(1, batch * heads)))
     for part in chunks(whole, block):
         yield part, (part.stop - part.start) // CHUNK_ROWS
     if whole < rows:

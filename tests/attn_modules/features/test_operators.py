@@ -5,11 +5,12 @@ import torch
 from torch.testing import assert_close
 
 from allocated_elements import AllocatedElements
-from attn_modules._feature_attention import _backward, _forward, feature_attention
-from attn_modules._feature_call import FeatureCall
-from attn_modules._prefix_sums import causal_backward, causal_forward
-from attn_modules._total_sums import total_backward, total_forward
+from attn_modules._features.call import FeatureCall
+from attn_modules._features.operators import feature_attention
+from attn_modules._features.prefix_sums import causal_backward, causal_forward
+from attn_modules._features.total_sums import total_backward, total_forward
 
+operators = torch.ops.attn_modules
 causal_or_not = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 
 
@@ -26,10 +27,11 @@ def test_operators_are_well_formed(kind, causal):
     q, k, v, keep, projection = inputs(9)
     arguments = (kind, 0.5, causal)
     forward = (*(x.requires_grad_() for x in (q, k, v)), keep, projection, *arguments)
-    torch.library.opcheck(_forward, forward)
+    torch.library.opcheck(operators.feature_attention.default, forward)
     tensors = [x.detach() for x in (q, k, v, keep, projection)]
-    results = _forward(*tensors, *arguments)
-    torch.library.opcheck(_backward, (torch.ones_like(results[0]), *tensors, *results, *arguments))
+    results = operators.feature_attention(*tensors, *arguments)
+    backward = (torch.ones_like(results[0]), *tensors, *results, *arguments)
+    torch.library.opcheck(operators.feature_attention_backward.default, backward)
 
 
 @causal_or_not

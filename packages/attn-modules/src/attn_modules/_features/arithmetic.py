@@ -7,7 +7,7 @@ ratio to other keys counts, so that it never underflows.
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from torch.nn import functional
 Kind = Literal["positive", "hyperbolic", "relu", "elu", "exp"]
 """positive: exp(x Omega) exp(-|x|^2 / 2); hyperbolic: that of Omega and of -Omega; relu:
 max(x Omega, 0) + 1e-3; elu: elu(x) + 1; exp: exp(x). Without Omega, relu takes x itself."""
-
-KINDS: Final = get_args(Kind)
 
 EXPONENT_LIMIT: Final = 40.0
 """Where |x Omega| is cut, so that products of two features stay far inside float32's range. Rows

@@ -1,14 +1,14 @@
 """Attention by features where every query sees every key: one sum over the keys, read by all.
 
-Shapes: as in `_feature_call`; weights are relative to the greatest of all keys.
+Shapes: as in `call`; weights are relative to the greatest of all keys.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from attn_modules._feature_call import FeatureCall, chunks
-from attn_modules._prefix_sums import PrefixState, absorb, state_before
+from attn_modules._features.call import FeatureCall, chunks
+from attn_modules._features.prefix_sums import PrefixState, absorb, state_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
