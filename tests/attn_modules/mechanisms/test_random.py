@@ -26,10 +26,18 @@ def test_output_and_gradients(r, block_size, causal, mask, padding):
     assert_attends(attention, keep, MASKS[mask], padding, is_folded=is_told_apart)
 
 
+@pytest.mark.parametrize("r", [0.5, 1.0])
 @pytest.mark.parametrize("length", [0, 1, 3])
-def test_short_inputs(length):
-    attention = RandomAttention(0.0, r=0.5, block_size=2, seed=0)
-    assert_attends(attention, drawn(attention, length))
+def test_short_inputs(length, r):
+    attention = RandomAttention(0.0, r=r, block_size=2, seed=0)
+    keep = drawn(attention, length)
+    assert_attends(attention, keep)
+    assert_attends(attention, keep, torch.randn(length, length))
+
+
+@pytest.mark.parametrize("r", [1e-17, 1e-19, 5e-324])
+def test_next_to_no_probability_draws_nothing(r):
+    assert not drawn(RandomAttention(0.0, r=r, seed=1), 200).any()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])

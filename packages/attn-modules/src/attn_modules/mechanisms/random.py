@@ -77,7 +77,10 @@ class RandomAttention(BlockAttention):
         del num_keys  # as many
         if self.r == 1.0:
             offsets, indices = self.seed.new_tensor([[0, 1]]).int(), self.seed.new_zeros(1).int()
-            return BlockSparseMask(offsets, indices, max(num_queries, 1), self.causal)
+            rows = min(num_queries, 1)
+            return BlockSparseMask(
+                offsets[:, : rows + 1], indices[:rows], max(num_queries, 1), self.causal
+            )
         is_redrawn = self.training and not self.constant_masking
         return bernoulli_block_mask(
             num_blocks(num_queries, self.block_size),

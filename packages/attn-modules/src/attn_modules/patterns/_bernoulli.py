@@ -57,5 +57,6 @@ def _draw(rows: Tensor, steps: Tensor, r: float, seed: Tensor) -> Tensor:
     """
     draws = scramble(scramble(scramble(seed) ^ rows) + (steps + 1) * 0x9E3779B9)
     uniform = (draws + 1).double() * 2.0**-32  # in (0, 1]
-    misses = (uniform.log() / math.log1p(-r)).floor().long()  # before each hit
+    misses = (uniform.log() / math.log1p(-r)).floor()  # before each hit
+    misses = misses.clamp(max=2.0**31).long()  # more than any row has, and sums stay in int64
     return (misses + 1).cumsum(1) - 1
