@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from attn_continual import ModuleState, SingleOutputMultiheadAttention
@@ -176,3 +177,20 @@ def test_warm_up_records_no_history(layer):
     layer.detaches_state = False
     layer.warm_up((N, E))
     assert not layer.get_state().tensors.key.requires_grad
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_value_of_a_tensor_is_asked_for(grad, masked):
+    """Fake tensors have none: who asks waits for the device, where there is one."""
+    with FakeTensorMode(), torch.set_grad_enabled(grad):
+        layer = SingleOutputMultiheadAttention(E, 2, sequence_len=L, query_index=-2)
+        x, mask = torch.empty(N, 9, E), torch.empty(L, L) if masked else None
+        padding = torch.empty(N, 9, dtype=torch.bool) if masked else None
+        for t, row in enumerate(x.unbind(1)):
+            column = None if padding is None else padding[:, t]
+            out = layer.forward_step(row, key_padding_mask=column, attn_mask=mask)
+            assert (out is None) == (t < L - 1)
+        out = layer.forward_steps(x, pad_end=True, key_padding_mask=padding, attn_mask=mask)
+        assert out.shape == (N, 10, E)
+        layer.set_state(layer.get_state())
