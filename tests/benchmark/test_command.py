@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import attn_ops
-from attn_ops.benchmark import __main__ as command
-from attn_ops.benchmark import masked, merging
+from attn_ops.benchmark import __main__ as program
+from attn_ops.benchmark import command, masked, merging
 
 QUICK = ("--quick", "--threads", "1")
 
@@ -20,7 +20,7 @@ def _keep_threads():
 
 
 def run(folder, *arguments):
-    status = command.main([*QUICK, "--out", str(folder), *arguments])
+    status = program.main([*QUICK, "--out", str(folder), *arguments])
     return status, json.loads((folder / "benchmark.json").read_text())
 
 

@@ -1,114 +1,16 @@
-"""The command line: measure the ceilings, then check and time every case, and report."""
+"""The command line of the benchmark of attention."""
 
-import argparse
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import torch
-from rich.console import Console
-from rich.progress import Progress
-
-from attn_ops.benchmark.case import Case
 from attn_ops.benchmark.cases import CASES
-from attn_ops.benchmark.ceilings import Ceilings, measure_ceilings
-from attn_ops.benchmark.chart import draw
-from attn_ops.benchmark.machine import describe_machine
-from attn_ops.benchmark.measure import time_in_turns
-from attn_ops.benchmark.report import ceilings_line, markdown, terminal_table, to_json
-from attn_ops.benchmark.results import Result
+from attn_ops.benchmark.command import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if any result was wrong."""
-    options = _parse(arguments)
-    cases = [case for case in CASES if options.only.search(case.name)]
-    if not cases:
-        raise SystemExit(
-            f"benchmark: expected --only to match a case, got {options.only.pattern!r}"
-        )
-    if options.quick:
-        cases = [case.shrunk() for case in cases]
-    machine = describe_machine()
-    slice_seconds, case_seconds = (0.02, 0.05) if options.quick else (0.2, 2.0)
-    ceilings = [measure_ceilings(count, slice_seconds) for count in options.threads]
-    console = _console(stderr=options.json)
-    for line in (str(machine), *map(ceilings_line, ceilings)):
-        console.print(line)
-
-    results = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=case.name)
-            results += _measure(case, ceilings, case_seconds)
-            progress.advance(task)
-
-    console.print(terminal_table(results))
-    as_json = to_json(machine, ceilings, results)
-    if options.json:
-        sys.stdout.write(as_json + "\n")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmark.json").write_text(as_json)
-    (options.out / "benchmark.md").write_text(markdown(machine, ceilings, results))
-    chart = draw(options.out / "benchmark.png", machine, results)
-    console.print(f"written to {options.out}/benchmark.json, .md{' and .png' if chart else ''}")
-    return 0 if all(result.error.is_small for result in results) else 1
-
-
-def _console(*, stderr: bool) -> Console:
-    """Return a console wide enough for the table where there is no terminal to fit."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, width=130)
-
-
-def _measure(case: Case, ceilings: Sequence[Ceilings], seconds: float) -> Iterator[Result]:
-    """Check the case once, then time it on each number of threads."""
-    torch.set_num_threads(max(ceiling.threads for ceiling in ceilings))
-    contest = case.prepare()
-    for ceiling in ceilings[:1] if case.compares_threads else ceilings:
-        timings = (None, None)
-        if contest.error.is_small:
-            timings = time_in_turns((contest.ours, contest.baseline), ceiling.threads, seconds)
-        yield Result(case, ceiling.threads, ceiling, contest.error, *timings)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(
-            f"expected a regular expression, got {text!r} ({error}); escape what is meant literally"
-        ) from error
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m attn_ops.benchmark",
-        description="Time attention against torch's SDPA, itself and the machine's limits.",
-    )
-    parser.add_argument("--quick", action="store_true", help="small cases, to see that all runs")
-    parser.add_argument(
-        "--only", type=_pattern, default="", metavar="REGEX", help="cases whose names match"
-    )
-    parser.add_argument(
-        "--threads",
-        type=lambda text: [int(count) for count in text.split(",")],
-        default=sorted({1, torch.get_num_threads()}),
-        metavar="N,N",
-        help="numbers of threads (default: 1 and all)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("attn-benchmark"),
-        help="folder for the JSON, the Markdown table and the chart (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the JSON, and all else to stderr"
-    )
-    return parser.parse_args(arguments)
+    description = "Time attention against torch's SDPA, itself and the machine's limits."
+    return run(CASES, "attn_ops", description, arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,22 +25,27 @@ class Timing:
 
 
 def time_in_turns(
-    contenders: Sequence[Contender], threads: int, seconds: float
+    contenders: Sequence[Contender],
+    threads: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Timing, ...]:
     """Sample each contender once per round for about `seconds`, at least three rounds.
 
     A round that alone outlasts the whole time is the only one.
+    clock: what samples are read from, in seconds: `time.process_time` leaves out the time that
+        other programs take, but adds up that of all threads.
     """
     gc.collect()
     gc.disable()
     begin = time.perf_counter()
     try:
-        calibrated = [_calibrate(contender, threads) for contender in contenders]
+        calibrated = [_calibrate(contender, threads, clock) for contender in contenders]
         rounds = [[once for _, once in calibrated]]
         while time.perf_counter() - begin < seconds or 1 < len(rounds) < _FEWEST_ROUNDS:
             rounds.append(
                 [
-                    _sample(contender, threads, repeats)
+                    _sample(contender, threads, repeats, clock)
                     for contender, (repeats, _) in zip(contenders, calibrated, strict=True)
                 ]
             )
@@ -49,19 +54,19 @@ def time_in_turns(
     return tuple(_summarise(samples) for samples in zip(*rounds, strict=True))
 
 
-def _sample(contender: Contender, threads: int, repeats: int) -> float:
+def _sample(contender: Contender, threads: int, repeats: int, clock: Callable[[], float]) -> float:
     """Return the seconds per call of `repeats` calls."""
     torch.set_num_threads(contender.threads or threads)
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(repeats):
         contender.run()
-    return (time.perf_counter() - begin) / repeats
+    return (clock() - begin) / repeats
 
 
-def _calibrate(contender: Contender, threads: int) -> tuple[int, float]:
+def _calibrate(contender: Contender, threads: int, clock: Callable[[], float]) -> tuple[int, float]:
     """Return how many calls make a sample long enough, and the first such sample."""
     repeats = 1
-    while (once := _sample(contender, threads, repeats)) * repeats < _SHORTEST_SAMPLE:
+    while (once := _sample(contender, threads, repeats, clock)) * repeats < _SHORTEST_SAMPLE:
         repeats = max(2 * repeats, int(1.2 * _SHORTEST_SAMPLE / once))
     return repeats, once
 
