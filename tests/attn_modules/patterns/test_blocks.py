@@ -50,6 +50,32 @@ def test_mask_covers_the_dense_pattern(name, block_size):
     assert_same(blocks(*arguments, block_size), expected)
 
 
+@pytest.mark.parametrize("distance", [-1.0, 0.0, torch.inf])
+def test_distances_that_show_nothing_or_everything(distance):
+    dense = patterns.local_2d_pattern(3, 4, distance)
+    assert dense.all() == (distance > 0)
+    assert_same(
+        patterns.local_2d_block_mask(3, 4, distance, 5),
+        patterns.to_block_mask(dense, 5, covering=True),
+    )
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        lambda: patterns.local_2d_block_mask(0, 3, 2, 4),
+        lambda: patterns.axial_2d_block_mask(0, 3, 4),
+        lambda: patterns.dilated_2d_block_mask(0, 3, 4),
+        lambda: patterns.swin_block_mask(0, 6, 3, 4),
+    ],
+    ids=["local-2d", "axial", "dilated-2d", "swin"],
+)
+def test_images_without_pixels(blocks):
+    mask = blocks()
+    assert mask.offsets.tolist() == [[0]]
+    assert len(mask.indices) == 0
+
+
 @pytest.mark.parametrize("shift_size", [0, 2])
 def test_shifted_swin_windows_are_whole_blocks(shift_size):
     dense = patterns.swin_attention_pattern(8, 12, 4, shift_size)
@@ -66,10 +92,11 @@ def test_causal_blocks_hide_what_is_later_within_a_block(block_size):
     assert torch.equal(mask.materialize((30, 30)) == 0, patterns.causal_1d_pattern(30))
 
 
-def test_thresholds_of_alibi_that_hide_everything():
-    mask = patterns.alibi_block_mask(0, 2, 8, 4)
-    assert_same(mask, patterns.to_block_mask(patterns.alibi_pattern(0, (2, 8, 8)), 4))
-    assert len(mask.indices) == 0
+@pytest.mark.parametrize(("threshold", "blocks_seen"), [(-1.0, 0), (0.0, 0), (torch.inf, 8)])
+def test_thresholds_of_alibi_that_hide_or_show_everything(threshold, blocks_seen):
+    mask = patterns.alibi_block_mask(threshold, 2, 8, 4)
+    assert_same(mask, patterns.to_block_mask(patterns.alibi_pattern(threshold, (2, 8, 8)), 4))
+    assert len(mask.indices) == blocks_seen
 
 
 def test_random_blocks_are_so_many_for_each_head():

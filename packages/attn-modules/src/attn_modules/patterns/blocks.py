@@ -83,7 +83,7 @@ def local_2d_block_mask(
     """Show pixels that are near in the norm `p`; raises ValueError if that is less than 1."""
     if p < 1:
         raise ValueError(f"local_2d_block_mask: expected a norm p of 1 or more, got {p}")
-    reach = min(math.ceil(distance), max(H, W))
+    reach = math.ceil(min(max(distance, 0.0), max(H, W)))
     width = 2 * reach + 1
     middle = width * reach + reach
     is_near = n_dimensional.distance_from(middle, width, width, p=p) < distance
@@ -115,7 +115,7 @@ def alibi_block_mask(
     """Show keys whose scores ALiBi lowers by less than `threshold`: a window for each head."""
     slopes = AlibiBias.for_heads(num_heads).slopes.tolist()
     # The farthest distance d with slope * d < threshold; below 0, nothing is seen.
-    reaches = [min(math.ceil(threshold / slope) - 1, attn_size) for slope in slopes]
+    reaches = [math.ceil(min(threshold / slope, attn_size + 1)) - 1 for slope in slopes]
     return _block_lists.stack_heads([_band(attn_size, reach, block_size) for reach in reaches])
 
 
@@ -135,7 +135,7 @@ def _at_offsets(sizes: tuple[int, ...], offsets: Tensor, block_size: int) -> Blo
     places, limits = n_dimensional.grid_places(*sizes), torch.tensor(sizes)
     strides = torch.tensor([math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))])
     count = _block_lists.num_blocks(len(places), block_size)
-    pairs = []
+    pairs = [offsets.new_empty(0)]
     for offset in offsets:
         seen = places + offset
         is_inside = ((seen >= 0) & (seen < limits)).all(1)
@@ -152,7 +152,7 @@ def _sharing(classes: list[Tensor], block_size: int) -> BlockSparseMask:
     block = torch.arange(len(classes[0])) // block_size
     members = []
     for number in classes:
-        member = torch.zeros(count, int(number.max()) + 1)
+        member = torch.zeros(count, int(number.max()) + 1 if count > 0 else 0)
         member[block, number] = 1.0
         members.append(member)
     member = torch.cat(members, 1)
