@@ -62,7 +62,7 @@ class SequenceLayout:
 
     def from_step(self, rows: Tensor) -> Tensor:
         """View the outputs of one step: [N, 1, E] as [N, E], and a window [N, 1, L, E] as rows."""
-        row = rows[:, 0]
+        row = rows.select(1, 0)
         return row if row.dim() == 2 else self.from_rows(row)
 
 
@@ -76,4 +76,4 @@ def step_rows(x: Tensor) -> Tensor:
             f"step: expected 2 axes, streams and features, got {list(x.shape)}; forward_steps "
             "takes sequences"
         )
-    return x[:, None]
+    return x.unsqueeze(1)

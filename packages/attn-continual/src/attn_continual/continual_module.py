@@ -205,9 +205,10 @@ class ContinualModule(nn.Module, ABC):
         """Return the state to go on from, for inputs like `x`."""
         if self._state is None:
             return self.initial_state(num_streams, device=x.device, dtype=x.dtype)
-        if not torch.is_inference_mode_enabled() and _is_inference(self._state):
+        tensors = tensors_of(self._state)
+        if not torch.is_inference_mode_enabled() and any(x.is_inference() for x in tensors):
             self._state = snapshot(self._state)  # such tensors cannot be used outside
-        held = tensors_of(self._state)[0].shape[0]
+        held = tensors[0].shape[0]
         if held != num_streams:
             raise ValueError(
                 f"{type(self).__name__}: expected {held} streams as before, got {num_streams}; "
@@ -233,8 +234,9 @@ class ContinualModule(nn.Module, ABC):
 
     def _keep(self, state: Any, steps: int) -> None:  # noqa: ANN401
         records = torch.is_grad_enabled()
-        self._state = detach(state) if records and self.detaches_state else state
-        self._steps, self._owns_state = steps, not records
+        state = detach(state) if records and self.detaches_state else state
+        # Not one by one: torch looks for parameters in all that a module is given.
+        vars(self).update(_state=state, _steps=steps, _owns_state=not records)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401  torch's own signature
         """Move the state along with the parameters."""
@@ -246,7 +248,3 @@ class ContinualModule(nn.Module, ABC):
         """Return what copies and pickles hold: the state without its history of gradients."""
         state = None if self._state is None else detach(self._state)
         return {**self.__dict__, "_state": state}
-
-
-def _is_inference(state: Any) -> bool:  # noqa: ANN401
-    return any(x.is_inference() for x in tensors_of(state))

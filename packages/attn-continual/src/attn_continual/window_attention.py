@@ -14,6 +14,7 @@ from torch import Tensor
 from attn_continual.ring_cache import advance, last_rows, next_slot, slot_ages, write, write_step
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
+    attention_step_,
     memory_efficient_attention,
     memory_efficient_attention_partial,
     merge_attentions,
@@ -122,6 +123,9 @@ class Window:
         query = rows.query
         if self.delay > 0:  # the oldest query lies where the newest goes
             query = state.query[next_slot(state.position, self.delay)][:, None]
+        if in_place and extra is None and self._has_native_step(state):
+            out = self._step_in_place(query, rows, state, mask_row, active)
+            return out, state, self.valid(state.position.unsqueeze(1), active)
         state = self.write_step(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
         seen = ages < state.position.clamp(max=self.length)[:, None]
@@ -133,6 +137,42 @@ class Window:
             bias = by_slot[:, :, None].masked_fill(~bias, -torch.inf)
         out = self.attend(query, state.key, state.value, bias, extra)
         return out, state, self.valid(state.position[:, None], active)
+
+    def _has_native_step(self, state: WindowState) -> bool:
+        is_recorded = torch.is_grad_enabled()
+        return self.dropout == 0 and not is_recorded and state.key.device.type == "cpu"
+
+    def _step_in_place(
+        self,
+        query: Tensor,
+        rows: Rows,
+        state: WindowState,
+        mask_row: Tensor | None,
+        active: Tensor | None,
+    ) -> Tensor:
+        """Write the step's rows into `state`, count it, and return its output, in one call."""
+        if self.delay > 0:
+            slot = next_slot(state.position, self.delay)
+            write_step(state.query, rows.query[:, 0], slot, active, in_place=True)
+        key, value, dtype = rows.key, rows.value, state.key.dtype
+        if not query.dtype == key.dtype == value.dtype == dtype:
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if mask_row is not None:
+            mask_row = mask_row if mask_row.dtype == torch.float32 else mask_row.to(dtype)
+            mask_row = mask_row[:, :, None]
+        return attention_step_(
+            query,
+            key,
+            value,
+            state.key,
+            state.value,
+            state.position,
+            self.length,
+            padding=None if rows.padding is None else rows.padding[:, 0],
+            padding_ring=state.padding,
+            active=active,
+            attn_bias=mask_row,
+        )
 
     def steps(
         self,
