@@ -7,6 +7,7 @@ from attn_continual.returnn.causal_self_attention import (
     CausalSelfAttention,
     CausalSelfAttentionState,
 )
+from attn_continual.returnn.continual_self_attention import ContinualSelfAttention
 from attn_continual.returnn.cross_attention import CrossAttention, EncoderState
 from attn_continual.returnn.dim import Dim, batch_dim, single_step_dim
 from attn_continual.returnn.dot_attention import AttentionFunc, dot_attention
@@ -27,6 +28,7 @@ __all__ = [
     "AttentionFunc",
     "CausalSelfAttention",
     "CausalSelfAttentionState",
+    "ContinualSelfAttention",
     "CrossAttention",
     "Dim",
     "EncoderState",

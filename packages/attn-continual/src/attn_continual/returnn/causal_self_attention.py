@@ -128,7 +128,7 @@ class CausalSelfAttention(SelfAttentionBase):
                 f"{type(self).__name__}: expected a state with single_step_dim, got None; begin "
                 "with default_initial_state"
             )
-        rows, time = (source.unsqueeze(-2), -2) if is_step else (source, int(axis))
+        rows, time = (source.unsqueeze(-2), -2) if is_step else (source, axis)
         who, features = type(self).__name__, self.in_dim.size
         sequences = Sequences.read(who, rows, time, features, lengths)
         if lengths is not None:

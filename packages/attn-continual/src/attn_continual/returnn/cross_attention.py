@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, overload
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from attn_continual.returnn import tagged_calls
 from attn_continual.returnn.dim import Dim, as_dim
-from attn_continual.returnn.dot_attention import dot_attention
+from attn_continual.returnn.headed_attention import HeadedAttention
 from attn_continual.returnn.linear import Linear
+from attn_continual.returnn.sequences import Sequences
 from attn_continual.returnn.tagged_tensor import TaggedTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EncoderState(NamedTuple):
@@ -27,14 +28,14 @@ class EncoderState(NamedTuple):
     """bool [*batch, Mkv]: False is padding; a `Dim` has lengths instead."""
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(HeadedAttention):
     """Attend from every place of a sequence, or from one step, to an encoder's output.
 
-    Parameters: `kv.weight` [encoder, H (dk + dv)], for each head its columns of keys and of values,
-        `q.weight` [query, H dk], `proj.weight` [H dv, proj], and biases. Weights are Glorot
-        uniform at first, kv's times sqrt(3/4), q's times sqrt(1/2); biases 0.
+    Parameters, besides those of `HeadedAttention`: `kv.weight` [encoder, H (dk + dv)], for each
+        head its columns of keys and of values, `q.weight` [query, H dk], and biases. Weights are
+        Glorot uniform at first, kv's times sqrt(3/4), q's times sqrt(1/2); biases 0.
     encoder_dim, query_in_dim: features of the encoder's output and of the queries' source.
-    The rest: see `SelfAttentionBase`.
+    The rest: see `HeadedAttention`.
 
     >>> attention = CrossAttention(6, 8, 8, key_dim_total=8, value_dim_total=8, num_heads=2)
     >>> encoder = attention.transform_encoder(torch.randn(3, 5, 6), axis=1)
@@ -55,23 +56,23 @@ class CrossAttention(nn.Module):
         att_dropout: float = 0.1,
         att_dropout_broadcast: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            proj_dim,
+            key_dim_total=key_dim_total,
+            value_dim_total=value_dim_total,
+            num_heads=num_heads,
+            with_bias=with_bias,
+            att_dropout=att_dropout,
+            att_dropout_broadcast=att_dropout_broadcast,
+        )
         self.encoder_dim = as_dim(encoder_dim, "encoder")
         self.query_in_dim = as_dim(query_in_dim, "query_in")
-        self.num_heads = as_dim(num_heads, "num_heads")
-        self.key_dim_total = as_dim(key_dim_total, "key_dim_total")
-        self.value_dim_total = as_dim(value_dim_total, "value_dim_total")
-        self.key_dim_per_head = self.key_dim_total.div_left(self.num_heads)
-        self.value_dim_per_head = self.value_dim_total.div_left(self.num_heads)
-        self.out_dim = self.value_dim_total if proj_dim is None else as_dim(proj_dim, "out")
-        self.att_dropout = att_dropout
-        self.att_dropout_broadcast = bool(att_dropout_broadcast)
-        width, values = self.key_dim_total.size, self.value_dim_total.size
-        self.kv = Linear(self.encoder_dim.size, width + values, with_bias=with_bias, scale=3 / 4)
-        self.q = Linear(self.query_in_dim.size, width, with_bias=with_bias, scale=1 / 2)
-        self.proj = (
-            None if proj_dim is None else Linear(values, self.out_dim.size, with_bias=with_bias)
-        )
+        per_head = self.key_dim_per_head.size + self.value_dim_per_head.size
+        self.kv_dim_per_head = Dim(per_head, name="kv_dim_per_head")
+        self.kv_dim_total = Dim(per_head * self.num_heads.size, name="kv_dim_total")
+        encoder, query = self.encoder_dim.size, self.query_in_dim.size
+        self.kv = Linear(encoder, self.kv_dim_total.size, with_bias=with_bias, scale=3 / 4)
+        self.q = Linear(query, self.key_dim_total.size, with_bias=with_bias, scale=1 / 2)
 
     def transform_encoder(
         self,
@@ -89,13 +90,12 @@ class CrossAttention(nn.Module):
         if isinstance(encoder, TaggedTensor):
             encoder.remaining_dims([axis])  # pyright: ignore[reportArgumentType]  refuses an int
             return EncoderState(*self.forward_kv(encoder), axis)
-        key, value = self.forward_kv(encoder)
-        at = int(axis) % encoder.dim() - encoder.dim() - 1  # heads lie behind it now
-        key, value = (x.movedim(at, -3) for x in (key, value))
-        keep = mask
-        if lengths is not None:
-            within = torch.arange(key.shape[-3], device=lengths.device) < lengths[..., None]
-            keep = within if mask is None else within & mask
+        features = self.encoder_dim.size
+        sequences = Sequences.read(type(self).__name__, encoder, axis, features, lengths, mask)
+        key, value = (
+            x.reshape(*sequences.batch, *x.shape[1:]) for x in self.forward_kv(sequences.rows)
+        )
+        keep = None if sequences.keep is None else sequences.keep.reshape(key.shape[:-2])
         return EncoderState(key, value, -3, keep)
 
     @overload
@@ -109,7 +109,8 @@ class CrossAttention(nn.Module):
         if isinstance(source, TaggedTensor):
             return tagged_calls.cross_attention_keys(self, source)
         widths = [self.key_dim_per_head.size, self.value_dim_per_head.size]
-        return self.kv(source).unflatten(-1, (self.num_heads.size, sum(widths))).split(widths, -1)
+        heads = (self.num_heads.size, self.kv_dim_per_head.size)
+        return self.kv(source).unflatten(-1, heads).split(widths, dim=-1)
 
     @overload
     def forward_query(self, source: TaggedTensor) -> TaggedTensor: ...
@@ -133,35 +134,3 @@ class CrossAttention(nn.Module):
         return self.attention(
             query, encoder.k, encoder.v, kv_axis=encoder.kv_axis, mask=encoder.keep
         )
-
-    def attention(
-        self,
-        q: Any,  # noqa: ANN401
-        k: Any,  # noqa: ANN401
-        v: Any,  # noqa: ANN401
-        *,
-        kv_axis: int | Dim = -3,
-        mask: Tensor | None = None,
-    ) -> Any:  # noqa: ANN401
-        """Attend from queries [*batch, Mq, H, dk], or [*batch, H, dk], and project.
-
-        Shapes: k [*batch, Mkv, H, dk] and v likewise, Mkv at `kv_axis`; mask bool [*batch, Mkv].
-        """
-        if isinstance(q, TaggedTensor):
-            return tagged_calls.attention(self, q, k, v, kv_axis)
-        k, v = (x.movedim(int(kv_axis), -2) for x in (k, v))  # [*batch, H, Mkv, ...]
-        is_step = q.dim() < k.dim()
-        out = dot_attention(
-            q if is_step else q.transpose(-2, -3),
-            k,
-            v,
-            att_dropout=self.att_dropout if self.training else 0.0,
-            att_dropout_broadcast=self.att_dropout_broadcast,
-            mask=None if mask is None else mask[..., None, None, :],
-        )
-        return self.project(out if is_step else out.transpose(-2, -3))
-
-    def project(self, attended: Tensor) -> Tensor:
-        """Return the result [..., out] of attended values [..., H, dv]."""
-        rows = attended.flatten(-2)
-        return rows if self.proj is None else self.proj(rows)

@@ -131,7 +131,7 @@ class RelativePositions(SelfAttentionBase):
         with torch.autocast(query.device.type, enabled=False):
             # One product with the row of every age; then each slot looks its own age up.
             by_age = position_query.reshape(rows.shape[0], count, rows.shape[2]) @ rows.mT
-            by_age = by_age.view(*position_query.shape[:2], 1, -1).transpose(0, 1)
+            by_age = by_age.view(*position_query.shape[:2], 1, rows.shape[1]).transpose(0, 1)
             bias = by_age.gather(3, index.expand(*by_age.shape[:3], -1))
         bias = bias * query.shape[-1] ** -0.5
         if keep is not None:
@@ -162,8 +162,11 @@ class RelativePositions(SelfAttentionBase):
     def _position_rows(self, first: int, last: int, drops: bool) -> Tensor:
         """Return P [last - first + 1, H dk or dk], kept if nothing can have changed it."""
         weights = [weight for weight in self._position_weights() if weight is not None]
-        differs = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        if self.training or differs or not weights:
+        # What torch.func or a parametrization puts in a parameter's place has no version.
+        are_own = all(isinstance(weight, nn.Parameter) for weight in weights)
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        is_kept = bool(weights) and are_own and not (self.training or learns)
+        if not is_kept or torch.compiler.is_compiling():
             return self._make_rows(first, last, drops)
         device = weights[0].device
         autocasts = torch.is_autocast_enabled(device.type)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from attn_continual.returnn.dim import Dim
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Sequences:
         cls,
         who: str,
         source: Tensor,
-        axis: int,
+        axis: int | Dim,
         features: int,
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
@@ -36,8 +42,13 @@ class Sequences:
 
         Shapes: source [*batch, T, features], with T at `axis`; lengths int [*batch], how many rows
             of each count; mask bool [*batch, T], True keeps a row; both broadcast.
-        Raises: ValueError if they do not fit.
+        What is not kept counts as 0, so that NaN there reaches no result and no gradient.
+        Raises: ValueError if they do not fit; TypeError if the axis is a `Dim`.
         """
+        if not isinstance(axis, int):
+            raise TypeError(
+                f"{who}: expected axis, an int, with a torch tensor, got {axis}; tag the tensor"
+            )
         axis = axis - source.dim() if axis >= 0 else axis
         if not -source.dim() <= axis < -1 or source.shape[-1] != features:
             raise ValueError(
@@ -47,8 +58,10 @@ class Sequences:
         source = source.movedim(axis, -2)
         batch = tuple(source.shape[:-2])
         keep = kept_rows(who, source.shape[-2], batch, lengths, mask)
-        shape = (math.prod(batch), *source.shape[-2:])
-        return cls(source.reshape(shape), keep, batch, axis)
+        rows = source.reshape(math.prod(batch), *source.shape[-2:])
+        if keep is not None:
+            rows = rows.masked_fill(~keep[..., None], 0.0)
+        return cls(rows, keep, batch, axis)
 
     def restore(self, rows: Tensor) -> Tensor:
         """Return results [B, T, F'] in the caller's layout, 0 where there is padding."""
@@ -73,7 +86,7 @@ def kept_rows(
         _check_fits(who, "mask, bool", mask, (*batch, num_rows), mask.dtype == torch.bool)
         keep = mask.expand(*batch, num_rows)
     if lengths is not None:
-        _check_fits(who, "lengths, int", lengths, batch, not lengths.dtype.is_floating_point)
+        _check_fits(who, "lengths, int", lengths, batch, lengths.dtype in _INTEGERS)
         rows = torch.arange(num_rows, device=lengths.device)
         within = (rows < lengths[..., None]).expand(*batch, num_rows)
         keep = within if keep is None else keep & within

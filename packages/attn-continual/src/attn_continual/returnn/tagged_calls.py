@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CausalSelfAttentionState,
     )
     from attn_continual.returnn.cross_attention import CrossAttention
+    from attn_continual.returnn.headed_attention import HeadedAttention
     from attn_continual.returnn.self_attention import SelfAttention, SelfAttentionBase
 
 
@@ -65,7 +66,7 @@ def forward_qkv(
 
 
 def attention(
-    layer: SelfAttentionBase | CrossAttention,
+    layer: HeadedAttention,
     query: TaggedTensor,
     key: TaggedTensor,
     value: TaggedTensor,
@@ -78,7 +79,7 @@ def attention(
         value,
         key_dim=layer.key_dim_per_head,
         axis=axis,
-        att_dropout=layer.att_dropout if layer.training else 0.0,
+        att_dropout=layer.active_dropout,
         att_dropout_broadcast=layer.att_dropout_broadcast,
     )
     per_head = [layer.num_heads, layer.value_dim_per_head]
