@@ -61,6 +61,11 @@ class HeldStreamsAreValid(RunningMean):
         return out, state, torch.ones(x.shape[:2], dtype=torch.bool)
 
 
+class HoldsNothingInPlace(RunningMean):
+    def step(self, x, state, *, active=None, in_place=False):
+        return super().step(x, state, active=None if in_place else active)
+
+
 class LeaksWhatIsHeld(RunningMean):
     def steps(self, x, state, *, active=None, in_place=False):
         out, new, valid = super().steps(x, state, active=active, in_place=in_place)
@@ -156,6 +161,18 @@ class ScalesGradients(RunningMean):
         return out.detach() + 2 * (out - out.detach()), state, valid
 
 
+class AddsNothing(RunningMean):
+    """Has a parameter whose gradient is 0 but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def steps(self, x, state, **options):
+        out, state, valid = super().steps(x, state, **options)
+        return out + torch.softmax(x + self.shift.mean(), -1), state, valid
+
+
 class KeepsHistory(RunningMean):
     def _keep(self, state, steps):
         self._state, self._steps = state, steps
@@ -169,7 +186,8 @@ BROKEN = {
     OnePositionForAllStreams: "goes on among others as alone",
     IgnoresActive: "a stream that is not active keeps its state",
     HeldStreamsAreValid: "says which outputs are valid",
-    LeaksWhatIsHeld: "a stream at a pace of its own equals the whole",
+    HoldsNothingInPlace: "a stream that is not active keeps its state",
+    LeaksWhatIsHeld: "stream 0, at a pace of its own, equals the whole",
     StateOfAllStreamsTogether: "the first axis of states is the stream",
     SnapshotsShareMemory: "a snapshot stays as it is",
     UpdatesAllTheSame: "update_state=False leaves a new module without state",
@@ -198,6 +216,10 @@ def test_a_broken_promise_is_named(broken):
         AssertionError, match=f"^{broken.__name__} breaks a promise: .*{BROKEN[broken]}"
     ):
         verify_contract(broken(), inputs())
+
+
+def test_gradients_of_rounding_are_no_difference():
+    verify_contract(AddsNothing(), inputs())
 
 
 def test_what_cannot_be_pickled_is_found():

@@ -1,4 +1,4 @@
-"""Models saved from Python run in a C++ program that links libtorch and loads our operators."""
+"""Models saved from Python run in C++ programs that link libtorch and load our operators."""
 
 from pathlib import Path
 
@@ -7,10 +7,18 @@ import torch
 from torch import nn
 
 import attn_ops
+from attn_continual import FunctionalStep, SingleOutputMultiheadAttention
 from attn_ops import _library
 from wheels import REPOSITORY, locked, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+compiling = pytest.mark.filterwarnings(  # inductor's own
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 SOURCE = Path(__file__).parent
 
 
@@ -23,8 +31,9 @@ class Model(nn.Module):
         return full - 2.0 * window
 
 
-def make_input(length):
-    return torch.arange(2 * length * 3 * 8, dtype=torch.float64).sin().float().reshape(2, -1, 3, 8)
+def make_input(*shape):
+    numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return numbers.sin().float().reshape(shape)
 
 
 def fingerprint(out):
@@ -33,10 +42,10 @@ def fingerprint(out):
 
 
 @pytest.fixture(scope="module")
-def run_model():
-    """Return a function from a saved model and a length to the fingerprint of its output.
+def run_program():
+    """Return a function from a program and its arguments to the number that it prints.
 
-    The program stays in build/: it takes half a minute to compile.
+    The programs stay in build/: they take a minute to compile.
     """
     build = REPOSITORY / "build" / "libtorch"
     torch_dir = f"-DTorch_DIR={torch.utils.cmake_prefix_path}/Torch"
@@ -44,28 +53,65 @@ def run_model():
         run(["cmake", "-S", str(SOURCE), "-B", str(build), "-G", "Ninja", torch_dir], cwd=SOURCE)
         run(["cmake", "--build", str(build)], cwd=SOURCE)
 
-    def run_saved(model, length):
-        arguments = [str(_library.torch_library()), model, str(length)]
-        return float(run([str(build / "run_model"), *arguments], cwd=build))
+    def run_program(name, *arguments):
+        command = [build / name, _library.torch_library(), *arguments]
+        return float(run([str(word) for word in command], cwd=build))
 
-    return run_saved
+    return run_program
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_scripted_module(run_model, tmp_path):
-    file = str(tmp_path / "model.pt")
-    torch.jit.script(Model()).save(file)
+def test_scripted_module(run_program, tmp_path):
+    file = tmp_path / "model.pt"
+    torch.jit.script(Model()).save(str(file))
     for length in (5, 12):
-        expected = fingerprint(Model()(make_input(length)))
-        assert run_model(file, length) == pytest.approx(expected, rel=1e-5)
+        expected = fingerprint(Model()(make_input(2, length, 3, 8)))
+        assert run_program("run_model", file, length) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own
-def test_ahead_of_time_compiled_package(run_model, tmp_path):
+@compiling
+def test_ahead_of_time_compiled_package(run_program, tmp_path):
     length = torch.export.Dim("length", min=2, max=4096)
     with torch.no_grad():
-        program = torch.export.export(Model(), (make_input(6),), dynamic_shapes={"x": {1: length}})
+        inputs = (make_input(2, 6, 3, 8),)
+        program = torch.export.export(Model(), inputs, dynamic_shapes={"x": {1: length}})
     file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "m.pt2"))
     for length in (5, 12):
-        expected = fingerprint(Model()(make_input(length)))
-        assert run_model(file, length) == pytest.approx(expected, rel=1e-5)
+        expected = fingerprint(Model()(make_input(2, length, 3, 8)))
+        assert run_program("run_model", file, length) == pytest.approx(expected, rel=1e-5)
+
+
+def saved(file, tensors):
+    torch.save([tensor.clone() for tensor in tensors], file)
+    return file
+
+
+def traced(step, arguments, file):
+    torch.jit.trace(step, arguments).save(str(file))
+    return file
+
+
+def compiled(step, arguments, file):
+    program = torch.export.export(step, arguments)
+    return torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+
+
+@compiling
+@pytest.mark.parametrize(
+    ("save", "name"), [(traced, "step.pt"), (compiled, "step.pt2")], ids=["traced", "compiled"]
+)
+def test_state_of_a_stream_carried_in_cpp(run_program, save, name, tmp_path):
+    torch.manual_seed(0)
+    layer = SingleOutputMultiheadAttention(8, 2, sequence_len=4, query_index=-2).eval()
+    step, inputs = FunctionalStep(layer), make_input(9, 3, 8).unbind()
+    with torch.no_grad():
+        active = torch.tensor([True, False, True])  # so that streams are at different positions
+        _, begun, _ = layer.step(inputs[0], layer.initial_state(3), active=active)
+        state = list(begun)
+        file = save(step, (inputs[0], *state), tmp_path / name)
+        state_file, outs = saved(tmp_path / "state.pt", state), []
+        for x in inputs:
+            y, *state, valid = step(x, *state)
+            outs.append(y[valid])
+    files = (file, state_file, saved(tmp_path / "inputs.pt", inputs))
+    expected = fingerprint(torch.cat(outs))
+    assert run_program("run_stream", *files) == pytest.approx(expected, rel=1e-5)

@@ -30,13 +30,19 @@ class Claim:
         if not kept:
             raise self.broken(promise)
 
-    def close(self, promise: str, got: Tensor | None, expected: Tensor | None) -> None:
-        """Hold `got` to `expected`; outputs that there are not are None."""
+    def close(
+        self, promise: str, got: Tensor | None, expected: Tensor | None, size: float | None = None
+    ) -> None:
+        """Hold `got` to `expected`; outputs that there are not are None.
+
+        size: what differences are measured by; default: the largest number of `expected`.
+        """
         shapes = [None if t is None else list(t.shape) for t in (got, expected)]
         self.holds(f"{promise}; got {shapes[0]}, expected {shapes[1]}", shapes[0] == shapes[1])
         if got is None or expected is None or got.numel() == 0:
             return
-        size = max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
+        size = expected.abs().max().item() if size is None else size
+        size = max(size, torch.finfo(expected.dtype).tiny)
         error = (got.double() - expected.double()).abs().max().item() / size
         self.holds(
             f"{promise}; they differ by {error:.2g} of their size, more than {self.tolerance:.2g}",
@@ -100,19 +106,11 @@ class Trial:
         assert out is not None  # noqa: S101  the first check has seen it
         return out
 
-    def step_by_step(
-        self,
-        x: Tensor,
-        state: Any,  # noqa: ANN401
-        active: Tensor | None = None,
-        *,
-        in_place: bool = False,
-    ) -> Run:
-        """Run functional steps over x [N, T, ...]; active: bool [N, T]."""
+    def step_by_step(self, x: Tensor, state: Any, *, in_place: bool = False) -> Run:  # noqa: ANN401
+        """Run functional steps over x [N, T, ...]."""
         outs, valids = [], []
-        for t, row in enumerate(x.unbind(1)):
-            now = None if active is None else active[:, t]
-            out, state, valid = self.module.step(row, state, active=now, in_place=in_place)
+        for row in x.unbind(1):
+            out, state, valid = self.module.step(row, state, in_place=in_place)
             outs.append(out)
             valids.append(valid)
         return Run(torch.stack(outs, 1), state, torch.stack(valids, 1))
