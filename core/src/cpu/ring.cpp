@@ -1,7 +1,6 @@
 // Plain loops over streams and slots, the same for every instruction set: attention takes longer.
 #include "cpu/ring.h"
 
-#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -43,7 +42,8 @@ void each_slot(const StepProblem& problem, int64_t b, F visit) {
   const int64_t slots = problem.attention.Mkv, window = problem.window;
   const int64_t position = problem.position.at<int64_t>(b);
   const int64_t newest = (position - 1) % slots;
-  const int64_t seen = is_active(problem, b) ? std::min(position, window) : 0;
+  const int64_t known = position < window ? position : window;
+  const int64_t seen = is_active(problem, b) ? known : 0;
   for (int64_t slot = 0; slot < slots; ++slot) {
     const int64_t age = newest - slot + (slot > newest ? slots : 0);
     const bool is_hidden = problem.padding_ring && problem.padding_ring.at<Flag>(b, slot);
