@@ -91,6 +91,14 @@ def test_conjunction_keeps_what_both_keep():
         causal & AttentionMask(torch.randn(3, 3))
 
 
+def test_masks_of_batch_elements_hold_for_all_heads_of_another():
+    of_elements = AttentionMask.from_bool(torch.rand(2, 3, 3) < 0.5)
+    of_heads = AttentionMask.from_bool(torch.rand(2, 2, 3, 3) < 0.5)
+    expected = of_elements.to_bool()[:, None] & of_heads.to_bool()
+    for both in (of_elements & of_heads, of_heads & of_elements, of_heads + of_elements):
+        assert torch.equal(both.to_bool(), expected)
+
+
 def test_moving_to_the_same_place_makes_nothing_new():
     mask = AttentionMask.make_causal(3)
     assert mask.to(device="cpu") is mask

@@ -114,7 +114,7 @@ class AttentionMask:
         """Return the mask that adds both to the scores."""
         if not isinstance(other, AttentionMask):
             return NotImplemented
-        return type(self)(self.values + other.values, is_causal=False)
+        return type(self)(self._plus(other), is_causal=False)
 
     def __and__(self, other: AttentionMask | Tensor) -> Self:
         """Return the mask that keeps what both keep; `other` may be a bool tensor.
@@ -131,7 +131,16 @@ class AttentionMask:
                     "AttentionMask: expected masks of 0 and -inf alone for `&`, got other "
                     "numbers, which it would lose; use `+`"
                 )
-        return type(self)(self.values + other.values, self.is_causal and other.is_causal)
+        return type(self)(self._plus(other), self.is_causal and other.is_causal)
+
+    def _plus(self, other: AttentionMask) -> Tensor:
+        """Return the sum of the values; a mask without heads holds for those of the other."""
+        own, others = self.values, other.values
+        if own.dim() < others.dim():
+            own = own.unsqueeze(1)
+        elif others.dim() < own.dim():
+            others = others.unsqueeze(1)
+        return own + others
 
     @property
     def seq_len(self) -> int:
