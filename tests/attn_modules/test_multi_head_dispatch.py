@@ -276,6 +276,18 @@ def test_own_projections_are_used():
     assert_like_reference(layer, (x, x, x))
 
 
+def test_an_empty_sequence_of_layers_leaves_heads_joined():
+    out = torch.nn.Sequential()
+    layer = build(out_proj=out)
+    assert layer.proj is out
+    x = drawn(2, 5, MODEL)
+    full = build(out_proj=torch.nn.Linear(MODEL, MODEL))
+    full.load_state_dict(layer.state_dict(), strict=False)
+    torch.nn.init.eye_(full.proj.weight)
+    torch.nn.init.zeros_(full.proj.bias)
+    torch.testing.assert_close(layer(x), full(x))
+
+
 def test_state_has_the_names_of_xformers():
     shapes = {name: tuple(x.shape) for name, x in build(dim_value=12).state_dict().items()}
     assert shapes == {

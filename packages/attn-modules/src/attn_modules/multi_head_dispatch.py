@@ -99,19 +99,21 @@ class MultiHeadDispatch(nn.Module):
         self._check_skipped(in_proj_container, out_proj, use_rotary_embeddings)
         biases = (bias,) * 4 if isinstance(bias, bool) else bias
         skips = attention.requires_skip_multi_head
-        if attention.requires_input_projection and not skips:
-            self.in_proj_container = in_proj_container or InputProjection(
+        # Compared with None, for an empty nn.Sequential is False.
+        if attention.requires_input_projection and not skips and in_proj_container is None:
+            in_proj_container = InputProjection(
                 InputProjectionConfig(dim_model, self.dim_key, biases[0]),
                 InputProjectionConfig(self.kdim, self.dim_key, biases[1]),
                 InputProjectionConfig(self.vdim, self.dim_value, biases[2]),
                 use_separate_proj_weight=use_separate_proj_weight,
             )
-        else:
-            self.in_proj_container = None
+        self.in_proj_container = in_proj_container
         self.rotary_embeddings = (
             RotaryEmbedding(self.dim_key // num_heads) if use_rotary_embeddings else None
         )
-        self.proj = None if skips else out_proj or _zero_bias(self.dim_value, dim_model, biases[3])
+        if not skips and out_proj is None:
+            out_proj = _zero_bias(self.dim_value, dim_model, biases[3])
+        self.proj = out_proj
         self.resid_drop = nn.Dropout(residual_dropout)
 
     @classmethod
