@@ -145,3 +145,13 @@ def test_widths_that_do_not_fit_are_refused():
         CompositionalAttention(8, 2, dim_value=4)
     with pytest.raises(ValueError, match=r"q, k and v \[B, M, 8\]"):
         build("rule")(*(x.unsqueeze(1) for x in qkv()))
+    q, k, v = qkv()
+    for inputs in ((q[:1], k, v), (q, k[:, 1:], v)):
+        with pytest.raises(ValueError, match=r"with one B and as many keys as values, got"):
+            build("rule")(*inputs)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4)])
+def test_padding_that_does_not_fit_is_refused(shape):
+    with pytest.raises(ValueError, match="expected key_padding_mask for B=2, H=2"):
+        build("rule")(*qkv(), key_padding_mask=torch.ones(shape, dtype=torch.bool))

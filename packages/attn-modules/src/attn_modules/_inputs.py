@@ -76,7 +76,7 @@ def read_inputs(
             "queries"
         )
     mask = None if att_mask is None else _four_axes(who, att_mask)
-    padding = None if key_padding_mask is None else kept_keys(who, key_padding_mask)
+    padding = None if key_padding_mask is None else _kept_keys(who, key_padding_mask)
     batch, heads = _batch_and_heads(q, mask, padding)
     extents = (batch, heads, q.shape[-2], k.shape[-2])
     if mask is not None:
@@ -84,8 +84,7 @@ def read_inputs(
         if mask.dtype not in (torch.bool, torch.float32, q.dtype):
             mask = mask.to(q.dtype)
     if padding is not None:
-        padding = _fit(who, "key_padding_mask", padding, extents)
-        padding = padding.expand(-1, -1, -1, k.shape[-2])
+        padding = _fit_padding(who, padding, extents)
     q, k, v = (_view(x, batch, heads) for x in (q, k, v))
     return Inputs(q, k, v, mask, padding, is_folded)
 
@@ -142,7 +141,16 @@ def _four_axes(who: str, att_mask: Tensor | AttentionMask) -> Tensor:
     return mask[None, None] if mask.dim() == 2 else mask.unsqueeze(1)
 
 
-def kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
+def kept_by_any_head(who: str, key_padding_mask: Tensor, rows: Tensor, heads: int) -> Tensor:
+    """Return which rows [B, Mkv, …] any of so many heads keeps: bool [B or 1, Mkv].
+
+    Raises: ValueError if the mask does not fit.
+    """
+    extents = (rows.shape[0], heads, 1, rows.shape[1])
+    return _fit_padding(who, _kept_keys(who, key_padding_mask), extents).any(1).squeeze(1)
+
+
+def _kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
     """Return a key padding mask as bool [n, 1, 1, Mkv], where n is B, B * H or 1."""
     mask = key_padding_mask.squeeze(1) if key_padding_mask.dim() == 3 else key_padding_mask
     if mask.dim() != 2 or not (mask.dtype == torch.bool or mask.is_floating_point()):
@@ -186,6 +194,11 @@ def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) 
                 f"{list(mask.shape)} of them"
             )
     return mask
+
+
+def _fit_padding(who: str, padding: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
+    """Return what `_kept_keys` returned as `Inputs.keep`."""
+    return _fit(who, "key_padding_mask", padding, extents).expand(-1, -1, -1, extents[3])
 
 
 def _view(x: Tensor, batch: int, heads: int) -> Tensor:

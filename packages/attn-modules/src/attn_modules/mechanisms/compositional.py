@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from attn_modules._inputs import attend, kept_keys, read_inputs
+from attn_modules._inputs import attend, kept_by_any_head, read_inputs
 from attn_modules.attention import Attention
 from attn_modules.input_projection import InputProjection, InputProjectionConfig
 from attn_modules.registry import register_attention
@@ -89,9 +89,11 @@ class CompositionalAttention(Attention):
         self.causal = causal
         key_params = InputProjectionConfig(dim_model, self.dim_key, bias)
         value_params = InputProjectionConfig(dim_model, self.dim_attn, bias)
-        self.in_proj_container = in_proj_container or InputProjection(
-            key_params, key_params, value_params, use_separate_proj_weight
-        )
+        if in_proj_container is None:
+            in_proj_container = InputProjection(
+                key_params, key_params, value_params, use_separate_proj_weight
+            )
+        self.in_proj_container = in_proj_container
         self._make_scores(bias)
         self.out_proj = nn.Linear(num_heads * self.value_dim, dim_model, bias=bias)
         self._reset_parameters()
@@ -107,7 +109,9 @@ class CompositionalAttention(Attention):
         """Return the chosen mixtures, projected; see `Attention.forward`."""
         self._check_inputs(q, k, v)
         if key_padding_mask is not None:
-            k, v = (self._blank_padding(x, key_padding_mask) for x in (k, v))
+            # NaN in padding would reach the weights' gradients.
+            kept = kept_by_any_head("CompositionalAttention", key_padding_mask, k, self.num_heads)
+            k, v = (x.masked_fill(~kept.unsqueeze(-1), 0.0) for x in (k, v))
         query, key, value = self.in_proj_container(q, k, v)
         heads = (self.num_heads, self.dim_head)
         value_of_each_head = value.unsqueeze(1).expand(-1, self.num_heads, -1, -1)
@@ -131,13 +135,6 @@ class CompositionalAttention(Attention):
         shares = self._score(q, inputs.q, retrieved).softmax(dim=3)
         chosen = (shares * retrieved).sum(dim=3)
         return self.out_proj(chosen.flatten(2))
-
-    def _blank_padding(self, rows: Tensor, key_padding_mask: Tensor) -> Tensor:
-        """Return rows [B, Mkv, dim_model], 0 for padding: NaN there would reach the weights."""
-        kept = kept_keys("CompositionalAttention", key_padding_mask)[:, 0, 0, : rows.shape[1]]
-        if kept.shape[0] == rows.shape[0] * self.num_heads:
-            kept = kept.unflatten(0, (-1, self.num_heads)).any(dim=1)
-        return rows.masked_fill(~kept.unsqueeze(-1), 0.0)
 
     def _score(self, unprojected: Tensor, query: Tensor, retrieved: Tensor) -> Tensor:
         """Return the score of each rule, [B, Mq, S, R, 1].
@@ -199,10 +196,12 @@ class CompositionalAttention(Attention):
             )
 
     def _check_inputs(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        if any(x.dim() != 3 or x.shape[-1] != self.dim_model for x in (q, k, v)):
+        fits = all(x.dim() == 3 and x.shape[-1] == self.dim_model for x in (q, k, v))
+        if not fits or k.shape != v.shape or q.shape[0] != k.shape[0]:
             raise ValueError(
-                f"CompositionalAttention: expected q, k and v [B, M, {self.dim_model}], got "
-                f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
+                f"CompositionalAttention: expected q, k and v [B, M, {self.dim_model}], with one B "
+                f"and as many keys as values, got {list(q.shape)}, {list(k.shape)} and "
+                f"{list(v.shape)}"
             )
 
 
