@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
+    check_causal_hint,
     project,
     torch_attention,
     torch_padding,
@@ -145,7 +147,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
             active=active,
             in_place=in_place,
         )
-        return self.layout.from_step(out), state, valid[:, 0]
+        return self.layout.from_step(out), state, valid.select(1, 0)
 
     def steps(
         self,
@@ -198,7 +200,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         out, state, valid = self.attend(
             rows, state, attn_mask, single=single, active=active, in_place=in_place
         )
-        return self.out_proj(out.flatten(-2)), state, valid
+        out = linear(out.flatten(-2), self.out_proj.weight, self.out_proj.bias)
+        return out, state, valid
 
     def forward_step(  # pyright: ignore[reportIncompatibleMethodOverride]  the seed's order
         self,
@@ -261,11 +264,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         """
         key = query if key is None else key
         value = key if value is None else value
-        if is_causal and attn_mask is None:
-            raise ValueError(
-                f"{type(self).__name__}: expected an attn_mask with is_causal, which says of it "
-                "that it is causal, got None"
-            )
+        check_causal_hint(attn_mask, is_causal)
         rows = [self.layout.to_rows(x) for x in (query, key, value)]
         at = self.queries_of_forward(rows[0].shape[1])
         out, weights = torch_attention(

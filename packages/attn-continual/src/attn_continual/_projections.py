@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, multi_head_attention_forward
 
+from attn_ops import memory_efficient_attention
+
 
 class Projected(NamedTuple):
     """Queries, keys and values by head, [N, T, H, head_dim]."""
@@ -63,6 +65,9 @@ def project(
 
 
 def _check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
+    given = (query.shape[-1], key.shape[-1], value.shape[-1])
+    if given == (mha.embed_dim, mha.kdim, mha.vdim):
+        return
     widths = {"query": mha.embed_dim, "key": mha.kdim, "value": mha.vdim}
     for (name, width), x in zip(widths.items(), (query, key, value), strict=True):
         if x.shape[-1] != width:
@@ -110,6 +115,49 @@ def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: 
     if row.dtype == torch.bool:
         row = torch.zeros(row.shape, device=row.device).masked_fill(row, -torch.inf)
     return row
+
+
+def attend_rows(
+    mha: nn.MultiheadAttention,
+    rows: Tensor,
+    queries: slice,
+    *,
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Return the outputs of some `queries` among the rows [N, T, E] that attend to all of them.
+
+    attn_mask, key_padding_mask, is_causal: as for torch's layer.
+    Raises: ValueError for is_causal without a mask.
+    """
+    check_causal_hint(attn_mask, is_causal)
+    is_whole = queries == slice(None)
+    query = rows if is_whole else rows[:, queries]
+    if attn_mask is None and key_padding_mask is None:
+        projected = project(mha, query, rows, rows)
+        dropout = mha.dropout if mha.training else 0.0
+        return mha.out_proj(memory_efficient_attention(*projected, p=dropout).flatten(2))
+    out, _ = torch_attention(
+        mha,
+        query,
+        rows,
+        rows,
+        key_padding_mask=key_padding_mask,
+        need_weights=False,
+        attn_mask=None if attn_mask is None else attn_mask[..., queries, :],
+        average_attn_weights=False,
+        is_causal=is_causal and is_whole,
+    )
+    return out
+
+
+def check_causal_hint(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Raise ValueError if a mask that is not there is said to be causal."""
+    if is_causal and attn_mask is None:
+        raise ValueError(
+            "is_causal: expected an attn_mask with it, which it says of that it is causal, got None"
+        )
 
 
 def torch_attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import last_rows
+from attn_continual.ring_cache import last_rows, next_slot, write, write_step
 
 
 def sliding_windows(ring: Tensor, rows: Tensor, position: Tensor, length: int) -> Tensor:
@@ -29,3 +29,18 @@ def late_rows(ring: Tensor, rows: Tensor, position: Tensor, delay: int) -> Tenso
         return rows
     history = last_rows(ring, position, delay)
     return torch.cat([history, rows.to(ring.dtype)], dim=1)[:, : rows.shape[1]]
+
+
+def keep_rows(
+    ring: Tensor, rows: Tensor, position: Tensor, active: Tensor | None, *, in_place: bool = False
+) -> Tensor:
+    """Return the ring with the next rows in it, as `ring_cache.write`; it may have no slots.
+
+    in_place: write into the ring; only of a single step.
+    """
+    if ring.shape[1] == 0:
+        return ring
+    if in_place:
+        slot = next_slot(position, ring.shape[1])
+        return write_step(ring, rows[:, 0], slot, active, in_place=True)
+    return write(ring, rows, position, active)

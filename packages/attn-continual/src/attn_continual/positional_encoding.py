@@ -30,7 +30,7 @@ class RecyclingPositionalEncoding(ContinualModule):
     forward_update_index_steps: how many rows `forward` goes on each time it is called, so that
         training meets every row at every place of a window.
     Raises: ValueError for no row, or no feature.
-    Source: Hedegaard et al. 2022, arXiv:2201.06268, section 3.4.
+    Source: Hedegaard et al. 2022, arXiv:2201.06268.
     """
 
     time_axis = 2

@@ -73,6 +73,11 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
         )
 
     @property
+    def output_stream_axis(self) -> int:
+        """The axis of streams in [N, T, L, E], [N, E, T, L] or, time first, [T, L, N, E]."""
+        return 0 if self.batch_first else 2
+
+    @property
     def window(self) -> RetroactiveWindow:
         """What attends to what at a step."""
         dropout = self.dropout if self.training else 0.0
