@@ -210,6 +210,25 @@ def test_what_keeps_the_contract_passes(dtype, window, delay):
     verify_contract(module, inputs(dtype=dtype))
 
 
+class LastTwoTimeFirst(RunningMean):
+    """The same output twice, [T, 2, N, width], for x [T, N, width]."""
+
+    time_axis = 0
+    output_stream_axis = 2
+
+    def step(self, x, state, **options):
+        out, state, valid = RunningMean.steps(self, x[:, None], state, **options)
+        return out.transpose(0, 1).expand(2, -1, -1), state, valid[:, 0]
+
+    def steps(self, x, state, **options):
+        out, state, valid = super().steps(x.transpose(0, 1), state, **options)
+        return out.transpose(0, 1)[:, None].expand(-1, 2, -1, -1), state, valid
+
+
+def test_outputs_may_be_laid_out_in_another_way():
+    verify_contract(LastTwoTimeFirst(), inputs().transpose(0, 1))
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda cls: cls.__name__)
 def test_a_broken_promise_is_named(broken):
     with pytest.raises(

@@ -83,7 +83,10 @@ class Trial:
         return self.module.initial_state(num_streams, device=self.x.device, dtype=self.x.dtype)
 
     def from_module(self, out: Tensor) -> Tensor:
-        return out.movedim((self.module.stream_axis, self.module.time_axis), (0, 1))
+        return out.movedim((self.module.output_stream_axis, self.module.time_axis), (0, 1))
+
+    def from_step(self, out: Tensor) -> Tensor:
+        return self.from_module(out.unsqueeze(self.module.time_axis))
 
     def to_module(self, x: Tensor) -> Tensor:
         return x.movedim((0, 1), (self.module.stream_axis, self.module.time_axis))
@@ -95,8 +98,13 @@ class Trial:
         out = self.module.forward_steps(x, pad_end=pad_end, update_state=update_state)
         return None if out is None else self.from_module(out)
 
+    def forward_step(self, row: Tensor) -> Tensor | None:
+        """Return the output of a step's inputs [N, ...] as that of a chunk, [N, 1, ...]."""
+        out = self.module.forward_step(row)
+        return None if out is None else self.from_step(out)
+
     def forward_single_steps(self, x: Tensor) -> Tensor | None:
-        return joined([with_time(self.module.forward_step(row)) for row in x.unbind(1)])
+        return joined([self.forward_step(row) for row in x.unbind(1)])
 
     def whole(self) -> Tensor:
         """Return the outputs of the whole sequence, from the first step on."""
@@ -111,19 +119,14 @@ class Trial:
         outs, valids = [], []
         for row in x.unbind(1):
             out, state, valid = self.module.step(row, state, in_place=in_place)
-            outs.append(out)
+            outs.append(self.from_step(out))
             valids.append(valid)
-        return Run(torch.stack(outs, 1), state, torch.stack(valids, 1))
+        return Run(torch.cat(outs, 1), state, torch.stack(valids, 1))
 
     def chunk(self, x: Tensor, state: Any, active: Tensor | None = None) -> Run:  # noqa: ANN401
         """Run the functional chunk; active: bool [N]."""
         out, state, valid = self.module.steps(self.to_module(x), state, active=active)
         return Run(self.from_module(out), state, valid)
-
-
-def with_time(out: Tensor | None) -> Tensor | None:
-    """View a step's output as that of a chunk."""
-    return None if out is None else out.unsqueeze(1)
 
 
 def joined(outs: Sequence[Tensor | None]) -> Tensor | None:

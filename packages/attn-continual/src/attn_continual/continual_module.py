@@ -170,8 +170,13 @@ class ContinualModule(nn.Module, ABC):
 
     @property
     def stream_axis(self) -> int:
-        """The axis of streams in what `forward_steps` takes and returns."""
+        """The axis of streams in what `forward_steps` takes."""
         return 1 if self.time_axis == 0 else 0
+
+    @property
+    def output_stream_axis(self) -> int:
+        """The axis of streams in what `forward_steps` returns; `forward_step` leaves out time."""
+        return self.stream_axis
 
     @property
     def warm_up_steps(self) -> int:

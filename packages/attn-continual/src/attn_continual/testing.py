@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from attn_continual._trial import Claim, Trial, joined, with_time
+from attn_continual._trial import Claim, Trial, joined
 from attn_continual.streams import (
     reset_streams,
     select_streams,
@@ -103,10 +103,10 @@ def _check_partitions(trial: Trial, claim: Claim, partitions: Sequence[Sequence[
         claim.close(f"chunks of {list(lengths)} steps equal the whole", joined(outs), out)
     trial.module.clean_state()
     for t, row in enumerate(trial.x.unbind(1)):
-        got = trial.module.forward_step(row)
+        got = trial.forward_step(row)
         first = t - trial.module.warm_up_steps
         now = None if first < 0 or out is None else out[:, first : first + 1]
-        claim.close(f"forward_step {t} equals the whole", with_time(got), now)
+        claim.close(f"forward_step {t} equals the whole", got, now)
 
 
 def _check_functional_form(trial: Trial, claim: Claim) -> None:
@@ -189,7 +189,7 @@ def _outputs_at_own_paces(
             "outputs of streams that are not active are not valid", not valid[~active].any()
         )
         for n in torch.nonzero(valid).flatten().tolist():
-            outs[n].append(out[n])
+            outs[n].append(trial.from_step(out)[n, 0])
         seen += active
     counts = (seen - trial.module.warm_up_steps).clamp(min=0)
     claim.holds("active streams have outputs", [len(found) for found in outs] == counts.tolist())
@@ -253,7 +253,7 @@ def _check_copies(trial: Trial, claim: Claim) -> None:
         ("a pickled module", pickle.loads(pickled)),  # noqa: S301  our own
         ("the module itself, after it was copied,", module),
     ):
-        outs = [with_time(other(row)) for row in rest.unbind(1)]
+        outs = [trial.from_step(other(row)) for row in rest.unbind(1)]
         claim.close(f"{name} goes on", joined(outs), whole[:, 1:])
     module.call_mode = mode
 
