@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from allocated_elements import AllocatedElements
 from attn_continual.returnn import (
     CausalSelfAttention,
     CausalSelfAttentionState,
@@ -181,6 +182,26 @@ def test_initial_states():
     assert windowed.accum_axis.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("cls", BOTH)
+def test_states_may_be_narrower(cls):
+    layer, x = made(cls, torch.float32, window=4), source(2, STEPS, dtype=torch.float32)
+    state = layer.default_initial_state(batch_dims=[2], dtype=torch.float16)
+    with torch.no_grad():
+        out, state = in_chunks(layer, x, [3, 1, 4, 3], state)
+        assert state.k_accum.dtype == torch.float16
+        assert out.dtype == torch.float32
+        assert_close(out, layer(x)[0], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_nothing_has_queries_times_keys(cls):
+    layer, x = made(cls, torch.float32), source(1, 2048, dtype=torch.float32)
+    with torch.no_grad(), AllocatedElements() as allocated:
+        _, state = layer(x[:, :1024], lengths=torch.tensor([1000]))
+        layer(x[:, 1024:], state=state)
+    assert allocated.largest < HEADS * 1024 * 1024 / 2
+
+
 def test_what_does_not_fit_is_refused():
     layer, x = made(CausalSelfAttention), source(2, 4)
     with pytest.raises(ValueError, match="a state with single_step_dim, got None"):
@@ -192,7 +213,10 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="window=3"):
         windowed(x, state=layer.default_initial_state(batch_dims=[2]))
     _, state = windowed(x)
-    with pytest.raises(ValueError, match=r"accum_axis, int64 \[\*batch\], with a window"):
+    with pytest.raises(ValueError, match=r"accum_axis, int64 \[\*batch\].*got 3"):
         windowed(x, state=state._replace(accum_axis=3))
+    _, state = layer(x)
+    with pytest.raises(ValueError, match="the int 4, how many keys there are, got 3"):
+        layer(x, state=state._replace(accum_axis=3))
     with pytest.raises(ValueError, match="window, the keys that a query sees, of 1 or more"):
         made(CausalSelfAttention, window=0)

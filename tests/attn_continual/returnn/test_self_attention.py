@@ -246,3 +246,6 @@ def test_what_does_not_fit_is_refused():
         layer(x, mask=torch.ones(2, 5, dtype=torch.int64))
     with pytest.raises(TypeError, match="axis, an int, with a torch tensor"):
         layer(x, axis=layer.in_dim)
+    q, k, v = layer.forward_qkv(x)
+    with pytest.raises(TypeError, match="axis, an int, with a torch tensor"):
+        layer.attention(q, k, v, kv_axis=layer.in_dim)

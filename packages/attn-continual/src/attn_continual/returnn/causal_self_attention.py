@@ -133,6 +133,7 @@ class CausalSelfAttention(SelfAttentionBase):
         sequences = Sequences.read(who, rows, time, features, lengths)
         if lengths is not None:
             lengths = lengths.expand(sequences.batch).reshape(-1).to(torch.int64)
+            lengths = lengths.clamp(0, sequences.rows.shape[1])
         held = self._accumulated(state, sequences.batch)
         out, held = self.attend_after(sequences.rows, held, lengths)
         out = sequences.restore(out)
@@ -176,12 +177,13 @@ class CausalSelfAttention(SelfAttentionBase):
             held = self._beginning(batch, source.device, key.dtype)
             out = self.attend(query, key, value, is_causal=True, window=self.window)
             return self.project(out), self._append(held, key, value, lengths, in_place)
+        dtype = query.dtype  # a state may be narrower than what is computed
         query, key, value = (x.to(held.key.dtype) for x in (query, key, value))
         if source.shape[1] == 1:
             held = self._append(held, key, value, lengths, in_place)
             ages, keep = held.ages()
             out = self.attend_newest(query, held.key, held.value, ages, keep)
-            return self.project(out), held
+            return self.project(out.to(dtype)), held
         history = held.history(held.key.shape[1] if self.window is None else self.window - 1)
         keep = history.is_there
         if keep is not None:
@@ -194,7 +196,7 @@ class CausalSelfAttention(SelfAttentionBase):
             is_causal=True,
             window=self.window,
         )
-        return self.project(out), self._append(held, key, value, lengths, in_place)
+        return self.project(out.to(dtype)), self._append(held, key, value, lengths, in_place)
 
     def _append(
         self,
@@ -244,11 +246,11 @@ class CausalSelfAttention(SelfAttentionBase):
         key, value = (x.reshape(streams, *x.shape[-3:]) for x in (state.k_accum, state.v_accum))
         position = state.accum_axis
         if isinstance(position, Tensor):
-            position = position.expand(batch).reshape(-1)
-        elif self.window is not None:
+            position = position.expand(batch).reshape(-1).to(torch.int64)
+        elif self.window is not None or position != slots:
             raise ValueError(
-                f"{type(self).__name__}: expected accum_axis, int64 [*batch], with a window, got "
-                f"{position}"
+                f"{type(self).__name__}: expected accum_axis, int64 [*batch], or without a window "
+                f"the int {slots}, how many keys there are, got {position}"
             )
         return Accumulated(key, value, position)
 

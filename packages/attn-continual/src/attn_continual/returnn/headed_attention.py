@@ -10,6 +10,7 @@ from attn_continual.returnn import tagged_calls
 from attn_continual.returnn.dim import Dim, as_dim
 from attn_continual.returnn.dot_attention import dot_attention
 from attn_continual.returnn.linear import Linear
+from attn_continual.returnn.sequences import int_axis
 from attn_continual.returnn.tagged_tensor import TaggedTensor
 
 
@@ -78,21 +79,19 @@ class HeadedAttention(nn.Module):
         """
         if isinstance(q, TaggedTensor):
             return tagged_calls.attention(self, q, k, v, kv_axis)
-        at = int(kv_axis) % k.dim() - k.dim()
+        at = int_axis(type(self).__name__, kv_axis) % k.dim() - k.dim()
         is_step = q.dim() < k.dim()
-        # Heads become a batch axis, before that of keys.
-        query = q if is_step else q.movedim(at, -2)
-        out = dot_attention(
-            query,
+        out = dot_attention(  # heads become a batch axis, before that of rows
+            q if is_step else q.movedim(at, -2),
             k.movedim(at, -2),
             v.movedim(at, -2),
             att_dropout=self.active_dropout,
             att_dropout_broadcast=self.att_dropout_broadcast,
             mask=None if mask is None else mask[..., None, None, :],
         )
-        return (
-            self.project(out) if is_step else self.project(out.movedim(-2, -3)).movedim(-2, at + 1)
-        )
+        if is_step:
+            return self.project(out)
+        return self.project(out.transpose(-2, -3)).movedim(-2, at + 1)
 
     @property
     def active_dropout(self) -> float:

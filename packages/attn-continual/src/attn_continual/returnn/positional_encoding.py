@@ -41,8 +41,8 @@ def relative_positional_encoding(
     -(Mkv - 1) to 0.
     Shapes: result [Mq + Mkv - 1, F], or [*offset, Mq + Mkv - 1, F].
     feat_dim: F, even.
-    query_offset: int or a tensor of any shape: the first key's place subtracted from the first
-        query's; default 0.
+    query_offset: how many places after the first key the first query is, an int or a tensor of any
+        shape; default 0.
     dtype: default torch's default dtype.
     Raises: ValueError if F is odd or a dim is missing; TypeError for both ways to give dims.
     Source: Dai et al. 2019, arXiv:1901.02860.

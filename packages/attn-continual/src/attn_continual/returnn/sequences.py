@@ -45,10 +45,7 @@ class Sequences:
         What is not kept counts as 0, so that NaN there reaches no result and no gradient.
         Raises: ValueError if they do not fit; TypeError if the axis is a `Dim`.
         """
-        if not isinstance(axis, int):
-            raise TypeError(
-                f"{who}: expected axis, an int, with a torch tensor, got {axis}; tag the tensor"
-            )
+        axis = int_axis(who, axis)
         axis = axis - source.dim() if axis >= 0 else axis
         if not -source.dim() <= axis < -1 or source.shape[-1] != features:
             raise ValueError(
@@ -68,6 +65,18 @@ class Sequences:
         if self.keep is not None:
             rows = rows.masked_fill(~self.keep[..., None], 0.0)
         return rows.reshape(*self.batch, *rows.shape[1:]).movedim(-2, self.axis)
+
+
+def int_axis(who: str, axis: int | Dim) -> int:
+    """Return the axis of a torch tensor.
+
+    Raises: TypeError if it is a `Dim`.
+    """
+    if not isinstance(axis, int):
+        raise TypeError(
+            f"{who}: expected axis, an int, with a torch tensor, got {axis}; tag the tensor"
+        )
+    return axis
 
 
 def kept_rows(
