@@ -89,10 +89,10 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
       "Tensor? grad_lse, *, bool need_outs, bool need_lses) "
       "-> (Tensor[] grad_chunk_outs, Tensor[] grad_chunk_lses)");
   m.def(
-      "_attention_step_(Tensor query, Tensor key, Tensor value, Tensor(a!) key_ring, Tensor(b!) "
-      "value_ring, "
-      "Tensor(c!) position, SymInt window, *, Tensor? padding=None, Tensor(d!)? padding_ring=None, "
-      "Tensor? active=None, Tensor? bias=None, float? scale=None) -> Tensor");
+      "_attention_step_(Tensor query, Tensor key, Tensor value, Tensor(a!) key_ring, "
+      "Tensor(b!) value_ring, Tensor(c!) position, SymInt window, Tensor? padding=None, "
+      "Tensor(d!)? padding_ring=None, Tensor? active=None, Tensor? bias=None, "
+      "float? scale=None) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {

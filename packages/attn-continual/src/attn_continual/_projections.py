@@ -49,7 +49,7 @@ def project(
     heads = (mha.num_heads, mha.head_dim)
     if mha.in_proj_weight is not None and query is key is value:
         rows = linear(query, mha.in_proj_weight, mha.in_proj_bias)
-        q, k, v = rows.unflatten(-1, (3, *heads)).unbind(-3)
+        q, k, v = rows.view(*query.shape[:-1], 3, *heads).unbind(-3)
         return Projected(q, k, v)
     if mha.in_proj_weight is not None:
         weights = mha.in_proj_weight.chunk(3)

@@ -69,11 +69,11 @@ def attention_step_(
             value_ring,
             position,
             window,
-            padding=padding,
-            padding_ring=padding_ring,
-            active=active,
-            bias=attn_bias,
-            scale=scale,
+            padding,
+            padding_ring,
+            active,
+            attn_bias,
+            scale,
         )
     except RuntimeError as error:
         raise _in_users_terms(error) from None
