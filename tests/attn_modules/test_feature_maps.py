@@ -173,6 +173,29 @@ def test_vectors_wait_for_the_first_call_where_the_width_is_unknown():
     assert torch.equal(restored.features, phi.features)
 
 
+def test_vectors_drawn_in_inference_mode_can_be_trained_with():
+    phi = SMOrf(10, seed=0)
+    with torch.inference_mode():
+        phi(rows(3, 4).float())
+    x = rows(3, 4).float().requires_grad_()
+    phi(x).sum().backward()
+    assert x.grad.any()
+
+
+def test_a_map_without_memory_is_made_to_be_loaded():
+    for dim_head in (4, None):
+        with torch.device("meta"):
+            phi = SMOrf(10, dim_head)
+        saved = SMOrf(10, 4)
+        phi.to_empty(device="cpu").load_state_dict(saved.state_dict())
+        assert torch.equal(phi(rows(3, 4).float()), saved(rows(3, 4).float()))
+
+
+def test_vectors_are_drawn_on_the_cpu_whatever_the_default():
+    with torch.device("meta"):
+        assert torch.equal(draw(6, 9), draw(6, 9))
+
+
 def test_redrawing_is_a_well_formed_operator():
     vectors, seed = draw(4, 4).float(), torch.tensor(0)
     for calls in (0, 1, 2):

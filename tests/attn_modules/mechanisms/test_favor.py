@@ -321,6 +321,11 @@ def test_configurations_reach_every_option():
     assert int(attention.feature_map.seed) == 4
 
 
+def test_a_width_may_be_what_a_division_gives():
+    attention, same = FavorAttention(dim_head=8 / 2, seed=0), FavorAttention(dim_head=4, seed=0)
+    assert torch.equal(attention.feature_map.features, same.feature_map.features)
+
+
 def test_arguments_that_do_not_fit_are_refused():
     q, k, v = qkv(4, 4, dtype=torch.float32)
     with pytest.raises(ValueError, match="expected dim_features or dim_head, got neither"):

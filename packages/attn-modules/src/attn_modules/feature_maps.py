@@ -143,13 +143,19 @@ class FeatureMap(nn.Module):
         return phi * self.dim_features**-0.5
 
     def _draw(self, dim_head: int) -> None:
-        vectors = draw_vectors(
-            dim_head,
-            self.features.shape[1],
-            random_lengths=self.has_random_lengths,
-            generator=_generator(int(self.seed), 0),
-        )
-        self.features = vectors.to(self.features)
+        count = self.features.shape[1]
+        if self.seed.is_meta:
+            self.features = self.features.new_empty(dim_head, count)
+            return
+        # What is made in inference mode could not be trained with afterwards.
+        with torch.inference_mode(False):
+            vectors = draw_vectors(
+                dim_head,
+                count,
+                random_lengths=self.has_random_lengths,
+                generator=_generator(int(self.seed), 0),
+            )
+            self.features = vectors.to(self.features)
 
     def _load_from_state_dict(
         self,
@@ -212,20 +218,22 @@ def draw_vectors(
     """
     blocks = math.ceil(count / dim_head)
     shape = (blocks, dim_head, dim_head)
-    q, r = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))
+    gaussian = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    q, r = torch.linalg.qr(gaussian)
     # QR is unique up to these signs, and as LAPACK chooses them Q is not uniform.
     directions = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
     vectors = directions.transpose(0, 1).reshape(dim_head, -1)[:, :count]
     if not random_lengths:
         return (vectors * math.sqrt(dim_head)).contiguous()
-    gaussian = torch.randn(dim_head, count, generator=generator, dtype=torch.float64)
+    shape = (dim_head, count)
+    gaussian = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     return (vectors * gaussian.norm(dim=0)).contiguous()
 
 
 def _generator(seed: int, drawing: int) -> torch.Generator:
     """Return the generator of one drawing; torch's own reads 32 bits of what it is seeded with."""
     digest = hashlib.blake2b(f"{seed} {drawing}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
 
 
 torch.library.define(
