@@ -186,6 +186,11 @@ class RetroactiveTransformerEncoderLayer(ContinualEncoderLayer):
         self._attend_with(RetroactiveMultiheadAttention, {})
 
     @property
+    def output_stream_axis(self) -> int:
+        """The axis of streams in windows, which time first puts behind the window."""
+        return 2 if self.time_axis == 0 else 0
+
+    @property
     def num_rows_kept(self) -> int:
         """Inputs of a window before its last."""
         return self.receptive_field - 1

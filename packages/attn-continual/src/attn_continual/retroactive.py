@@ -74,8 +74,8 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
 
     @property
     def output_stream_axis(self) -> int:
-        """The axis of streams in [N, T, L, E], [N, E, T, L] or, time first, [T, L, N, E]."""
-        return 0 if self.batch_first else 2
+        """The axis of streams in windows, which time first puts behind the window."""
+        return 2 if self.time_axis == 0 else 0
 
     @property
     def window(self) -> RetroactiveWindow:
