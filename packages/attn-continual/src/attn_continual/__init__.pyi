@@ -9,6 +9,8 @@ from .continual_module import ModuleState as ModuleState
 from .conversion import ContinualForm as ContinualForm
 from .conversion import continual as continual
 from .cyclic_positional_encoding import CyclicPositionalEncoding as CyclicPositionalEncoding
+from .deberta import log_bucket_positions as log_bucket_positions
+from .deberta import relative_attention_from_deberta as relative_attention_from_deberta
 from .encoder_layer import TransformerEncoderLayer as TransformerEncoderLayer
 from .functional_step import FunctionalStep as FunctionalStep
 from .position_attention import attend_by_position as attend_by_position

@@ -55,8 +55,8 @@ def attend_by_position(
         position_key [B, Mkv, H, Kp'], default `key`; result [B, Mq, H, Kv].
     Dtypes: query, key and value alike; the rest any floating point: scores of positions are
         computed in float32, in float64 for such queries. Autocast casts the three as in attn_ops.
-    Cost: memory O(chunk_size Mkv) for each thread beyond inputs and results, in both directions; for a
-        `position_key` twice the multiplications of the other terms.
+    Cost: memory O(chunk_size Mkv) for each thread beyond inputs and results, in both directions;
+        for a `query_table` twice the multiplications of the other terms.
     zero_row: the row of both tables for a distance of 0; default Z // 2. The first and the last row
         stand for all distances beyond them.
     window_left, window_right: how many keys before and after its own place a query sees; None: all.

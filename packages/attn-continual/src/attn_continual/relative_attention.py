@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from attn_continual._disentangled_attention import DisentangledCall, disentangled_attention
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,27 +23,28 @@ class GroupedLinear(nn.Module):
     """Project each group of features by itself.
 
     Shapes: x [..., groups * width] to [..., groups * out_width].
-    Parameters: `weight` [groups, width, out_width] and `bias` [groups * out_width].
+    Parameters: `weight` [groups, width, out_width], drawn as `torch.nn.Linear` does for the width
+        of a group, and `bias` [groups, out_width], zeros.
     """
 
     def __init__(self, in_features: int, out_features: int, n_groups: int) -> None:
         super().__init__()
         self.n_groups = n_groups
-        shape = (n_groups, in_features // n_groups, out_features // n_groups)
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(out_features))
+        width, out_width = in_features // n_groups, out_features // n_groups
+        self.weight = nn.Parameter(torch.empty(n_groups, width, out_width))
+        self.bias = nn.Parameter(torch.empty(n_groups, out_width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as `torch.nn.Linear` does, for the width of a group."""
+        """Draw the weight anew, and set the bias to zeros."""
         bound = 1 / math.sqrt(max(self.weight.shape[1], 1))
         nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the projected features."""
-        groups = x.unflatten(-1, (self.n_groups, -1)).unsqueeze(-2)
-        return (groups @ self.weight).squeeze(-2).flatten(-2) + self.bias
+        groups = x.unflatten(-1, (self.n_groups, -1))
+        return (torch.einsum("...gi,gio->...go", groups, self.weight) + self.bias).flatten(-2)
 
 
 class RelativeAttention(nn.Module):
@@ -56,10 +59,11 @@ class RelativeAttention(nn.Module):
 
     Shapes: see `forward`. Letters: n samples, d = head_size, Z position_embedding's rows, h =
         n_heads + n_additional_heads.
-    Cost: time and memory O(n h q k), which the logits have; positions cost O(n h (q + k) Z d).
+    Cost: time O(n h (q k + (q + k) Z) d). Memory, beyond the logits: that of a few heads, forward
+        and backward.
     size: of the output, and the default of `query_size`, `key_size`.
     value_size: of the values; default: `key_size`.
-    head_size: d; default: key_size // n_heads.
+    head_size: d; default: key_size / n_heads.
     position_embedding: [Z, features]; a `Parameter` is trained, a tensor is not. Z // 2 stands for
         a distance of 0. Needed for relative positions.
     dropout_p: in training, of attention weights, of the contents and of the position embedding.
@@ -71,8 +75,8 @@ class RelativeAttention(nn.Module):
     do_pooling: whether values are attended; without, there are logits alone.
     mode: the terms, each once.
     n_additional_heads: heads with logits and no values, which come before the others.
-    p2c_index: "same" reads r of (i, j) for p2c too, as EDS does; "transposed" that of (j, i), as
-        DeBERTa does for c2p and p2c; it takes as many queries as keys.
+    p2c_index: "same" reads r of (i, j) for p2c too, as EDS and DeBERTa's published code do;
+        "transposed" that of (j, i), as DeBERTa's paper does; it takes as many queries as keys.
     Raises: ValueError if sizes do not divide, or `mode` or `p2c_index` is another.
     Source: EDS-PDF's RelativeAttention; He et al. 2020, arXiv:2006.03654, eqs. 2 to 4.
     """
@@ -102,6 +106,8 @@ class RelativeAttention(nn.Module):
         super().__init__()
         key_size = size if key_size is None else key_size
         query_size = size if query_size is None else query_size
+        if head_size is None:
+            _check_multiple("key_size", key_size, "n_heads", n_heads)
         self.size, self.n_heads = size, n_heads
         self.value_size = key_size if value_size is None else value_size
         self.head_size = key_size // n_heads if head_size is None else head_size
@@ -163,18 +169,43 @@ class RelativeAttention(nn.Module):
         Raises: ValueError if a tensor does not fit, or positions are given without an embedding.
         """
         content_keys = content_queries if content_keys is None else content_keys
-        terms = self._terms(content_queries, content_keys, relative_positions, no_position_mask)
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        logits = (total / math.sqrt(len(terms))).permute(0, 2, 3, 1)
-        if self.bias is not None:
-            logits = logits + self.bias
-        if base_attn is not None:
-            logits = base_attn + logits
-        if content_values is None or not self.do_pooling:
-            return logits
-        return self._pool(logits, content_values, mask), logits
+        if not self.do_pooling:
+            content_values = None
+        self._check_inputs(content_queries, content_keys, content_values, base_attn)
+        heads = self.n_heads + self.n_additional_heads
+        queries = self.content_query_proj(self._dropped(content_queries))
+        keys = self.content_key_proj(self._dropped(content_keys))
+        values = None
+        if content_values is not None:
+            values = self.content_value_proj(self._dropped(content_values))
+            values = values.unflatten(-1, (self.n_heads, -1))
+        terms = self._terms(relative_positions)
+        if "c2p" in terms or "p2c" in terms:
+            self._check_positions(relative_positions, no_position_mask, queries, keys)
+        else:
+            relative_positions = no_position_mask = None
+        p = self.dropout_p if self.training and values is not None else 0.0
+        logits, pooled = disentangled_attention(
+            DisentangledCall(
+                query=queries.unflatten(-1, (heads, self.head_size)),
+                key=keys.unflatten(-1, (heads, self.head_size)),
+                value=values,
+                key_table=self._table(self.position_key_proj) if "c2p" in terms else None,
+                query_table=self._table(self.position_query_proj) if "p2c" in terms else None,
+                head_bias=self.bias,
+                base=None if base_attn is None else base_attn.permute(0, 3, 1, 2),
+                positions=relative_positions,
+                no_position=None if no_position_mask is None else no_position_mask[:, None],
+                keep=None if mask is None or values is None else self._keep(mask, queries, keys),
+                dropout_seed=_drawn_seed() if p > 0 else None,
+                scale=1 / math.sqrt(self.head_size * len(terms)),
+                p=p,
+                has_content="c2c" in terms,
+                transposes=self.p2c_index == "transposed",
+            )
+        )
+        logits = logits.permute(0, 2, 3, 1)
+        return logits if values is None else (pooled.flatten(2), logits)
 
     def _check_sizes(self, position_embedding: Tensor | None) -> None:
         unknown = [term for term in self.mode if term not in _MODES]
@@ -188,47 +219,45 @@ class RelativeAttention(nn.Module):
                 "RelativeAttention: expected p2c_index 'same' or 'transposed', got "
                 f"{self.p2c_index!r}"
             )
-        features = 0 if position_embedding is None else position_embedding.shape[1]
-        rules = [("size", self.size, "n_heads", self.n_heads)] if self.do_pooling else []
-        if position_embedding is not None:
-            rules += [
-                ("head_size", self.head_size, "n_coordinates", self.n_coordinates),
-                ("position_embedding's features", features, "n_coordinates", self.n_coordinates),
-            ]
-        for name, number, of, divisor in rules:
-            if number % divisor != 0:
-                raise ValueError(
-                    f"RelativeAttention: expected {name} to be a multiple of {of}, got {number} "
-                    f"and {divisor}"
-                )
+        if self.do_pooling:
+            _check_multiple("size", self.size, "n_heads", self.n_heads)
+        if position_embedding is None:
+            return
+        if position_embedding.dim() != 2 or position_embedding.shape[0] == 0:
+            raise ValueError(
+                "RelativeAttention: expected position_embedding [positions, features], got "
+                f"{list(position_embedding.shape)}"
+            )
+        features, of = position_embedding.shape[1], ("n_coordinates", self.n_coordinates)
+        _check_multiple("head_size", self.head_size, *of)
+        _check_multiple("position_embedding's features", features, *of)
 
-    def _terms(
-        self,
-        content_queries: Tensor,
-        content_keys: Tensor,
-        relative_positions: Tensor | None,
-        no_position_mask: Tensor | None,
-    ) -> list[Tensor]:
-        """Return the terms of the logits that there are, [n, h, q, k] each."""
-        queries = self._by_head(self.content_query_proj(self._dropped(content_queries)))
-        keys = self._by_head(self.content_key_proj(self._dropped(content_keys)))
-        queries = queries / math.sqrt(self.head_size)
-        terms = [queries @ keys.mT] if "c2c" in self.mode else []
-        if relative_positions is not None and self.mode != ("c2c",):
-            rows = self._rows(relative_positions, queries.shape[2], keys.shape[2])
-            embedding = self._dropped(cast("Tensor", self.position_embedding))
-            if "c2p" in self.mode:
-                table = self._by_coordinate(self.position_key_proj(embedding))
-                terms.append(self._looked_up(queries, table, rows))
-            if "p2c" in self.mode:
-                table = self._by_coordinate(self.position_query_proj(embedding))
-                rows = rows if self.p2c_index == "transposed" else rows.transpose(1, 2)
-                scaled = keys / math.sqrt(self.head_size)
-                terms.append(self._looked_up(scaled, table, rows).mT)
-            if no_position_mask is not None:
-                first = 1 if "c2c" in self.mode else 0
-                hidden = no_position_mask[:, None]
-                terms[first:] = [term.masked_fill(hidden, 0.0) for term in terms[first:]]
+    def _check_inputs(
+        self, queries: Tensor, keys: Tensor, values: Tensor | None, base_attn: Tensor | None
+    ) -> None:
+        """Raise ValueError unless samples and rows fit; the projections check features."""
+        if queries.dim() != 3 or keys.dim() != 3 or queries.shape[0] != keys.shape[0]:
+            raise ValueError(
+                "RelativeAttention: expected content_queries [n, q, query_size] and content_keys "
+                f"[n, k, key_size], got {list(queries.shape)} and {list(keys.shape)}"
+            )
+        if values is not None and values.shape[:-1] != keys.shape[:-1]:
+            raise ValueError(
+                f"RelativeAttention: expected content_values [{keys.shape[0]}, {keys.shape[1]}, "
+                f"value_size], a row for each key, got {list(values.shape)}"
+            )
+        heads = self.n_heads + self.n_additional_heads
+        full = (queries.shape[0], queries.shape[1], keys.shape[1], heads)
+        if base_attn is not None and not _broadcasts(base_attn, full):
+            raise ValueError(
+                f"RelativeAttention: expected base_attn {list(full)}, got {list(base_attn.shape)}"
+            )
+
+    def _terms(self, relative_positions: Tensor | None) -> tuple[Mode, ...]:
+        """Return the terms of the logits that there are."""
+        terms: tuple[Mode, ...] = self.mode
+        if relative_positions is None:
+            terms = ("c2c",) if "c2c" in terms else ()
         if not terms:
             raise ValueError(
                 f"RelativeAttention: expected relative_positions with mode={self.mode}, which has "
@@ -236,74 +265,86 @@ class RelativeAttention(nn.Module):
             )
         return terms
 
-    def _looked_up(self, rows_of_content: Tensor, table: Tensor, index: Tensor) -> Tensor:
-        """Return sum_c x_i^c . table^c[index[i, j, c]]: [n, h, rows, others].
-
-        Shapes: x [n, h, rows, d]; table [coordinates, h, Z, d / coordinates]; index [n, rows,
-            others, coordinates].
-        """
-        parts = rows_of_content.chunk(self.n_coordinates, dim=-1)
-        total: Tensor | None = None
-        for c, part in enumerate(parts):
-            by_position = part @ table[c].mT
-            looked_up = by_position.gather(
-                3, index[..., c].unsqueeze(1).expand(-1, by_position.shape[1], -1, -1)
-            )
-            total = looked_up if total is None else total + looked_up
-        return cast("Tensor", total)
-
-    def _pool(self, logits: Tensor, content_values: Tensor, mask: Tensor | None) -> Tensor:
-        weights = logits[..., self.n_additional_heads :].permute(0, 3, 1, 2)
-        if mask is not None:
-            keep = self._keep(mask)
-            weights = weights.masked_fill(~keep, -torch.inf)
-            weights = weights.masked_fill(~keep.any(-1, keepdim=True), 0.0).softmax(-1)
-            weights = weights.masked_fill(~keep, 0.0)
-        else:
-            weights = weights.softmax(-1)
-        values = self.content_value_proj(content_values).unflatten(-1, (self.n_heads, -1))
-        pooled = self._dropped(weights) @ values.transpose(1, 2)
-        return pooled.transpose(1, 2).flatten(2)
-
-    def _keep(self, mask: Tensor) -> Tensor:
-        """Return a mask as [n, heads or 1, q or 1, k]."""
-        if mask.dtype != torch.bool or mask.dim() not in (2, 3, 4):
-            raise ValueError(
-                "RelativeAttention: expected mask, bool [n, k], [n, q, k] or [n, q, k, heads], "
-                f"got {mask.dtype} {list(mask.shape)}"
-            )
-        if mask.dim() == 2:
-            return mask[:, None, None]
-        return mask[:, None] if mask.dim() == 3 else mask.permute(0, 3, 1, 2)
-
-    def _rows(self, relative_positions: Tensor, queries: int, keys: int) -> Tensor:
-        """Return the embedding's rows of each pair, int64 [n, q, k, coordinates]."""
+    def _check_positions(
+        self,
+        positions: Tensor | None,
+        no_position_mask: Tensor | None,
+        queries: Tensor,
+        keys: Tensor,
+    ) -> None:
         if self.position_embedding is None:
             raise ValueError(
                 "RelativeAttention: expected a position_embedding at construction with "
                 "relative_positions, got None"
             )
-        expected = [queries, keys, self.n_coordinates]
-        if list(relative_positions.shape[1:]) != expected or relative_positions.dim() != 4:
+        full = (queries.shape[0], queries.shape[1], keys.shape[1])
+        exact = (1, 0, 0)  # where an extent of 1 stands for all
+        if positions is not None and (
+            positions.dtype.is_floating_point
+            or positions.dim() != 4
+            or positions.shape[3] != self.n_coordinates
+            or not _broadcasts(positions[..., 0], full, exact)
+        ):
             raise ValueError(
-                f"RelativeAttention: expected relative_positions [n, {queries}, {keys}, "
-                f"{self.n_coordinates}], got {list(relative_positions.shape)}"
+                f"RelativeAttention: expected relative_positions of integers {list(full)} and "
+                f"{self.n_coordinates} coordinates, got {positions.dtype} {list(positions.shape)}"
             )
-        if self.p2c_index == "transposed" and queries != keys:
+        if no_position_mask is not None and (
+            no_position_mask.dtype != torch.bool or not _broadcasts(no_position_mask, full)
+        ):
+            raise ValueError(
+                f"RelativeAttention: expected no_position_mask, bool {list(full)}, got "
+                f"{no_position_mask.dtype} {list(no_position_mask.shape)}"
+            )
+        if self.p2c_index == "transposed" and queries.shape[1] != keys.shape[1]:
             raise ValueError(
                 "RelativeAttention: expected as many keys as queries with "
-                f"p2c_index='transposed', got {keys} and {queries}"
+                f"p2c_index='transposed', got {keys.shape[1]} and {queries.shape[1]}"
             )
-        count = self.position_embedding.shape[0]
-        return (count // 2 + relative_positions).clamp(0, count - 1)
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+    def _keep(self, mask: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return a mask as [n or 1, heads or 1, q or 1, k or 1]."""
+        full = (queries.shape[0], queries.shape[1], keys.shape[1], self.n_heads)
+        if mask.dim() == 2:
+            by_pair = mask[:, None, :, None]
+        else:
+            by_pair = mask.unsqueeze(3) if mask.dim() == 3 else mask
+        if mask.dtype != torch.bool or not _broadcasts(by_pair, full):
+            samples, *pairs = full
+            raise ValueError(
+                f"RelativeAttention: expected mask, bool [{samples}, {pairs[1]}], {list(full[:3])} "
+                f"or {list(full)}, got {mask.dtype} {list(mask.shape)}"
+            )
+        return by_pair.permute(0, 3, 1, 2)
 
-    def _by_coordinate(self, table: Tensor) -> Tensor:
-        """View projected positions [Z, h * d] as [coordinates, h, Z, d / coordinates]."""
+    def _table(self, projection: nn.Module) -> Tensor:
+        """Return the projected positions [coordinates, h, Z, d / coordinates]."""
+        projected = projection(self._dropped(cast("Tensor", self.position_embedding)))
         heads = self.n_heads + self.n_additional_heads
-        return table.unflatten(-1, (self.n_coordinates, heads, -1)).permute(1, 2, 0, 3)
+        return projected.unflatten(-1, (self.n_coordinates, heads, -1)).permute(1, 2, 0, 3)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.dropout_p, self.training)
+
+
+def _drawn_seed() -> Tensor:
+    return torch.randint(2**62, (2,), dtype=torch.int64, device="cpu")
+
+
+def _check_multiple(name: str, number: int, of: str, divisor: int) -> None:
+    if number % divisor != 0:
+        raise ValueError(
+            f"RelativeAttention: expected {name} to be a multiple of {of}, got {number} and "
+            f"{divisor}"
+        )
+
+
+def _broadcasts(
+    x: Tensor, full: tuple[int, ...], may_be_one: tuple[int, ...] | None = None
+) -> bool:
+    """Return whether a tensor with all axes of `full` has 1 in the place of some of its extents."""
+    may_be_one = (1,) * len(full) if may_be_one is None else may_be_one
+    return x.dim() == len(full) and all(
+        size == expected or (bool(may) and size == 1)
+        for size, expected, may in zip(x.shape, full, may_be_one, strict=True)
+    )

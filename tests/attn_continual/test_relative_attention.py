@@ -1,0 +1,420 @@
+"""Relative attention against its definition pair by pair, and everything its peer crashes on."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from allocated_elements import AllocatedElements
+from attn_continual import GroupedLinear, RelativeAttention, _disentangled_attention
+from reference.continual import relative_attention as reference
+
+CASES = {
+    "one coordinate": {},
+    "two coordinates": {"coordinates": 2},
+    "more keys": {"keys": 9, "coordinates": 2},
+    "extra heads": {"extra_heads": 2},
+    "one projection for all": {"same_key_query_proj": True},
+    "one projection of positions": {"same_positional_key_query_proj": True},
+    "content alone": {"mode": ("c2c",)},
+    "a word for a mode": {"mode": "c2c"},
+    "c2p alone": {"mode": ("c2p",)},
+    "p2c alone": {"mode": ("p2c",)},
+    "another order": {"mode": ("p2c", "c2c")},
+    "no bias": {"head_bias": False},
+    "no position for some": {"has_unplaced": True},
+    "no positions": {"positions": None},
+    "one for all samples": {"positions": "shared"},
+    "base logits": {"has_base": True, "extra_heads": 1},
+    "mask of keys": {"mask": 2},
+    "mask of pairs": {"mask": 3},
+    "mask of heads": {"mask": 4, "extra_heads": 1},
+    "transposed": {"p2c_index": "transposed"},
+    "own sizes": {"sizes": {"query_size": 7, "key_size": 10, "value_size": 5, "head_size": 6}},
+    "logits alone": {"do_pooling": False, "extra_heads": 1},
+    "everything": {
+        "coordinates": 2,
+        "extra_heads": 1,
+        "has_unplaced": True,
+        "has_base": True,
+        "mask": 4,
+        "keys": 4,
+    },
+}
+COUNT, SIZE, HEADS = 6, 8, 2
+"""Of positions, fewer than distances: some are clamped."""
+
+
+def make_case(
+    *,
+    coordinates=1,
+    queries=5,
+    keys=5,
+    extra_heads=0,
+    positions="own",
+    has_unplaced=False,
+    has_base=False,
+    mask=None,
+    sizes=None,
+    dtype=torch.float64,
+    **options,
+):
+    """Return a layer, its inputs by name, and the options of the reference."""
+    torch.manual_seed(3)
+    layer = RelativeAttention(
+        SIZE,
+        HEADS,
+        position_embedding=nn.Parameter(torch.randn(COUNT, 4 * coordinates)),
+        n_coordinates=coordinates,
+        n_additional_heads=extra_heads,
+        **(sizes or {}),
+        **options,
+    )
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    sizes = {"query_size": SIZE, "key_size": SIZE, "value_size": SIZE} | (sizes or {})
+    samples, heads = 3, HEADS + extra_heads
+    inputs = {
+        "content_queries": torch.randn(samples, queries, sizes["query_size"], dtype=dtype),
+        "content_keys": torch.randn(samples, keys, sizes["key_size"], dtype=dtype),
+        "content_values": torch.randn(samples, keys, sizes["value_size"], dtype=dtype),
+    }
+    if positions is not None:
+        shape = (samples if positions == "own" else 1, queries, keys, coordinates)
+        inputs["relative_positions"] = torch.randint(-4, 5, shape)
+    if has_unplaced:
+        inputs["no_position_mask"] = torch.rand(samples, queries, keys) < 0.3
+    if has_base:
+        inputs["base_attn"] = torch.randn(samples, queries, keys, heads, dtype=dtype)
+    if mask is not None:
+        shape = {2: (samples, keys), 3: (samples, queries, keys)}
+        shape = shape.get(mask, (samples, queries, keys, HEADS))
+        inputs["mask"] = torch.rand(shape) < 0.7
+    for x in inputs.values():
+        x.requires_grad_(x.is_floating_point())
+    mode = options.get("mode", ("c2c", "p2c", "c2p"))
+    settings = {
+        "heads": HEADS,
+        "extra_heads": extra_heads,
+        "coordinates": coordinates,
+        "mode": (mode,) if isinstance(mode, str) else mode,
+        "p2c_index": options.get("p2c_index", "same"),
+    }
+    return layer.to(dtype), inputs, settings
+
+
+def expected_of(layer, inputs, settings):
+    """Return outputs, logits, and the gradients of inputs and of parameters, in float64."""
+    wide = {
+        name: x.detach().double().requires_grad_() if x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+    own = {
+        name: x.detach().double().requires_grad_() for name, x in layer.named_parameters()
+    }  # tied ones once
+    parameters = dict(own)
+    for name, same in (("content", "key"), ("position", "key")):
+        for kind in ("weight", "bias"):
+            parameters.setdefault(f"{name}_query_proj.{kind}", own[f"{name}_{same}_proj.{kind}"])
+    arguments = dict(wide)
+    if not layer.do_pooling:
+        arguments["content_values"] = None
+    pooled, logits = reference.attend(parameters, **arguments, **settings)
+    results = [x for x in (pooled, logits) if x is not None]
+    return results, gradients(results, [*wide.values(), *own.values()])
+
+
+def results_of(layer, inputs):
+    results = layer(**inputs)
+    results = [results] if isinstance(results, torch.Tensor) else list(results)
+    return results, gradients(results, [*inputs.values(), *layer.parameters()])
+
+
+def gradients(results, inputs):
+    generator = torch.Generator().manual_seed(8)
+    cotangents = [
+        torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in results
+    ]
+    wanted = [x for x in inputs if x.requires_grad]
+    found = torch.autograd.grad(results, wanted, cotangents, allow_unused=True)
+    pairs = zip(found, wanted, strict=True)
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_results_and_gradients_in_float64(case):
+    layer, inputs, settings = make_case(**case)
+    found, expected = results_of(layer, inputs), expected_of(layer, inputs, settings)
+    assert len(found[0]) == len(expected[0])
+    assert_close(found[0], expected[0], rtol=0, atol=1e-12)
+    assert_close(found[1], expected[1], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 0.3), (torch.float16, 0.04)]
+)
+def test_results_in_other_dtypes(dtype, tolerance):
+    layer, inputs, settings = make_case(**CASES["everything"], dtype=dtype)
+    (pooled, logits), grads = results_of(layer, inputs)
+    (expected_pooled, expected_logits), expected_grads = expected_of(layer, inputs, settings)
+    assert pooled.dtype == logits.dtype == dtype
+    assert_close(pooled.double(), expected_pooled, rtol=0.05, atol=tolerance)
+    assert_close(logits.double(), expected_logits, rtol=0.05, atol=tolerance)
+    if dtype == torch.float32:
+        assert_close([x.double() for x in grads], list(expected_grads), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_gradients_of_one_of_the_results(used):
+    layer, inputs, settings = make_case(**CASES["everything"])
+    parameters = list(layer.parameters())
+    own = {name: x.detach().requires_grad_() for name, x in layer.named_parameters()}
+    expected = reference.attend(own, **inputs, **settings)[used]
+    found = torch.autograd.grad(layer(**inputs)[used].sum(), parameters, allow_unused=True)
+    wanted = torch.autograd.grad(expected.sum(), list(own.values()), allow_unused=True)
+    for name, x, y in zip(own, found, wanted, strict=True):
+        unused = torch.zeros(())
+        assert_close(
+            unused.expand_as(own[name]).double() if x is None else x,
+            unused.expand_as(own[name]).double() if y is None else y,
+            rtol=0,
+            atol=1e-11,
+        )
+
+
+@pytest.mark.parametrize("logits", [1, 25 * 2, 25 * 6])
+def test_heads_and_samples_taken_apart_give_the_same(logits, monkeypatch):
+    layer, inputs, _ = make_case(**{**CASES["everything"], "keys": 5})
+    together = results_of(layer, inputs)
+    monkeypatch.setattr(_disentangled_attention, "_LOGITS_PER_THREAD", logits)
+    assert_close(results_of(layer, inputs), together, rtol=0, atol=1e-12)
+
+
+def test_keys_are_the_queries_by_default():
+    layer, inputs, _ = make_case(keys=5)
+    queries = inputs["content_queries"]
+    logits = layer(queries, relative_positions=inputs["relative_positions"])
+    expected = layer(queries, queries, relative_positions=inputs["relative_positions"])
+    assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_additional_heads_come_first():
+    layer, inputs, _ = make_case(extra_heads=2)
+    pooled, logits = layer(**inputs)
+    assert logits.shape[-1] == HEADS + 2
+    base = torch.zeros_like(logits)
+    base[..., :2] = torch.randn_like(base[..., :2])
+    other, _ = layer(**inputs, base_attn=base)
+    assert_close(other, pooled, rtol=0, atol=1e-12)
+    base[..., 2] = torch.randn_like(base[..., 2])
+    assert not torch.allclose(layer(**inputs, base_attn=base)[0], pooled)
+
+
+def test_tied_projections_appear_twice_in_the_state():
+    layer, _, _ = make_case(same_key_query_proj=True)
+    state = layer.state_dict()
+    for kind in ("content", "position"):
+        for name in ("weight", "bias"):
+            tied = (state[f"{kind}_{of}_proj.{name}"] for of in ("key", "query"))
+            assert_close(*tied, rtol=0, atol=0)
+    assert layer.content_query_proj is layer.content_key_proj
+    assert layer.position_query_proj is layer.position_key_proj
+    assert state["bias"].shape == (HEADS,)
+
+
+def test_state_has_the_layout_that_weights_convert_from():
+    layer, _, _ = make_case(coordinates=2, extra_heads=1)
+    fresh = RelativeAttention(
+        SIZE, HEADS, position_embedding=torch.randn(COUNT, 8), n_coordinates=2, n_additional_heads=1
+    )
+    shapes = {name: tuple(x.shape) for name, x in fresh.state_dict().items()}
+    assert shapes == {
+        "bias": (3,),
+        "position_embedding": (COUNT, 8),
+        "content_key_proj.weight": (12, SIZE),
+        "content_key_proj.bias": (12,),
+        "content_query_proj.weight": (12, SIZE),
+        "content_query_proj.bias": (12,),
+        "content_value_proj.weight": (SIZE, SIZE),
+        "content_value_proj.bias": (SIZE,),
+        "position_key_proj.weight": (2, 4, 6),
+        "position_key_proj.bias": (2, 6),
+        "position_query_proj.weight": (2, 4, 6),
+        "position_query_proj.bias": (2, 6),
+    }
+    assert "position_embedding" not in dict(fresh.named_parameters())
+    fresh.load_state_dict(layer.state_dict())
+    assert (fresh.position_embedding == layer.position_embedding).all()
+
+
+def test_grouped_projection_begins_with_no_bias():
+    layer = GroupedLinear(6, 4, 2)
+    assert (layer.bias == 0).all()
+    assert layer.weight.abs().max() <= 3**-0.5
+    assert layer(torch.randn(5, 6)).shape == (5, 4)
+
+
+@pytest.mark.parametrize("empty", ["queries", "keys"])
+def test_empty_sequences(empty):
+    layer, inputs, _ = make_case(**{empty: 0}, mask=2)
+    (pooled, logits), grads = results_of(layer, inputs)
+    rows, columns = (0, 5) if empty == "queries" else (5, 0)
+    assert pooled.shape == (3, rows, SIZE)
+    assert (pooled == 0).all()
+    assert logits.shape == (3, rows, columns, HEADS)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_queries_without_keys_give_zeros_and_no_gradient():
+    layer, inputs, _ = make_case()
+    mask = torch.ones(3, 5, 5, dtype=torch.bool)
+    mask[1, 2] = False
+    pooled, _ = layer(**inputs, mask=mask)
+    assert (pooled[1, 2] == 0).all()
+    assert (pooled[1, 3] != 0).any()
+    (grad,) = torch.autograd.grad(pooled[1, 2].sum(), inputs["content_queries"])
+    assert (grad == 0).all()
+
+
+def test_masked_keys_count_nothing_whatever_they_hold():
+    layer, inputs, _ = make_case()
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[:, 3:] = False
+    expected, _ = layer(**inputs, mask=mask)
+    with torch.no_grad():
+        inputs["content_keys"][:, 3:] *= -1e6  # logits far below any filling number
+        inputs["content_values"][:, 3:] = torch.nan
+    pooled, _ = layer(**inputs, mask=mask)
+    assert_close(pooled, expected, rtol=0, atol=1e-12)
+
+
+def test_dropout_of_contents_embedding_and_weights():
+    layer, inputs, _ = make_case(dropout_p=0.4)
+    torch.manual_seed(1)
+    first, second = layer(**inputs), layer(**inputs)
+    assert not torch.allclose(first[1], second[1])
+    torch.manual_seed(1)
+    assert_close(layer(**inputs), first, rtol=0, atol=0)
+    layer.eval()
+    assert_close(layer(**inputs), layer(**inputs), rtol=0, atol=0)
+
+
+def test_weights_are_dropped_and_differentiated():
+    layer, inputs, _ = make_case(dropout_p=0.4)
+    layer._dropped = lambda x: x  # of weights alone
+    queries = inputs["content_queries"].detach()[:1, :3].requires_grad_()
+    positions = inputs["relative_positions"][:1, :3, :3]
+
+    def attend(x):
+        torch.manual_seed(5)
+        return layer(x, None, x, relative_positions=positions)[0]
+
+    assert torch.autograd.gradcheck(attend, (queries,), atol=1e-6)
+    kept = layer.eval()(queries, None, queries, relative_positions=positions)[0]
+    assert not torch.allclose(attend_in_training(layer, attend, queries), kept)
+
+
+def attend_in_training(layer, attend, queries):
+    layer.train()
+    return attend(queries)
+
+
+def test_nothing_has_pairs_times_anything():
+    length = 128
+    layer = RelativeAttention(SIZE, HEADS, position_embedding=torch.randn(COUNT, 4))
+    x = torch.randn(1, length, SIZE, requires_grad=True)
+    places = torch.arange(length)
+    positions = (places - places[:, None])[None, :, :, None]
+    mask = torch.ones(1, length, dtype=torch.bool)
+    with AllocatedElements() as allocated:
+        sum(result.sum() for result in layer(x, x, x, mask, positions)).backward()
+    assert allocated.largest == HEADS * length**2, allocated.operation
+
+
+def test_compiled_in_one_graph_with_gradients():
+    layer, inputs, _ = make_case(**CASES["everything"], dtype=torch.float32)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results, expected = compiled(**inputs), layer(**inputs)
+    assert_close(results, expected)
+    found = [
+        torch.autograd.grad(x[0].sum() + x[1].sum(), layer.bias)[0] for x in (results, expected)
+    ]
+    assert_close(*found)
+
+
+def test_exported():
+    layer, inputs, _ = make_case(**CASES["everything"], dtype=torch.float32)
+    layer.eval()
+    inputs = {name: x.detach() for name, x in inputs.items()}
+    exported = torch.export.export(layer, (), inputs).module()
+    assert_close(exported(**inputs), layer(**inputs))
+
+
+def test_operator_keeps_what_torch_asks_of_operators():
+    query, key, value = torch.randn(3, 2, 4, 2, 4).unbind()
+    tables = [torch.randn(2, 2, 5, 2) for _ in range(2)]
+    positions = torch.randint(-2, 3, (1, 4, 4, 2))
+    inputs = [query, key, value, *tables, torch.randn(2), torch.randn(2, 2, 4, 4)]
+    inputs = [x.requires_grad_() for x in inputs]
+    keep = torch.rand(2, 1, 4, 4) < 0.7
+    arguments = (*inputs, positions, None, keep, None, 0.3, 0.0, True, False)
+    torch.library.opcheck(torch.ops.attn_continual.disentangled_attention, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": ("c2c", "c2q")}, "expected mode"),
+        ({"mode": ()}, "expected mode"),
+        ({"mode": ("c2c", "c2c")}, "expected mode"),
+        ({"p2c_index": "other"}, "expected p2c_index"),
+        ({"n_heads": 3}, "expected key_size to be a multiple of n_heads"),
+        ({"n_heads": 3, "head_size": 4}, "expected size to be a multiple of n_heads"),
+        ({"n_coordinates": 3}, "expected head_size to be a multiple of n_coordinates"),
+        ({"position_embedding": torch.randn(6, 5), "n_coordinates": 2}, "features to be a multi"),
+        ({"position_embedding": torch.randn(6)}, r"expected position_embedding \[positions"),
+        ({"same_key_query_proj": True, "query_size": 7}, "expected query_size equal to key_size"),
+    ],
+)
+def test_construction_names_what_is_wrong(change, message):
+    arguments = {"n_heads": HEADS, "position_embedding": torch.randn(6, 4)} | change
+    with pytest.raises(ValueError, match=message):
+        RelativeAttention(SIZE, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"relative_positions": torch.zeros(3, 5, 4, 1).long()}, "expected relative_positions"),
+        ({"relative_positions": torch.zeros(2, 5, 5, 1).long()}, "expected relative_positions"),
+        ({"relative_positions": torch.zeros(3, 5, 5, 1)}, "expected relative_positions of integ"),
+        ({"no_position_mask": torch.zeros(3, 5, 5)}, "expected no_position_mask, bool"),
+        ({"mask": torch.ones(3, 5)}, "expected mask, bool"),
+        ({"mask": torch.ones(3, 4, dtype=torch.bool)}, "expected mask, bool"),
+        ({"base_attn": torch.zeros(3, 5, 5, 3)}, "expected base_attn"),
+        ({"content_keys": torch.zeros(2, 5, SIZE)}, "expected content_queries"),
+        ({"content_values": torch.zeros(3, 4, SIZE)}, "expected content_values"),
+    ],
+)
+def test_calls_name_what_is_wrong(change, message):
+    layer, inputs, _ = make_case(dtype=torch.float32)
+    with pytest.raises(ValueError, match=message):
+        layer(**(inputs | change))
+
+
+def test_positions_without_an_embedding_and_without_a_content_term():
+    layer = RelativeAttention(SIZE, HEADS)
+    x = torch.randn(1, 3, SIZE)
+    positions = torch.zeros(1, 3, 3, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="expected a position_embedding at construction"):
+        layer(x, relative_positions=positions)
+    assert layer(x).shape == (1, 3, 3, HEADS)
+    layer = RelativeAttention(SIZE, HEADS, position_embedding=torch.randn(4, 4), mode=("c2p",))
+    with pytest.raises(ValueError, match="expected relative_positions with mode"):
+        layer(x)
+
+
+def test_transposed_positions_need_a_square():
+    layer, inputs, _ = make_case(keys=4, p2c_index="transposed")
+    with pytest.raises(ValueError, match="expected as many keys as queries"):
+        layer(**inputs)
