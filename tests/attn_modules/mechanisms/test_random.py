@@ -95,6 +95,28 @@ def test_the_pattern_is_constant_and_its_own():
     assert torch.equal(RandomAttention(0.0, r=0.3)(*inputs), out)
 
 
+def test_the_constant_pattern_is_drawn_once_for_a_length_and_seed():
+    attention = RandomAttention(0.0, r=0.3, seed=3)
+    first = attention.block_mask(16, 16)
+    assert attention.block_mask(16, 16) is first
+    assert torch.equal(drawn(attention, 9), drawn(attention, 16)[:9, :9])
+    attention.load_state_dict(RandomAttention(0.0, r=0.3, seed=4).state_dict())
+    other = drawn(RandomAttention(0.0, r=0.3, seed=4), 16)
+    assert torch.equal(drawn(attention, 16), other)
+    attention.seed = torch.tensor(3)
+    assert torch.equal(attention.block_mask(16, 16).indices, first.indices)
+
+
+def test_a_pattern_drawn_in_inference_mode_can_be_trained_with():
+    attention = RandomAttention(0.0, r=0.3)
+    inputs = make_inputs(requires_grad=True)
+    with torch.inference_mode():
+        expected = attention(*inputs)
+    out = attention(*inputs)
+    out.sum().backward()
+    assert torch.equal(out, expected)
+
+
 def test_a_pattern_that_is_not_constant_is_redrawn_in_training_alone():
     attention = RandomAttention(0.0, r=0.3, constant_masking=False, seed=3)
     inputs = make_inputs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class _Drawn(NamedTuple):
+    """A mask, and what it was drawn for."""
+
+    mask: BlockSparseMask
+    num_queries: int
+    seed_version: int
+    """How often the seed had been written to."""
+    seed: Tensor
+
+
 @register_attention("random")
 class RandomAttention(BlockAttention):
     """Compute softmax(q k^T / sqrt(K)) v, where query i sees key j with probability r, exactly.
@@ -26,7 +36,7 @@ class RandomAttention(BlockAttention):
 
     Shapes: as `Attention`, Mq = Mkv = M.
     Cost: for blocks of b = `block_size`, 32 or more, time O(r M^2 K); memory beyond inputs and
-        outputs O(M + r M^2 / b^2).
+        outputs O(M + r M^2 / b^2), which the constant pattern of the last length keeps.
     causal: of the keys that are drawn, query i sees j <= i alone.
     r: the probability in (0, 1]; 1 is dense attention.
     constant_masking: False draws a new pattern at each call in training, by torch's generator, so
@@ -71,6 +81,7 @@ class RandomAttention(BlockAttention):
         self.block_size = block_size
         drawn = torch.randint(2**32, ()) if seed is None else torch.tensor(seed)
         self.register_buffer("seed", drawn)
+        self._drawn: _Drawn | None = None
 
     def block_mask(self, num_queries: int, num_keys: int) -> BlockSparseMask:
         """Return the mask for `num_queries` queries and as many keys."""
@@ -81,13 +92,29 @@ class RandomAttention(BlockAttention):
             return BlockSparseMask(
                 offsets[:, : rows + 1], indices[:rows], max(num_queries, 1), self.causal
             )
-        is_redrawn = self.training and not self.constant_masking
+        if self.training and not self.constant_masking:
+            return self._draw(num_queries, torch.randint_like(self.seed, 2**32))
+        # A graph would take a mask that is kept for a constant, whatever its seed is given later.
+        is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if is_traced or torch.compiler.is_compiling() or self.seed.is_inference():
+            return self._draw(num_queries, self.seed)
+        return self._constant_mask(num_queries)
+
+    def _constant_mask(self, num_queries: int) -> BlockSparseMask:
+        """Return the mask of the call before, if it is for as many queries and the same seed."""
+        kept, seed = self._drawn, self.seed
+        version = seed._version  # noqa: SLF001  torch offers no public way
+        if kept is None or kept.seed is not seed or kept[1:3] != (num_queries, version):
+            # What is made in inference mode could not be trained with afterwards.
+            with torch.inference_mode(False):
+                kept = _Drawn(self._draw(num_queries, seed), num_queries, version, seed)
+            self._drawn = kept
+        return kept.mask
+
+    def _draw(self, num_queries: int, seed: Tensor) -> BlockSparseMask:
+        blocks = num_blocks(num_queries, self.block_size)
         return bernoulli_block_mask(
-            num_blocks(num_queries, self.block_size),
-            self.block_size,
-            r=self.r,
-            causal=self.causal,
-            seed=torch.randint_like(self.seed, 2**32) if is_redrawn else self.seed,
+            blocks, self.block_size, r=self.r, causal=self.causal, seed=seed
         )
 
     def extra_repr(self) -> str:
