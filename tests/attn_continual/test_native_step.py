@@ -90,3 +90,25 @@ def test_what_the_core_does_not_do_goes_the_other_way(calls, reason):
         )
     assert out.shape == (N, 1, H, KV)
     assert not calls
+
+
+def test_one_graph_across_the_fill_boundary():
+    window = Window(3, delay=1)
+    compiled = torch.compile(
+        lambda rows, state: window.step(rows, state, in_place=True),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(0)
+    state = window.initial_state(N, H, K, KV)
+    own = snapshot(state)
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(8):
+            rows = draw_rows(generator, torch.float32, padded=True)
+            expected, state, is_valid = window.step(rows, state)
+            out, own, is_valid_too = compiled(rows, own)
+            torch.testing.assert_close(out, expected)
+            assert torch.equal(is_valid, is_valid_too)
+            for ours, theirs in zip(tensors_of(own), tensors_of(state), strict=True):
+                assert torch.equal(ours, theirs)

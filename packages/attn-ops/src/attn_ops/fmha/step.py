@@ -30,8 +30,8 @@ def attention_step_(
 
     Step p of a stream lies in slot p % R of its rings. A stream that has seen position[b] steps
     before gets this step's rows into slot position[b] % R and 1 added to position[b], in place;
-    its query then sees the last `window` steps of those that there are. Nothing is moved, copied
-    or kept: the cost does not depend on the position.
+    its query then sees the last `window` steps of those that there are. Nothing is moved: the cost
+    is that of attention over R keys, at any position.
 
     Shapes: query [B, 1, Hq, K]; key [B, 1, Hkv, K]; value [B, 1, Hkv, Kv]; key_ring
         [B, R, Hkv, K]; value_ring [B, R, Hkv, Kv]; position int64 [B]; result [B, 1, Hq, Kv]. Hq
