@@ -1,5 +1,6 @@
 """Registering mechanisms and building them from configurations."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -89,6 +90,35 @@ def test_own_configuration_says_which_fields_there_are(registry):
         build_attention({"name": "own", "module": None})
 
 
+@pytest.mark.usefixtures("registry")
+def test_own_configuration_may_have_fields_without_defaults():
+    @dataclass
+    class PowerConfig(AttentionConfig):
+        power: int
+
+    class Power(Attention):
+        def __init__(self, dropout, power, size=3):
+            super().__init__(dropout)
+            self.power, self.size = power, size
+
+        def forward(self, *operands):
+            return operands[-1]
+
+    register_attention("power", PowerConfig)(Power)
+    for config in ({"name": "power", "power": 2}, PowerConfig("power", None, 2)):
+        built = build_attention(config)
+        assert (built.dropout, built.power, built.size) == (0.0, 2, 3)
+    with pytest.raises(TypeError, match="expected power for 'power', got none"):
+        build_attention({"name": "power"})
+
+
+def test_the_base_configuration_needs_a_name_alone():
+    assert AttentionConfig("local") == AttentionConfig(name="local", dropout=None)
+    assert AttentionConfig("local", 0.5).dropout == 0.5
+    with pytest.raises(TypeError, match="name"):
+        AttentionConfig()
+
+
 def test_names_and_classes_are_registered_once(registry):
     register_attention("own")(mechanism())
     with pytest.raises(ValueError, match="expected a new name, got 'own'"):
@@ -109,10 +139,46 @@ def test_unknown_names_and_fields_tell_the_nearest():
         build_attention({"name": "scaled_dotproduct"})
     with pytest.raises(TypeError, match="got 'casual'; did you mean 'causal'"):
         build_attention({"name": "scaled_dot_product", "casual": True})
-    with pytest.raises(KeyError, match="name"):
-        build_attention({"dropout": 0.1})
-    with pytest.raises(TypeError, match="seq_len"):
-        build_attention({"name": "linformer", "dropout": 0.0})
+    with pytest.raises(
+        KeyError, match="mechanism as 'name', got 'transformer'; there are big_bird"
+    ):
+        build_attention({"name": "transformer"})
+
+
+@pytest.mark.usefixtures("registry")
+def test_unknown_fields_are_told_at_once():
+    register_attention("own")(mechanism())
+    with pytest.raises(TypeError) as refused:
+        build_attention({"name": "own", "sizes": 3, "causal": True, "modul": None})
+    assert str(refused.value) == (
+        "build_attention: expected fields of 'own', which are dropout, module, size, got 'sizes', "
+        "'causal', 'modul'; did you mean 'size', 'module'?; of a mapping that mechanisms share, "
+        "keep dataclasses.fields(ATTENTION_REGISTRY['own'].config)"
+    )
+
+
+@pytest.mark.parametrize("config", [{}, {"dropout": 0.1}, {"name": None}])
+def test_a_name_is_needed(config):
+    with pytest.raises(KeyError, match="mechanism as 'name', got none; there are big_bird"):
+        build_attention(config)
+
+
+@pytest.mark.parametrize("config", ["local", 3, ["local"]])
+def test_other_things_than_configurations_are_refused(config):
+    with pytest.raises(TypeError, match=re.escape("a mapping such as {'name': 'local'}")):
+        build_attention(config)
+
+
+def test_a_dropout_that_is_missing_is_0():
+    for config in ({"name": "nystrom", "num_heads": 2}, {"name": "random", "dropout": None}):
+        assert build_attention(config).dropout == 0.0
+
+
+def test_missing_arguments_are_told_at_once():
+    config = ATTENTION_REGISTRY["lambda"].config("lambda", dropout=0.5)
+    for given in (config, {"name": "lambda"}):
+        with pytest.raises(TypeError, match="expected seq_len, dim_head for 'lambda', got none"):
+            build_attention(given)
 
 
 def test_base_is_abstract_and_checks_dropout():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,11 +59,23 @@ class Attention(nn.Module, ABC):
     def from_config(cls, config: AttentionConfig) -> Self:
         """Make the mechanism that `config` describes; what is None there takes its default.
 
-        Modules and tensors in `config` are used as they are, not copied.
+        A dropout without a default is 0. Modules and tensors in `config` are used as they are, not
+        copied.
+        Raises: TypeError if another argument without a default is missing.
         """
         fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        del fields["name"]
-        return cls(**{name: value for name, value in fields.items() if value is not None})
+        name = fields.pop("name")
+        given = {field: value for field, value in fields.items() if value is not None}
+        required = _required_arguments(cls)
+        if "dropout" in required:
+            given.setdefault("dropout", 0.0)
+        missing = [argument for argument in required if argument not in given]
+        if missing:
+            raise TypeError(
+                f"build_attention: expected {', '.join(missing)} for {name!r}, got none; its "
+                f"fields are {', '.join(fields)}"
+            )
+        return cls(**given)
 
     @property
     def active_dropout(self) -> float:
@@ -93,3 +106,10 @@ class Attention(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return what `print` shows between the brackets."""
         return f"dropout={self.dropout}" + (", causal=True" if self.causal else "")
+
+
+def _required_arguments(constructor: type[Attention]) -> list[str]:
+    """Return the arguments that have no default."""
+    parameters = inspect.signature(constructor).parameters.values()
+    stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in stars]

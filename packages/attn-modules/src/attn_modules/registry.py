@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -38,16 +38,24 @@ MECHANISMS: Final = {
 """Registered name -> (file in `mechanisms`, class) of this package's, imported when looked up."""
 
 
-@dataclass
+@dataclass(init=False)
 class AttentionConfig:
     """What every mechanism is configured with; those of one mechanism have more fields.
 
     The configuration class of a mechanism has a field for each argument of its constructor and
     is found in `ATTENTION_REGISTRY[name].config`. None stands for the argument's default.
+
+    Dataclasses made of this one may add fields without defaults, and then require `dropout` too;
+    where `build_attention` makes them of a mapping, what is missing there is None.
     """
 
     name: str
-    dropout: float | None = None
+    dropout: float | None
+
+    # Written out, because a default of the field would forbid fields without one in subclasses.
+    def __init__(self, name: str, dropout: float | None = None) -> None:
+        self.name = name
+        self.dropout = dropout
 
 
 class Registered(NamedTuple):
@@ -126,42 +134,76 @@ def build_attention(config: Mapping[str, Any] | AttentionConfig) -> Attention:
     """Make the mechanism that `config` describes.
 
     config: the registered `name` and the constructor's arguments, as a mapping or as an
-        `AttentionConfig`; what is None takes its default.
-    Raises: KeyError if there is no name, or nothing of that name; TypeError if a field is unknown
-        or a required one is missing.
+        `AttentionConfig`; what is None or missing takes its default, and a dropout without one
+        is 0.
+    Raises: KeyError if there is no name, or nothing of that name; TypeError if `config` is
+        something else, fields are unknown or required ones are missing.
 
     >>> build_attention({"name": "scaled_dot_product", "dropout": 0.1, "causal": True})
     ScaledDotProduct(dropout=0.1, causal=True)
     """
-    name = config.name if isinstance(config, AttentionConfig) else config["name"]
-    if name not in ATTENTION_REGISTRY:
-        raise KeyError(
-            f"build_attention: expected the name of a registered mechanism, got {name!r}"
-            f"{_nearest(str(name), ATTENTION_REGISTRY)}"
-        )
-    constructor, config_class = ATTENTION_REGISTRY[name]
-    if not isinstance(config, AttentionConfig):
-        known = [field.name for field in dataclasses.fields(config_class)]
-        for field in config:
-            if field not in known:
-                raise TypeError(
-                    f"build_attention: expected fields of {name!r}, which are "
-                    f"{', '.join(known[1:])}, got {field!r}{_nearest(field, known)}"
-                )
-        config = config_class(**config)
+    constructor, config_class = ATTENTION_REGISTRY[_name_in(config)]
+    if isinstance(config, Mapping):
+        config = _config_from_mapping(config, config_class)
     return constructor.from_config(config)
 
 
-def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def _name_in(config: Mapping[str, Any] | AttentionConfig) -> str:
+    """Return the name in `config`, of a registered mechanism."""
+    if not isinstance(config, Mapping | AttentionConfig):
+        example = config if isinstance(config, str) else "local"
+        raise TypeError(
+            f"build_attention: expected a mapping such as {{'name': {example!r}}} or an "
+            f"AttentionConfig, got {config!r}"
+        )
+    name: Any = config.get("name") if isinstance(config, Mapping) else config.name
+    if name not in ATTENTION_REGISTRY:
+        got = "none" if name is None else repr(name)
+        meant = _nearest([str(name)], ATTENTION_REGISTRY)
+        meant = meant or f"; there are {', '.join(ATTENTION_REGISTRY)}"
+        raise KeyError(
+            f"build_attention: expected the name of a registered mechanism as 'name', got "
+            f"{got}{meant}"
+        )
+    return name
+
+
+def _config_from_mapping(
+    mapping: Mapping[str, Any], config_class: type[AttentionConfig]
+) -> AttentionConfig:
+    """Return `mapping` as a configuration, where what is missing takes its default or None."""
+    fields = [field for field in dataclasses.fields(config_class) if field.init]
+    known = [field.name for field in fields]
+    unknown = [field for field in mapping if field not in known]
+    if unknown:
+        name = mapping["name"]
+        raise TypeError(
+            f"build_attention: expected fields of {name!r}, which are {', '.join(known[1:])}, got "
+            f"{', '.join(map(repr, unknown))}{_nearest(unknown, known)}; of a mapping that "
+            f"mechanisms share, keep dataclasses.fields(ATTENTION_REGISTRY[{name!r}].config)"
+        )
+    values: dict[str, Any] = {
+        field.name: None
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    return config_class(**(values | dict(mapping)))
+
+
+def _nearest(names: list[str], known: Iterable[str]) -> str:
+    """Return a question for what is known and nearly one of `names`, or nothing."""
+    known = list(known)
+    near = [difflib.get_close_matches(name, known, n=1, cutoff=0.75) for name in names]
+    found = dict.fromkeys(name for matches in near for name in matches)
+    return f"; did you mean {', '.join(map(repr, found))}?" if found else ""
 
 
 def _config_of(constructor: type[Attention]) -> type[AttentionConfig]:
     """Return a dataclass with a field for each argument of the constructor, None unless given."""
     arguments = inspect.signature(constructor).parameters.values()
     named = [p for p in arguments if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    fields = [(p.name, Any, None) for p in named if p.name != "dropout"]
+    fields = [("dropout", float | None, None)]
+    fields += [(p.name, Any, None) for p in named if p.name != "dropout"]
     return dataclasses.make_dataclass(
         f"{constructor.__name__}Config", fields, bases=(AttentionConfig,)
     )
