@@ -29,8 +29,6 @@ class MechanismCase:
     """One head alone gives what it gives among others."""
     is_zero_without_keys: bool = True
     """A query that sees no key gives 0."""
-    is_exact: bool = False
-    """It takes the masks that other forms of its name refuse."""
     takes_any_lengths: bool = True
     """There may be more queries than keys or fewer, if its class allows that."""
     takes_nan: bool = True
@@ -48,6 +46,12 @@ class MechanismCase:
     def has_heads(self) -> bool:
         """Whether operands are [B, H, M, K]; else they are [B, M, K]."""
         return self.constructor.supports_head_dimension
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether it is exact; with fewer landmarks than rows, it is not."""
+        is_exact = self.options.get("num_landmarks", LENGTH) >= LENGTH
+        return self.constructor.supports_attention_mask and is_exact
 
     @property
     def is_causal(self) -> bool:
@@ -125,7 +129,6 @@ CASES = (
         "nystrom",
         "causal",
         {"num_heads": HEADS, "num_landmarks": LENGTH, "causal": True},
-        is_exact=True,
     ),
     *(
         MechanismCase(

@@ -23,17 +23,12 @@ def cases(description, chosen):
 
 
 every = cases("is there", lambda _: True)
-takes_masks = cases("takes masks", lambda case: case.constructor.supports_attention_mask)
+takes_masks = cases("takes masks", lambda case: case.takes_masks)
 takes_masks_by_head = cases(
     "takes masks by head",
-    lambda case: (
-        case.constructor.supports_attention_mask and case.has_heads and case.is_alike_for_heads
-    ),
+    lambda case: case.takes_masks and case.has_heads and case.is_alike_for_heads,
 )
-refuses_masks = cases(
-    "refuses masks",
-    lambda case: not case.constructor.supports_attention_mask and not case.is_exact,
-)
+refuses_masks = cases("refuses masks", lambda case: not case.takes_masks)
 is_causal = cases("is causal", lambda case: case.is_causal)
 
 

@@ -1,10 +1,13 @@
 """How layouts, masks and key padding become one set of views."""
 
+import re
+
 import pytest
 import torch
 
 from attn_modules import Attention, AttentionMask, ScaledDotProduct
-from attn_modules._inputs import read_inputs
+from attn_modules._inputs import as_keep, read_inputs
+from attn_ops.fmha.attn_bias import BlockSparseMask
 from reference.modules.dense_attention import attend
 
 B, H, MQ, MKV, K, KV = 2, 3, 4, 5, 8, 6
@@ -98,8 +101,47 @@ def test_paddings_that_do_not_fit_are_refused(qkv):
     for shape in ((B, MKV - 1), (B + 2, MKV), (MKV,)):
         with pytest.raises(ValueError, match="expected key_padding_mask"):
             ScaledDotProduct()(*qkv, key_padding_mask=torch.ones(shape, dtype=torch.bool))
-    with pytest.raises(ValueError, match="bool or floating-point"):
+    with pytest.raises(ValueError, match=r"got torch.int64 .*, pass mask.bool\(\)"):
         ScaledDotProduct()(*qkv, key_padding_mask=torch.ones(B, MKV, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("number", [1.0, -1e4, torch.inf, torch.nan])
+def test_additive_paddings_hold_no_other_numbers(qkv, number):
+    padding = torch.zeros(B, MKV)
+    padding[1, 2] = number
+    with pytest.raises(ValueError, match=rf"got {number:g} in it; .*, pass mask.bool\(\)"):
+        ScaledDotProduct()(*qkv, key_padding_mask=padding)
+    with pytest.raises(ValueError, match="MultiHeadDispatch: expected an additive"):
+        as_keep("MultiHeadDispatch", padding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_lowest_of_a_dtype_pads(dtype):
+    padding = torch.tensor([[0.0, torch.finfo(dtype).min, -torch.inf, -0.0]], dtype=dtype)
+    assert as_keep("here", padding).tolist() == [[True, False, False, True]]
+
+
+def test_graphs_look_at_no_values():
+    padding = torch.ones(B, MKV)
+    kept = torch.compile(as_keep, fullgraph=True, backend="eager")("here", padding)
+    assert kept.all()
+    assert as_keep("here", padding.to("meta")).shape == (B, MKV)
+
+
+def test_what_does_not_fit_is_named_by_the_shape_that_was_given(qkv):
+    mask, padding = torch.zeros(B * H + 1, MQ, MKV), torch.zeros(B, MKV - 1)
+    for masks, shape in (
+        ({"att_mask": mask}, mask.shape),
+        ({"key_padding_mask": padding}, padding.shape),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"got {list(shape)}")):
+            ScaledDotProduct()(*qkv, **masks)
+
+
+def test_masks_of_kernels_are_refused(qkv):
+    blocks = BlockSparseMask.from_pattern(torch.ones(2, 2, dtype=torch.bool), 4)
+    with pytest.raises(TypeError, match=r"got a BlockSparseMask; .*mask_to_layout makes"):
+        ScaledDotProduct()(*qkv, blocks)
 
 
 def test_a_padding_for_all_keys_has_an_extent_for_each(qkv):

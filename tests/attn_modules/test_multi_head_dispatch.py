@@ -8,12 +8,14 @@ import torch
 from torch.testing import assert_close
 
 from attn_modules import (
+    ATTENTION_REGISTRY,
     Attention,
     AttentionMask,
     CompositionalAttention,
     FourierMix,
     InputProjection,
     InputProjectionConfig,
+    LocalAttention,
     MultiHeadDispatch,
     MultiHeadDispatchConfig,
     Pooling,
@@ -221,7 +223,8 @@ def test_heads_are_views_of_the_projections():
 
 def test_mechanisms_that_skip_heads_get_the_inputs():
     x = drawn(2, 9, MODEL)
-    for attention in (Pooling(), Visual(MODEL).double(), CompositionalAttention(MODEL, 4).double()):
+    own_heads = CompositionalAttention(MODEL, HEADS).double()
+    for attention in (Pooling(), Visual(MODEL).double(), own_heads):
         layer = build(attention)
         assert torch.equal(layer(x), attention(x, x, x))
         assert [name for name in layer.state_dict() if not name.startswith("attention.")] == []
@@ -384,6 +387,10 @@ def test_inputs_that_do_not_fit_are_refused():
         (FourierMix(), {"in_proj_container": torch.nn.Identity()}, "no in_proj_container"),
         (Pooling(), {"out_proj": torch.nn.Identity()}, "no out_proj, because Pooling"),
         (Pooling(), {"use_rotary_embeddings": True}, "no use_rotary_embeddings"),
+        (Pooling(), {"bias": False}, "no bias=False, because Pooling"),
+        (Pooling(), {"bias": (True, True, True, False)}, "no bias=False, because Pooling"),
+        (FourierMix(), {"use_separate_proj_weight": False}, "no use_separate_proj_weight=False"),
+        (CompositionalAttention(MODEL, 4), {}, "num_heads=4, which Compositional.* got 2"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Attention) else None,
 )
@@ -392,3 +399,31 @@ def test_arguments_that_do_not_fit_are_refused(attention, options, match):
         build(attention, **options)
     with pytest.raises(ValueError, match="multiples of num_heads"):
         MultiHeadDispatch(MODEL, 0, attention)
+
+
+def test_configurations_are_built():
+    options = {"name": "local", "window_size": 3, "causal": True}
+    for given in (options, ATTENTION_REGISTRY["local"].config(**options)):
+        attention = build(given).attention
+        assert isinstance(attention, LocalAttention)
+        assert (attention.window_size, attention.causal) == (3, True)
+
+
+def test_masks_reach_mechanisms_that_take_them_for_few_rows():
+    x, mask = drawn(2, 6, MODEL), torch.ones(6, 6, dtype=torch.bool).tril()
+    for kind in ({"name": "nystrom", "num_heads": HEADS}, {"name": "orthoformer"}):
+        few, many = (build({**kind, "num_landmarks": count}) for count in (4, 6))
+        assert_like_reference(many, (x, x, x), mask, att_mask=mask)
+        with pytest.raises(NotImplementedError, match="up to num_landmarks=4 queries or keys"):
+            few(x, att_mask=mask)
+
+
+def test_masks_that_do_not_fit_are_named_by_their_shape():
+    x, kept = drawn(2, 4, MODEL), torch.ones(2, 4, dtype=torch.bool)
+    mask = torch.ones(2, HEADS + 1, 4, 4, dtype=torch.bool)
+    for kind in ATTENTIONS.values():
+        with pytest.raises(ValueError, match=r"got \[2, 3, 4, 4\]"):
+            build(kind())(x, att_mask=mask, key_padding_mask=kept)
+    layer = build(CompositionalAttention(MODEL, HEADS))
+    with pytest.raises(ValueError, match=r"H=2.* got \[6, 4, 4\]"):
+        layer(x, att_mask=mask.flatten(0, 1))

@@ -12,6 +12,8 @@ from attn_modules.attention_mask import AttentionMask
 from attn_ops import memory_efficient_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attn_modules.attention import Attention
     from attn_ops import AttentionBias
 
@@ -79,12 +81,12 @@ def read_inputs(
     padding = None if key_padding_mask is None else _kept_keys(who, key_padding_mask)
     batch, heads = _batch_and_heads(q, mask, padding)
     extents = (batch, heads, q.shape[-2], k.shape[-2])
-    if mask is not None:
-        mask = _fit(who, "att_mask", mask, extents)
+    if mask is not None and att_mask is not None:
+        mask = _fit(who, "att_mask", mask, extents, att_mask.shape)
         if mask.dtype not in (torch.bool, torch.float32, q.dtype):
             mask = mask.to(q.dtype)
-    if padding is not None:
-        padding = _fit_padding(who, padding, extents)
+    if padding is not None and key_padding_mask is not None:
+        padding = _fit_padding(who, padding, extents, key_padding_mask.shape)
     q, k, v = (_view(x, batch, heads) for x in (q, k, v))
     return Inputs(q, k, v, mask, padding, is_folded)
 
@@ -131,6 +133,13 @@ def _check_operands(who: str, q: Tensor, k: Tensor, v: Tensor) -> None:
 def _four_axes(who: str, att_mask: Tensor | AttentionMask) -> Tensor:
     """Return an attention mask as [n, H or 1, Mq, Mkv], where n is B, B * H or 1."""
     mask = att_mask.values if isinstance(att_mask, AttentionMask) else att_mask
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"{who}: expected att_mask, a tensor or an AttentionMask, got a "
+            f"{type(mask).__name__}; attn_ops.memory_efficient_attention takes the masks of "
+            "attn_ops, and blocksparse a layout, which attn_modules.patterns.mask_to_layout makes "
+            "of a BlockSparseMask"
+        )
     if mask.dim() not in (2, 3, 4) or not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise ValueError(
             f"{who}: expected att_mask, bool or floating-point, [Mq, Mkv], [B, Mq, Mkv], "
@@ -141,13 +150,27 @@ def _four_axes(who: str, att_mask: Tensor | AttentionMask) -> Tensor:
     return mask[None, None] if mask.dim() == 2 else mask.unsqueeze(1)
 
 
+def refuse_mask(who: str, att_mask: object, landmarks: int, q: Tensor, k: Tensor) -> None:
+    """Refuse a mask where landmarks approximate attention, which is so beyond their number.
+
+    Raises: NotImplementedError if there is a mask.
+    """
+    if att_mask is not None:
+        raise NotImplementedError(
+            f"{who}: expected no att_mask, or up to num_landmarks={landmarks} queries or keys, "
+            f"where attention is exact, got a mask for {q.shape[-2]} queries and {k.shape[-2]} "
+            "keys; scaled_dot_product takes any mask"
+        )
+
+
 def kept_by_any_head(who: str, key_padding_mask: Tensor, rows: Tensor, heads: int) -> Tensor:
     """Return which rows [B, Mkv, …] any of so many heads keeps: bool [B or 1, Mkv].
 
     Raises: ValueError if the mask does not fit.
     """
     extents = (rows.shape[0], heads, 1, rows.shape[1])
-    return _fit_padding(who, _kept_keys(who, key_padding_mask), extents).any(1).squeeze(1)
+    keep = _fit_padding(who, _kept_keys(who, key_padding_mask), extents, key_padding_mask.shape)
+    return keep.any(1).squeeze(1)
 
 
 def _kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
@@ -156,11 +179,31 @@ def _kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
     if mask.dim() != 2 or not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise ValueError(
             f"{who}: expected key_padding_mask, bool or floating-point, [B, Mkv] or [B * H, Mkv], "
-            f"got {mask.dtype} {list(key_padding_mask.shape)}"
+            f"got {mask.dtype} {list(key_padding_mask.shape)}; of a mask of ones and zeros, pass "
+            "mask.bool()"
         )
-    if mask.dtype != torch.bool:
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    return mask[:, None, None]
+    return as_keep(who, mask)[:, None, None]
+
+
+def as_keep(who: str, key_padding_mask: Tensor) -> Tensor:
+    """Return a key padding mask as bool, of the same shape.
+
+    Raises: ValueError if it is additive and holds other numbers than 0, -inf and the lowest of its
+    dtype; on the CPU alone, outside graphs, for looking at values makes others wait.
+    """
+    mask = key_padding_mask
+    if mask.dtype == torch.bool:
+        return mask
+    is_padding = mask <= torch.finfo(mask.dtype).min / 2
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if not is_traced and not torch.compiler.is_compiling() and mask.device.type == "cpu":
+        others = mask[~(is_padding | (mask == 0))]
+        if others.numel() > 0:
+            raise ValueError(
+                f"{who}: expected an additive key_padding_mask of 0 to keep and -inf to pad, got "
+                f"{others[0].item():g} in it; of a mask of ones and zeros, pass mask.bool()"
+            )
+    return ~is_padding
 
 
 def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:
@@ -179,8 +222,13 @@ def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:
     return batch, folded // batch if batch > 0 else 1
 
 
-def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
-    """Crop a mask to the call, and view one of folded heads by batch element and head."""
+def _fit(
+    who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int], given: Sequence[int]
+) -> Tensor:
+    """Crop a mask to the call, and view one of folded heads by batch element and head.
+
+    given: the shape that the caller knows, for what is said if it does not fit.
+    """
     batch, heads, queries, keys = extents
     if mask.shape[:2] == (batch * heads, 1) and heads > 1:
         mask = mask.unflatten(0, (batch, heads)).squeeze(2)
@@ -190,15 +238,17 @@ def _fit(who: str, name: str, mask: Tensor, extents: tuple[int, int, int, int]) 
         if extent not in (1, wanted):
             raise ValueError(
                 f"{who}: expected {name} for B={batch}, H={heads}, {queries} queries and {keys} "
-                f"keys, where any extent may be 1 and queries and keys more, got "
-                f"{list(mask.shape)} of them"
+                f"keys, where any extent may be 1 and queries and keys more, got {list(given)}"
             )
     return mask
 
 
-def _fit_padding(who: str, padding: Tensor, extents: tuple[int, int, int, int]) -> Tensor:
+def _fit_padding(
+    who: str, padding: Tensor, extents: tuple[int, int, int, int], given: Sequence[int]
+) -> Tensor:
     """Return what `_kept_keys` returned as `Inputs.keep`."""
-    return _fit(who, "key_padding_mask", padding, extents).expand(-1, -1, -1, extents[3])
+    fitted = _fit(who, "key_padding_mask", padding, extents, given)
+    return fitted.expand(-1, -1, -1, extents[3])
 
 
 def _view(x: Tensor, batch: int, heads: int) -> Tensor:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from attn_modules._inputs import as_keep
 from attn_modules.attention_mask import AttentionMask
 from attn_modules.input_projection import InputProjection, InputProjectionConfig
 from attn_modules.mask_merging import maybe_merge_masks
+from attn_modules.registry import AttentionConfig, build_attention
 from attn_modules.rotary import RotaryEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
     from attn_modules.attention import Attention
@@ -28,7 +28,7 @@ class MultiHeadDispatchConfig:
 
     dim_model: int
     num_heads: int
-    attention: Attention
+    attention: Attention | Mapping[str, Any] | AttentionConfig
     bias: tuple[bool, bool, bool, bool] | bool | None = None
     residual_dropout: float | None = None
     use_separate_proj_weight: bool | None = None
@@ -46,10 +46,12 @@ class MultiHeadDispatch(nn.Module):
 
     Shapes: query [B, Mq, dim_model]; key [B, Mkv, kdim]; value [B, Mkv, vdim]; result
         [B, Mq, dim_model]. A batch of 1 goes with any other.
-    attention: a mechanism, by its flags: if it `requires_skip_multi_head`, it is called with the
-        inputs as they are and nothing is projected; if not `requires_input_projection`, its heads
-        are slices of the inputs. Heads are views [B, H, M, K] where it takes them.
-    bias: whether the projections of query, key, value and result have one, or one bool for all.
+    attention: a mechanism, or a configuration for `build_attention`. What is done follows from its
+        flags: if it `requires_skip_multi_head`, it is called with the inputs as they are and
+        nothing is projected; if not `requires_input_projection`, its heads are slices of the
+        inputs. Heads are views [B, H, M, K] where it takes them.
+    bias: whether the projections of query, key, value and result that are made here have one, or
+        one bool for all.
     residual_dropout: the probability of dropping an element of the result in training.
     use_separate_proj_weight: False lets query, key and value share one weight.
     dim_key, dim_value: width of the projected keys and values of all heads; default: dim_model.
@@ -74,7 +76,7 @@ class MultiHeadDispatch(nn.Module):
         self,
         dim_model: int,
         num_heads: int,
-        attention: Attention,
+        attention: Attention | Mapping[str, Any] | AttentionConfig,
         bias: tuple[bool, bool, bool, bool] | bool = (True, True, True, True),
         residual_dropout: float = 0.0,
         use_separate_proj_weight: bool = True,
@@ -94,10 +96,22 @@ class MultiHeadDispatch(nn.Module):
         self.dim_value = dim_model if dim_value is None else dim_value
         self.kdim = dim_model if kdim is None else kdim
         self.vdim = dim_model if vdim is None else vdim
+        if isinstance(attention, Mapping | AttentionConfig):
+            attention = build_attention(attention)
         self.attention = attention
-        self._check_widths()
-        self._check_skipped(in_proj_container, out_proj, use_rotary_embeddings)
         biases = (bias,) * 4 if isinstance(bias, bool) else bias
+        self._check_widths()
+        self._check_skipped(
+            in_projection={
+                "in_proj_container": in_proj_container is not None,
+                "use_separate_proj_weight=False": not use_separate_proj_weight,
+            },
+            heads={
+                "out_proj": out_proj is not None,
+                "use_rotary_embeddings": use_rotary_embeddings,
+                "bias=False": not all(biases),
+            },
+        )
         skips = attention.requires_skip_multi_head
         # Compared with None, for an empty nn.Sequential is False.
         if attention.requires_input_projection and not skips and in_proj_container is None:
@@ -199,10 +213,13 @@ class MultiHeadDispatch(nn.Module):
         heads = 1 if self.proj is None else self.num_heads
         mask = att_mask.values if isinstance(att_mask, AttentionMask) else att_mask
         if mask is not None and mask.dim() == 4:
+            if mask.shape[0] not in (1, batch) or mask.shape[1] not in (1, heads):
+                raise ValueError(
+                    f"MultiHeadDispatch: expected att_mask for B={batch} and H={heads}, where "
+                    f"either may be 1, got {list(mask.shape)}"
+                )
             mask = mask.expand(batch, heads, -1, -1).flatten(0, 1)
-        kept = key_padding_mask
-        if kept.dtype != torch.bool:
-            kept = kept > torch.finfo(kept.dtype).min / 2
+        kept = as_keep("MultiHeadDispatch", key_padding_mask)
         merged = maybe_merge_masks(mask, kept, batch, keys, heads, queries)
         if merged is not None and self.attention.requires_head_dimension:
             return merged.unflatten(0, (batch, heads))
@@ -250,22 +267,25 @@ class MultiHeadDispatch(nn.Module):
                 f"vdim={inputs[2]}, dim_key={widths[0]} and dim_value={widths[1]}"
             )
 
-    def _check_skipped(
-        self, in_proj: nn.Module | None, out_proj: nn.Module | None, use_rotary: bool
-    ) -> None:
-        """Refuse arguments for parts that the mechanism goes without."""
-        skips = self.attention.requires_skip_multi_head
-        projects = self.attention.requires_input_projection and not skips
-        for name, is_given, is_used in (
-            ("in_proj_container", in_proj is not None, projects),
-            ("out_proj", out_proj is not None, not skips),
-            ("use_rotary_embeddings", use_rotary, not skips),
-        ):
-            if is_given and not is_used:
+    def _check_skipped(self, in_projection: dict[str, bool], heads: dict[str, bool]) -> None:
+        """Refuse arguments, by whether they are given, for parts the mechanism goes without."""
+        attention = self.attention
+        skips = attention.requires_skip_multi_head
+        unused = {} if attention.requires_input_projection and not skips else in_projection
+        unused = unused | heads if skips else unused
+        for name, is_given in unused.items():
+            if is_given:
                 raise ValueError(
                     f"MultiHeadDispatch: expected no {name}, because "
-                    f"{type(self.attention).__name__} is called with the inputs as they are"
+                    f"{type(attention).__name__} is called with the inputs as they are; what it "
+                    "takes itself belongs into its own configuration"
                 )
+        own_heads = getattr(attention, "num_heads", self.num_heads)
+        if skips and own_heads != self.num_heads:
+            raise ValueError(
+                f"MultiHeadDispatch: expected num_heads={own_heads}, which "
+                f"{type(attention).__name__} was made with, got {self.num_heads}"
+            )
 
 
 def _zero_bias(in_features: int, out_features: int, bias: bool) -> nn.Linear:

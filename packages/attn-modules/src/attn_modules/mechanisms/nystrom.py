@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from attn_modules._inputs import Inputs, attend, read_inputs
+from attn_modules._inputs import Inputs, attend, read_inputs, refuse_mask
 from attn_modules._pseudoinverse import pseudoinverse
 from attn_modules._segments import segment_means
 from attn_modules.attention import Attention
@@ -50,13 +50,13 @@ class NystromAttention(Attention):
     Numerics: landmarks and the inverse in float32, which the steps multiply errors by up to 22
         of; float64 inputs throughout in float64.
     Raises: ValueError if a count is not positive, or Mq != Mkv with something added from v;
-        NotImplementedError if causal with more queries and keys than landmarks.
+        NotImplementedError if causal, or called with `att_mask`, with more queries and keys than
+        landmarks.
     Source: Xiong et al. 2021, arXiv:2102.03902, eq. 13.
     """
 
     supports_head_dimension = True
     supports_key_padding_mask = True
-    supports_attention_mask = False
     requires_separate_masks = True
 
     def __init__(
@@ -105,7 +105,8 @@ class NystromAttention(Attention):
             inputs = read_inputs(self, q, k, v, None, key_padding_mask)
         else:
             self._refuse_causal(k.shape[-2])
-            inputs = read_inputs(self, q, k, v, att_mask, key_padding_mask)
+            refuse_mask("NystromAttention", att_mask, self.num_landmarks, q, k)
+            inputs = read_inputs(self, q, k, v, None, key_padding_mask)
             out = inputs.restore(self._approximate(inputs))
         if self.skip_connection is not None:
             out = out + self._skip(self.skip_connection, inputs).reshape(out.shape)
@@ -161,8 +162,7 @@ class NystromAttention(Attention):
     def _skip(self, connection: nn.Module, inputs: Inputs) -> Tensor:
         """Return what is added to the attended values, [B, H, Mkv, Kv]."""
         batch, keys, heads, width = inputs.v.shape
-        elements, others = divmod(batch * heads, self.num_heads)
-        if inputs.q.shape[1] != keys or others:
+        if inputs.q.shape[1] != keys or batch * heads % self.num_heads:
             raise ValueError(
                 "NystromAttention: expected as many keys as queries, and heads by "
                 f"num_heads={self.num_heads}, where a part of v is added to the result, got "
@@ -170,7 +170,8 @@ class NystromAttention(Attention):
             )
         kept = inputs.kept_rows()
         v = inputs.v if kept is None else inputs.v.masked_fill(~kept, 0.0)
-        return connection(v.transpose(1, 2).reshape(elements, self.num_heads, keys, width))
+        by_head = (batch * heads // self.num_heads, self.num_heads, keys, width)
+        return connection(v.transpose(1, 2).reshape(by_head))
 
     def extra_repr(self) -> str:
         """Return what `print` shows between the brackets."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from attn_modules._inputs import Inputs, attend, read_inputs
+from attn_modules._inputs import Inputs, attend, read_inputs, refuse_mask
 from attn_modules._landmark_selection import Candidates, cluster, draw, pick_orthogonal, take
 from attn_modules.attention import Attention
 from attn_modules.mechanisms.scaled_dot_product import ScaledDotProduct
@@ -52,13 +52,13 @@ class OrthoFormerAttention(Attention):
     Padded rows are never chosen, and padding at the end gives what its absence gives where all
     rows are chosen among. As many queries as keys are taken to be padded alike. `att_mask` is
     honoured where attention is exact, and otherwise refused.
-    Raises: ValueError if an argument is not one of the above.
+    Raises: ValueError if an argument is not one of the above; NotImplementedError if called with
+        `att_mask` and more queries and keys than landmarks.
     Source: Patrick et al. 2021, arXiv:2106.05392, section 3.2 and algorithm 1.
     """
 
     supports_head_dimension = True
     supports_key_padding_mask = True
-    supports_attention_mask = False
 
     seed: Tensor
 
@@ -102,7 +102,8 @@ class OrthoFormerAttention(Attention):
         if min(q.shape[-2], k.shape[-2]) <= self.num_landmarks:
             out = self.exact(q, k, v, att_mask, key_padding_mask)
         else:
-            inputs = read_inputs(self, q, k, v, att_mask, key_padding_mask)
+            refuse_mask("OrthoFormerAttention", att_mask, self.num_landmarks, q, k)
+            inputs = read_inputs(self, q, k, v, None, key_padding_mask)
             out = inputs.restore(self._approximate(inputs))
         return nn.functional.dropout(out, self.dropout, self.training)
 
