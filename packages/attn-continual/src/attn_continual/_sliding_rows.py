@@ -14,10 +14,12 @@ def sliding_windows(ring: Tensor, rows: Tensor, position: Tensor, length: int) -
     Shapes: ring [N, R, ...] with R >= length - 1, of the steps before; rows [N, T, ...]; position
         int64 [N], the steps seen before; result [N, T, length, ...], 0 for steps before the first.
     """
+    num_steps = rows.shape[1]
     history = last_rows(ring, position, length - 1)
-    after = ring.new_zeros(rows.shape[0], 1, *rows.shape[2:])  # without steps there is no window
-    every = torch.cat([history, rows.to(ring.dtype), after], dim=1)
-    return every.unfold(1, length, 1)[:, : rows.shape[1]].movedim(-1, 2)
+    every = torch.cat([history, rows.to(ring.dtype)], dim=1)
+    starts = torch.arange(num_steps, device=rows.device)
+    index = starts[:, None] + torch.arange(length, device=rows.device)
+    return every.index_select(1, index.flatten()).unflatten(1, (num_steps, length))
 
 
 def late_rows(ring: Tensor, rows: Tensor, position: Tensor, delay: int) -> Tensor:

@@ -287,7 +287,7 @@ class TransformerEncoder(ContinualTransformerEncoder):
             windows = out.flatten(0, 1)
             for layer in others:
                 windows = layer.encode(windows)
-            out = windows.view(rows.shape)
+            out = windows.reshape(rows.shape)
         return out, (held,), valid
 
 
