@@ -120,10 +120,12 @@ class Window:
             first.
         """
         _check_rows(rows, state, mask_row)
-        query = rows.query
-        if self.delay > 0:  # the oldest query lies where the newest goes
-            query = state.query[next_slot(state.position, self.delay)][:, None]
+        # The oldest query lies where the newest goes.
+        waiting = next_slot(state.position, self.delay) if self.delay > 0 else None
+        query = rows.query if waiting is None else state.query[waiting].unsqueeze(1)
         if in_place and extra is None and self._has_native_step(state):
+            if waiting is not None:
+                write_step(state.query, rows.query[:, 0], waiting, active, in_place=True)
             out = self._step_in_place(query, rows, state, mask_row, active)
             return out, state, self.valid(state.position.unsqueeze(1), active)
         state = self.write_step(rows, state, active, in_place)
@@ -150,10 +152,7 @@ class Window:
         mask_row: Tensor | None,
         active: Tensor | None,
     ) -> Tensor:
-        """Write the step's rows into `state`, count it, and return its output, in one call."""
-        if self.delay > 0:
-            slot = next_slot(state.position, self.delay)
-            write_step(state.query, rows.query[:, 0], slot, active, in_place=True)
+        """Write the step's key and value into `state`, count it, and return `query`'s output."""
         key, value, dtype = rows.key, rows.value, state.key.dtype
         if not query.dtype == key.dtype == value.dtype == dtype:
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
