@@ -100,6 +100,24 @@ def test_export_keeps_the_results(case):
         assert_close(out, attention(*operands, **masks), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+@every
+def test_export_keeps_the_results_for_any_batch(case):
+    attention, operands, masks = case.build(), case.operands(), {"key_padding_mask": KEEP}
+    of_batch = {0: torch.export.Dim("B", min=2, max=64)}
+    with torch.no_grad():
+        program = torch.export.export(
+            attention,
+            operands,
+            masks,
+            dynamic_shapes=dict.fromkeys(("q", "k", "v", *masks), of_batch),
+        )
+        fewer, kept = [x[:2] for x in operands], {"key_padding_mask": KEEP[:2]}
+        for inputs, given in ((operands, masks), (fewer, kept)):
+            out = program.module()(*inputs, **given)
+            assert_close(out, attention(*inputs, **given), rtol=1e-5, atol=1e-6)
+
+
 @every
 def test_a_trace_keeps_the_results(case):
     attention, operands = case.build(), case.operands()
