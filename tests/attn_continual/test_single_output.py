@@ -53,15 +53,26 @@ def inputs_for(layer, steps=T):
 
 
 def by_steps(layer, query, key, value, **masks):
-    """Return the outputs that single steps have, [N, T', E]; masks of windows, and of steps."""
+    """Return the outputs [N, T', E] that single steps have; masks of windows, and of steps.
+
+    Steps that record gradients and those that do not, which write in place, must agree.
+    """
     padding = masks.pop("key_padding_mask", None)
-    outs = []
-    for t in range(query.shape[1]):
-        if padding is not None:
-            masks["key_padding_mask"] = padding[:, t]
-        out = layer.forward_step(query[:, t], key[:, t], value[:, t], **masks)
-        outs += [] if out is None else [out]
-    return torch.stack(outs, 1)
+    found = []
+    for grad in (True, False):
+        layer.clean_state()
+        outs = []
+        for t in range(query.shape[1]):
+            if padding is not None:
+                masks["key_padding_mask"] = padding[:, t]
+            with torch.set_grad_enabled(grad):
+                out = layer.forward_step(query[:, t], key[:, t], value[:, t], **masks)
+            outs += [] if out is None else [out]
+        found.append(torch.stack(outs, 1))
+    if not layer.training:  # dropout would tell them apart
+        unit = torch.finfo(found[0].dtype).eps
+        assert_close(*found, rtol=16 * unit, atol=16 * unit)
+    return found[1]
 
 
 def assert_windows(layer, mha, inputs, **masks):
