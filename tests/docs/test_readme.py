@@ -15,6 +15,8 @@ FOLDERS = (
     "core",
     "examples",
     "packages",
+    "packages/attn-continual",
+    "packages/attn-continual/docs",
     "packages/attn-modules",
     "packages/attn-modules/docs",
     "packages/attn-ops",
