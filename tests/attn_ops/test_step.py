@@ -55,7 +55,8 @@ def test_steps_are_attention_over_the_window(dtype, tolerance, slots, window):
         last = seen[-window:]
         for b in range(B):
             keys, values = (torch.cat([row[i][b] for row in last]) for i in (1, 2))
-            expected = reference(seen[-1][0][b], keys, values, torch.ones(len(last), dtype=torch.bool))
+            keep = torch.ones(len(last), dtype=torch.bool)
+            expected = reference(seen[-1][0][b], keys, values, keep)
             torch.testing.assert_close(
                 out[b].double(), expected, atol=tolerance, rtol=tolerance, msg=f"step {step}"
             )
