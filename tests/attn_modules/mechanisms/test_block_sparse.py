@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attn_modules import BlockSparseAttention, build_attention
+from attn_ops.fmha.attn_bias import BlockSparseMask
 from reference.modules.dense_attention import attend
 
 LAYOUT = (torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(1)) < 0.6).int()
@@ -129,5 +130,8 @@ def test_other_layouts_are_refused():
         BlockSparseAttention(torch.ones(4))
     with pytest.raises(ValueError, match="for num_heads=2 heads, got one for 3"):
         BlockSparseAttention(LAYOUT, num_heads=2)
+    mask = BlockSparseMask.from_pattern(torch.ones(3, 3, dtype=torch.bool), 16)
+    with pytest.raises(TypeError, match=r"got a BlockSparseMask; .*mask_to_layout makes"):
+        BlockSparseAttention(mask)
     with pytest.raises(ValueError, match="block_size of 1 or more"):
         BlockSparseAttention(LAYOUT, 0)

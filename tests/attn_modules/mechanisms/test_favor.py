@@ -341,3 +341,14 @@ def test_arguments_that_do_not_fit_are_refused():
         FavorAttention(True, dim_head=6).step(q, k, v)
     with pytest.raises(ValueError, match="prefill: expected as many keys as queries, got 3 keys"):
         FavorAttention(True, dim_head=6).prefill(q, k[..., :3, :], v[..., :3, :])
+
+
+def test_graphs_need_features_that_are_drawn():
+    q, k, v = (torch.zeros(1, 2, 5, 16) for _ in range(3))
+    attention = FavorAttention(dim_features=8)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="give dim_head, or call once"):
+        torch.compile(attention, fullgraph=True, backend="eager")(q, k, v)
+    with pytest.raises(ValueError, match=r"SMReg: .* give dim_head, or call once"):
+        torch.export.export(attention, (q, k, v))
+    expected = attention(q, k, v)
+    assert_close(torch.compile(attention, fullgraph=True, backend="eager")(q, k, v), expected)

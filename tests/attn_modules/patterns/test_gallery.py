@@ -38,3 +38,11 @@ def test_panels_show_the_patterns():
                     path.get("opacity", "1")
                 )
         torch.testing.assert_close(shown, pattern.double(), atol=1 / 16 + 1e-6, rtol=0)
+
+
+def test_the_command_answers_for_help():
+    help_of = subprocess.run(
+        [sys.executable, "-m", "attn_modules.patterns", "--help"], capture_output=True, check=True
+    ).stdout.decode()
+    assert "SVG image" in help_of
+    assert "<svg" not in help_of

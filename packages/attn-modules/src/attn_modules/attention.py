@@ -22,30 +22,32 @@ class Attention(nn.Module, ABC):
     Shapes: q [B, H, Mq, K]; k [B, H, Mkv, K]; v [B, H, Mkv, Kv]; result [B, H, Mq, Kv]. Or all
         of them [B * H, M, K], where batch element b's head h is row b * H + h.
     dropout: the probability of dropping, active in training only.
+    Flags, by which `MultiHeadDispatch` and other callers treat a mechanism, each True or False:
+        requires_input_projection (default True): queries, keys and values are to be projected.
+        requires_head_dimension: it takes [B, H, M, K] only.
+        supports_head_dimension: it takes [B, H, M, K] too, so heads need not be folded.
+        requires_skip_multi_head: it takes [B, M, dim_model] and deals with heads by itself.
+        requires_same_k_q_dimensions: there must be as many keys as queries.
+        requires_squared_context: their number must be a square, such as the pixels of an image.
+        requires_separate_masks: attention and key padding masks are to come apart, not merged.
+        supports_attention_mask (default True): `forward` takes `att_mask`, though some refuse it
+            for some lengths.
+        supports_key_padding_mask: `forward` takes `key_padding_mask`.
+    causal: whether query i sees keys j <= i alone; an attribute, default False.
     Raises: ValueError if `dropout` is outside [0, 1].
     """
 
     requires_input_projection: ClassVar[bool] = True
-    """Queries, keys and values are to be projected first."""
     requires_head_dimension: ClassVar[bool] = False
-    """It takes [B, H, M, K] only."""
     supports_head_dimension: ClassVar[bool] = False
-    """It takes [B, H, M, K] too, so that heads need not be folded into the batch."""
-    requires_separate_masks: ClassVar[bool] = False
-    """Attention and key padding masks are to come apart, not merged."""
-    requires_same_k_q_dimensions: ClassVar[bool] = False
-    """There must be as many keys as queries."""
     requires_skip_multi_head: ClassVar[bool] = False
-    """It takes [B, M, dim_model] and deals with heads by itself."""
+    requires_same_k_q_dimensions: ClassVar[bool] = False
     requires_squared_context: ClassVar[bool] = False
-    """The number of queries must be a square, such as the pixels of a square image."""
+    requires_separate_masks: ClassVar[bool] = False
     supports_attention_mask: ClassVar[bool] = True
-    """`forward` takes `att_mask`."""
     supports_key_padding_mask: ClassVar[bool] = False
-    """`forward` takes `key_padding_mask`."""
 
     causal: bool = False
-    """Whether query i sees keys j <= i alone."""
 
     def __init__(self, dropout: float | None = None) -> None:
         super().__init__()
@@ -96,11 +98,15 @@ class Attention(nn.Module, ABC):
         att_mask: [Mq, Mkv], [B, Mq, Mkv], [B * H, Mq, Mkv] or [B, H, Mq, Mkv], where any extent
             may be 1: bool, True keeps a key; or a float that is added to the scores; or an
             `AttentionMask`. A larger one is cropped to the first Mq queries and Mkv keys.
+            Careful: a float mask of ones and zeros, such as torch.ones(M, M).tril(), hides
+            nothing, for it adds 1 or 0 to the scores. Pass mask.bool(), or set `causal`.
         key_padding_mask: [B, Mkv] or [B * H, Mkv]: bool, True keeps a key; or a float, 0 keeps and
-            -inf pads. A larger one is cropped. What a padded key holds, even NaN, changes nothing.
+            -inf, or the lowest of its dtype, pads. A larger one is cropped. What a padded key
+            holds, even NaN, changes nothing.
         A query that sees no key gives 0.
-        Raises: ValueError if shapes do not fit; NotImplementedError if the mechanism cannot
-            honour a mask.
+        Raises: ValueError if shapes do not fit, or a float key_padding_mask on the CPU holds other
+            numbers; TypeError if att_mask is something else; NotImplementedError if the mechanism
+            cannot honour a mask.
         """
 
     def extra_repr(self) -> str:

@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_DRAWN_OUTSIDE_GRAPHS = (
+    "expected features that are drawn, got none: give dim_head, or call once before compiling"
+)
+
+
 class FeatureMapType(str, Enum):
-    """The names of the feature maps."""
+    """The names of the feature maps; each stands for the class of that description.
+
+    SMOrf = "sm_orf": `SMOrf`, an unbiased estimate of softmax.
+    SMHyp = "sm_hyp": `SMHyperbolic`, unbiased, of half as many vectors.
+    SMReg = "sm_reg": `SMReg`, of less variance and slightly biased; the default of `favor`.
+    ReLU = "relu": `ReLU`, another kernel than softmax's.
+    """
 
     SMOrf = "sm_orf"
     SMHyp = "sm_hyp"
@@ -116,6 +127,8 @@ class FeatureMap(nn.Module):
         Raises: ValueError if they were drawn for another K.
         """
         if self.features.shape[0] == 0:
+            if torch.compiler.is_exporting():
+                raise ValueError(f"{type(self).__name__}: {_DRAWN_OUTSIDE_GRAPHS}")
             self._draw(dim_head)
         if self.features.shape[0] != dim_head:
             raise ValueError(
@@ -142,6 +155,7 @@ class FeatureMap(nn.Module):
             phi = phi * log_weight.exp().unsqueeze(-1)
         return phi * self.dim_features**-0.5
 
+    @torch.compiler.disable(reason=_DRAWN_OUTSIDE_GRAPHS)
     def _draw(self, dim_head: int) -> None:
         count = self.features.shape[1]
         if self.seed.is_meta:

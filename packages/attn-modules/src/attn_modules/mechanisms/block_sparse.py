@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from attn_modules.mechanisms._block_attention import BlockAttention
 from attn_modules.patterns import layouts
 from attn_modules.registry import register_attention
 from attn_ops.fmha.attn_bias import BlockSparseMask
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @register_attention("blocksparse")
@@ -27,7 +24,8 @@ class BlockSparseAttention(BlockAttention):
     block_size: queries and keys per block, 1 or more; 16 and more are quick.
     num_heads: how many heads there are; a layout for each of them says so itself.
     causal: besides, query i sees keys j <= i alone, counted from the first of each.
-    Raises: ValueError if `layout` is another tensor, or not for `num_heads` heads.
+    Raises: ValueError if `layout` is another tensor, or not for `num_heads` heads; TypeError if it
+        is none.
     Source: Child et al. 2019, arXiv:1904.10509, section 5.
     """
 
@@ -43,6 +41,12 @@ class BlockSparseAttention(BlockAttention):
         causal: bool = False,
     ) -> None:
         super().__init__(dropout)
+        if not isinstance(layout, Tensor):
+            raise TypeError(
+                f"BlockSparseAttention: expected layout, a tensor, got a {type(layout).__name__}; "
+                "attn_modules.patterns.mask_to_layout makes one of a BlockSparseMask, whose causal "
+                "is to be given besides"
+            )
         by_head = layout.unsqueeze(0) if layout.dim() == 2 else layout
         if by_head.dim() != 3 or by_head.shape[0] < 1:
             raise ValueError(

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 class FavorAttention(KernelAttention):
     """Estimate softmax(q k^T / sqrt(K)) v by phi(q) (phi(k)^T v) / (phi(q) (phi(k)^T 1)).
 
+    Use: for long sequences, in models trained with it. The error grows with |q + k|^2 / sqrt(K) in
+        the exponent, so that only short rows are estimated well: with K = 64 and the default
+        features the relative error is 2 % where elements of q and k have a standard deviation of
+        0.25, 22 % where it is 0.5, and where it is 1 the mean of all values comes nearer.
+
     Shapes: as `Attention`; any Mq and Mkv.
     Cost: time O((Mq + Mkv) m (K + Kv)) for m = dim_features; memory beyond inputs, results and
         gradients O(m Kv) and the features of a thousand rows. Causal, chunk by chunk, no more.

@@ -25,6 +25,10 @@ class FourierMix(Attention):
     transform runs over the head's K channels; the paper's runs over all of the model's, which is
     this with one head.
 
+    Scale: the result grows with sqrt(M K), as the transform is not normalised: for standard normal
+        rows its standard deviation is 181 where M = 1024 and K = 64. Normalise after it, as the
+        paper does.
+
     Shapes: as `Attention`, with Mkv = Mq and Kv = K; any lengths.
     Numerics: float32, float64 for float64 inputs; the result in the dtype of `q`.
     Cost: time O(M K (log M + log K)), memory O(M K).

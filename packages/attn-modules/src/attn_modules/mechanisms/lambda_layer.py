@@ -29,6 +29,9 @@ class LambdaLayer(Attention):
     (q_n r[m - n]) v_m, for some queries at a time.
 
     Shapes: as `Attention`, with K = dim_head; Mq and Mkv at most seq_len, counted from the first.
+    Scale: nothing divides by the number of keys, so that the result grows with sqrt(Mkv K): for
+        standard normal rows it has a standard deviation of 256 where Mkv = 1024 and K = 64.
+        Normalise after it, as the residual networks do into which the paper puts it.
     Numerics: float32, float64 for float64 inputs; the result in the dtype of `q`.
     Cost: with c = 64, time O(Mq Mkv (K + Kv)), memory beyond inputs and outputs O(c Mkv), for each
         head; the backward pass computes scores anew.
@@ -36,7 +39,7 @@ class LambdaLayer(Attention):
     dim_head: K.
     dropout: the probability of dropping an element of the result.
     state_dict: `rel_pos_emb` [2 * seq_len - 1, dim_head], whose row m - n + seq_len - 1 is
-        r[m - n].
+        r[m - n]; drawn from the standard normal distribution, as in xFormers.
     Raises: ValueError if an argument is not positive, or an input is longer or of another width.
     Source: Bello 2021, arXiv:2102.08602, section 2.2.
     """

@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 
 class LandmarkSelection(str, Enum):
-    """How landmarks are chosen among the rows."""
+    """How landmarks are chosen among the rows.
+
+    Orthogonal = "orthogonal": one after the other, the row least parallel to those chosen before;
+        the first is drawn.
+    KMeans = "kmeans": the means of clusters by distance.
+    KMeans_Spherical = "kmeans_spherical": the means of clusters by angle.
+    Random = "random": drawn without replacement.
+    """
 
     Orthogonal = "orthogonal"
-    """One after the other, the row least parallel to those chosen before; the first is drawn."""
     KMeans = "kmeans"
-    """The means of clusters by distance."""
     KMeans_Spherical = "kmeans_spherical"
-    """The means of clusters by angle."""
     Random = "random"
-    """Drawn without replacement."""
 
 
 @register_attention("orthoformer")
@@ -77,6 +80,12 @@ class OrthoFormerAttention(Attention):
             raise ValueError(
                 "OrthoFormerAttention: expected positive num_landmarks and subsample_fraction in "
                 f"(0, 1], got {num_landmarks} and {subsample_fraction}"
+            )
+        known = [selection.value for selection in LandmarkSelection]
+        if landmark_selection not in known:
+            raise ValueError(
+                f"OrthoFormerAttention: expected landmark_selection, one of {', '.join(known)}, "
+                f"got {landmark_selection!r}"
             )
         if landmarks_from not in ("queries", "queries_and_keys"):
             raise ValueError(

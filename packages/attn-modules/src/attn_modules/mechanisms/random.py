@@ -34,6 +34,9 @@ class RandomAttention(BlockAttention):
     The diagonal is drawn like the rest; a query for which none is drawn gives 0. What is drawn for
     query i and key j does not depend on M: shorter inputs crop the pattern, longer ones extend it.
 
+    Use: the default r is for thousands of rows. (1 - r)^M of the queries see no key, and give 0:
+        half of them where r = 0.01 and M = 69.
+
     Shapes: as `Attention`, Mq = Mkv = M.
     Cost: for blocks of b = `block_size`, 32 or more, time O(r M^2 K); memory beyond inputs and
         outputs O(M + r M^2 / b^2), which the constant pattern of the last length keeps.

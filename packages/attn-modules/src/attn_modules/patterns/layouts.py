@@ -60,7 +60,10 @@ def to_block_mask(
 
 
 def mask_to_layout(mask: BlockSparseMask, key_blocks: int) -> Tensor:
-    """Return the blocks that a mask lists: bool [H or 1, query blocks, key_blocks]."""
+    """Return the blocks that a mask lists: bool [H or 1, query blocks, key_blocks].
+
+    A layout does not say whether the mask is causal within blocks; `mask.causal` does.
+    """
     heads, rows = mask.offsets.shape[0], mask.offsets.shape[1] - 1
     lengths = mask.offsets.diff(dim=1).flatten()
     row = torch.arange(heads * rows, device=lengths.device).repeat_interleave(lengths)
