@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
 
 class _Held(NamedTuple):
@@ -16,6 +16,8 @@ class _Held(NamedTuple):
     first: int
     last: int
     rows: Tensor
+    weights: list[Tensor]
+    """Views of the weights: while they are held, no other tensor can have the same address."""
 
 
 class PositionCache:
@@ -28,19 +30,28 @@ class PositionCache:
         self._held: _Held | None = None
 
     def rows(
-        self, first: int, last: int, key: Hashable, make: Callable[[int, int], Tensor]
+        self,
+        first: int,
+        last: int,
+        make: Callable[[int, int], Tensor],
+        *,
+        weights: Sequence[Tensor] = (),
+        settings: Hashable = None,
     ) -> Tensor:
         """Return the rows of the distances from `first` to `last`, [last - first + 1, ...].
 
-        key: what they depend on; make: computes rows of such distances, without gradients.
+        make: computes rows of such distances, without gradients.
+        weights, settings: what they depend on besides.
         """
         if torch.compiler.is_compiling():
             return make(first, last)
         held = self._held
+        key = (settings, *(_version(weight) for weight in weights))
         if held is None or held.key != key or first < held.first or last > held.last:
             begin, end = -_roomy(-first), _roomy(last)
             with torch.inference_mode(mode=False), torch.no_grad():
-                held = _Held(key, begin, end, make(begin, end))
+                views = [weight.detach() for weight in weights]
+                held = _Held(key, begin, end, make(begin, end), views)
             self._held = held
         return held.rows[first - held.first : last - held.first + 1]
 
@@ -57,9 +68,7 @@ def _roomy(distance: int) -> int:
     return distance if distance <= 0 else 1 << (distance - 1).bit_length()
 
 
-def version_of(weight: Tensor | None) -> Hashable:
+def _version(weight: Tensor) -> Hashable:
     """Return what differs after any change of a weight that autograd counts, or a move."""
-    if weight is None:
-        return None
-    version = None if weight.is_inference() else weight._version  # noqa: SLF001  torch offers no public way
+    version = None if weight.is_inference() else weight._version  # noqa: SLF001  no public way
     return weight.data_ptr(), version, weight.dtype, weight.device

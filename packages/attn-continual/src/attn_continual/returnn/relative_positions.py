@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attn_continual.position_attention import attend_by_position
 from attn_continual.returnn.learned_positional_encoding import LearnedRelativePositionalEncoding
 from attn_continual.returnn.linear import Linear, glorot_uniform
-from attn_continual.returnn.position_cache import PositionCache, version_of
+from attn_continual.returnn.position_cache import PositionCache
 from attn_continual.returnn.self_attention import SelfAttentionBase
 from attn_continual.returnn.sinusoids import relative_frequencies, sinusoids
 from attn_ops import memory_efficient_attention
@@ -168,10 +168,10 @@ class RelativePositions(SelfAttentionBase):
         is_kept = bool(weights) and are_own and not (self.training or learns)
         if not is_kept or torch.compiler.is_compiling():
             return self._make_rows(first, last, drops)
-        device = weights[0].device
-        autocasts = torch.is_autocast_enabled(device.type)
-        key = (tuple(version_of(weight) for weight in weights), autocasts)
-        return self._projected.rows(first, last, key, self._make_rows)
+        autocasts = torch.is_autocast_enabled(weights[0].device.type)
+        return self._projected.rows(
+            first, last, self._make_rows, weights=weights, settings=autocasts
+        )
 
     def _make_rows(self, first: int, last: int, drops: bool = False) -> Tensor:
         encodings = self._encoding_rows(first, last)
@@ -194,7 +194,7 @@ class RelativePositions(SelfAttentionBase):
             distances = torch.arange(first, last + 1, device=device)
             return sinusoids(distances, relative_frequencies(features, device), dtype)
 
-        return self._encodings.rows(first, last, (dtype, device), make)
+        return self._encodings.rows(first, last, make, settings=(dtype, device))
 
     def _position_weights(self) -> tuple[Tensor | None, Tensor | None]:
         linear, learned = self.linear_pos, self.learned_pos_emb
