@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attn_modules._scrambling import scramble
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -50,18 +52,12 @@ def draw(candidates: Candidates, count: int, seed: Tensor) -> Tensor:
     """
     if candidates.keep is None:
         rank = torch.arange(candidates.rows.shape[2], device=candidates.rows.device)[None, None]
-        return _scramble(rank + seed).topk(count, largest=False).indices
-    rank = candidates.keep.cumsum(-1)
-    order = _scramble(rank - 1 + seed).masked_fill(~candidates.keep, 2**32)
+    else:
+        rank = candidates.keep.cumsum(-1) - 1
+    order = scramble(scramble(seed) ^ rank)
+    if candidates.keep is not None:
+        order = order.masked_fill(~candidates.keep, 2**32)
     return order.topk(count, largest=False).indices
-
-
-def _scramble(number: Tensor) -> Tensor:
-    """Return numbers below 2^32 that look random, one for each int64 number below 2^32."""
-    for _ in range(2):
-        # The factor is below 2^27: no product leaves int64.
-        number = ((number >> 16) ^ number) * 0x45D9F3B & 0xFFFFFFFF
-    return (number >> 16) ^ number
 
 
 def pick_orthogonal(candidates: Candidates, count: int, seed: Tensor) -> Tensor:

@@ -34,9 +34,13 @@ class NystromAttention(Attention):
     landmark_pooling: makes the landmarks instead, [B * H, M, K] to [B * H, m, K], once of the
         queries and once of the keys, where padded rows are 0.
     causal: query i sees keys j <= i. Exact attention alone can do that: other lengths are refused.
-    use_razavi_pinverse: inverts by `inv_iterations` steps that leave out the smallest singular
-        values (see `_pseudoinverse`); else by `torch.linalg.pinv`, whose large entries can make
-        the result worse.
+    use_razavi_pinverse: inverts by `inv_iterations` steps; else by `torch.linalg.pinv`, whose large
+        entries can make the result worse.
+    inv_iterations: of the inverse, which regularise: small singular values, whose inverses would
+        multiply the errors of landmarks, stay out of it. More steps come nearer to the inverse,
+        and on trained models further from attention (`docs/approximation.md`). So none are added
+        until they converge: bounds by their number alone hold for every matrix of probabilities,
+        as `_pseudoinverse` says, and steps that rounding would undo are left out.
     pinverse_original_init: starts from the largest column sum of the whole batch, as first
         published: results depend on the other batch elements.
     v_skip_connection: its result for v [B, H, Mkv, Kv] is added to the attended values. When

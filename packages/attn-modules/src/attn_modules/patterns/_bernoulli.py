@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from attn_modules._scrambling import scramble
 from attn_modules.patterns._block_lists import compact
-from attn_modules.patterns._scrambling import scramble
 from attn_ops.fmha.attn_bias import BlockSparseMask
 
 
