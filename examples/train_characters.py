@@ -105,6 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200, help="of each model (default 200)")
     steps = parser.parse_args().steps
+    # Tensors this small take longer where threads wait for each other, on busy machines most.
+    torch.set_num_threads(1)
     print(f"frequencies alone    loss {frequency_loss():.3f}", flush=True)
     for mechanism in MECHANISMS:
         begin = time.perf_counter()
