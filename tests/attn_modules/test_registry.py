@@ -149,10 +149,10 @@ def test_unknown_names_and_fields_tell_the_nearest():
 def test_unknown_fields_are_told_at_once():
     register_attention("own")(mechanism())
     with pytest.raises(TypeError) as refused:
-        build_attention({"name": "own", "sizes": 3, "causal": True, "modul": None})
+        build_attention({"name": "own", "sizes": 3, "causal": True, "modulee": None})
     assert str(refused.value) == (
         "build_attention: expected fields of 'own', which are dropout, module, size, got 'sizes', "
-        "'causal', 'modul'; did you mean 'size', 'module'?; of a mapping that mechanisms share, "
+        "'causal', 'modulee'; did you mean 'size', 'module'?; of a mapping that mechanisms share, "
         "keep dataclasses.fields(ATTENTION_REGISTRY['own'].config)"
     )
 
