@@ -1,6 +1,6 @@
 """Cyclic positional encoding, number by number: Ma et al. 2021, arXiv:2110.02544.
 
-Equation 4 and appendix B: sines and cosines of z(p) folded to and fro, for periods that rise
+Equation 4 and appendix B: sines and cosines of z(p) folded back and forth, for periods that rise
 evenly from N^(1 / floor(d / 2)) to N; with the authors' averaging of neighbours, less the mean.
 """
 

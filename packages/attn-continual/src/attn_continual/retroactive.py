@@ -10,6 +10,7 @@ from torch import Tensor
 from attn_continual._multihead_attention import ContinualMultiheadAttention
 from attn_continual._projections import torch_window_mask
 from attn_continual._sliding_rows import sliding_windows
+from attn_continual.ring_cache import last_rows, slot_ages
 from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState, padding_of
 
 
@@ -81,7 +82,7 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
     def window(self) -> RetroactiveWindow:
         """What attends to what at a step."""
         dropout = self.dropout if self.training else 0.0
-        return RetroactiveWindow(self.sequence_len, self.sequence_len - 1, dropout=dropout)
+        return RetroactiveWindow(self.sequence_len, self.sequence_len, dropout=dropout)
 
     def attend(
         self,
@@ -94,6 +95,10 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
         in_place: bool,
     ) -> tuple[Tensor, WindowState, Tensor]:
         """Return the outputs [N, T, L, H, K] of T windows, the new state, and valid [N, T]."""
+        if single and attn_mask is None:
+            return self.window.newest(
+                rows, state, extra=self.extra_rows(), active=active, in_place=in_place
+            )
         if attn_mask is not None:
             attn_mask = torch_window_mask(attn_mask, self.sequence_len, self.num_heads)
         return self.window.windows(
@@ -112,7 +117,27 @@ class RetroactiveWindow(Window):
 
     Scores are computed anew each time. Sums that keys enter and leave would lose their digits when
     a key that dominated a row leaves it.
+
+    delay: `length`, for the rings of queries hold as many.
     """
+
+    def newest(
+        self,
+        rows: Rows,
+        state: WindowState,
+        *,
+        extra: ExtraRows | None = None,
+        active: Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Return what `windows` does for one step without a mask: keys stay where they lie."""
+        state = self.write_step(rows, state, active, in_place)
+        query = last_rows(state.query, state.position, self.length)
+        ages = slot_ages(state.position, state.key.shape[1])
+        seen = ages < state.position.clamp(max=self.length)[:, None]
+        keep = (seen & ~state.padding)[:, None, None]
+        out = self.attend(query, state.key, state.value, keep, extra)
+        return out[:, None], state, self.valid(state.position[:, None], active)
 
     def windows(
         self,
