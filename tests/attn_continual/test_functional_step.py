@@ -1,12 +1,18 @@
 """Graphs of the step: one across the fill boundary, for any number of streams, and for chunks."""
 
+import doctest
 import io
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from attn_continual import FunctionalStep, SingleOutputMultiheadAttention
+from attn_continual import (
+    FunctionalStep,
+    SingleOutputMultiheadAttention,
+    functional_step,
+    testing,
+)
 from running_mean import RunningMean
 
 L, N, T, E = 4, 3, 7, 8
@@ -149,3 +155,10 @@ def test_another_number_of_tensors_is_refused():
     step = FunctionalStep(make())
     with pytest.raises(ValueError, match="expected the 5 tensors of a state, got 4"):
         step(inputs()[:, 0], *step.initial_state(N)[:-1])
+
+
+@pytest.mark.parametrize("module", [functional_step, testing], ids=lambda m: m.__name__)
+def test_examples_of_the_documentation(module):
+    failed, attempted = doctest.testmod(module)
+    assert attempted > 0
+    assert failed == 0

@@ -96,7 +96,7 @@ def test_unknown_arguments_are_not_swallowed():
 
 
 def test_a_causal_hint_needs_its_mask():
-    with pytest.raises(ValueError, match="expected an attn_mask with is_causal"):
+    with pytest.raises(ValueError, match="is_causal: expected an attn_mask"):
         make()(torch.zeros(2, 3, E), is_causal=True)
 
 

@@ -20,6 +20,7 @@ class FunctionalStep(nn.Module):
 
     method: "step", or "steps" for chunks.
 
+    >>> import torch
     >>> from attn_continual import SingleOutputMultiheadAttention
     >>> step = FunctionalStep(SingleOutputMultiheadAttention(8, 2, sequence_len=4))
     >>> y, *state, valid = step(torch.randn(3, 8), *step.initial_state(3))
