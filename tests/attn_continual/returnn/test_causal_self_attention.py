@@ -165,6 +165,15 @@ def test_long_streams_keep_their_size_and_digits(cls):
         assert snapshot(state.accum_axis).tolist() == [600]
 
 
+@pytest.mark.parametrize("window", [None, 3], ids=["growing", "window"])
+def test_lengths_beyond_the_chunk_are_its_length(window):
+    layer, x = made(CausalSelfAttention, window=window), source(2, 6)
+    _, state = layer(x[:, :3], lengths=torch.tensor([9, 3]))
+    assert state.accum_axis.tolist() == [3, 3]
+    rest, _ = layer(x[:, 3:], state=state)
+    assert_close(rest, layer(x)[0][:, 3:])
+
+
 def test_initial_states():
     layer = made(CausalSelfAttention, torch.float32)
     state = layer.default_initial_state(batch_dims=[2, 3])
