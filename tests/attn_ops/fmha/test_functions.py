@@ -244,3 +244,33 @@ def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (1, 4, 5, 7), (2, 1, 5, 1), (1, 1, 1, 7)])
+def test_backward_returns_the_gradient_of_the_bias(shape):
+    query, key, value = make_inputs(requires_grad=True)
+    shape = tuple(
+        size if size == 1 else full
+        for size, full in zip(
+            shape, (*query.shape[:1], 4, query.shape[1], key.shape[1]), strict=True
+        )
+    )
+    bias = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(query).requires_grad_()
+    out = memory_efficient_attention(query, key, value, bias)
+    grad = torch.ones_like(out)
+    expected = torch.autograd.grad(out, (query, key, value, bias), grad)
+    out, lse = memory_efficient_attention_forward_requires_grad(query, key, value, bias)
+    found = memory_efficient_attention_backward(
+        grad, out, lse, query, key, value, bias, needs_bias_gradient=True
+    )
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("attn_bias", [None, LowerTriangularMask(), torch.ones(1, 1, 1, 1) > 0])
+def test_backward_needs_a_bias_for_its_gradient(attn_bias):
+    query, key, value = make_inputs()
+    out, lse = memory_efficient_attention_forward_requires_grad(query, key, value, attn_bias)
+    with pytest.raises(ValueError, match="floating-point tensor attn_bias"):
+        memory_efficient_attention_backward(
+            out, out, lse, query, key, value, attn_bias, needs_bias_gradient=True
+        )

@@ -2,6 +2,7 @@
 //
 // Each block owns its rows of dK and dV. Blocks add to dQ in the order of their keys, so the sum
 // is the same for any number of threads.
+// A bias that repeats along no axis gets its gradient in the same pass.
 // Source: Dao 2023, arXiv:2307.08691, algorithm 2.
 #pragma once
 
@@ -16,6 +17,15 @@
 namespace attn::cpu {
 namespace {
 
+// Whether the pass writes the gradient of the bias too: dS as it stands, each tile once.
+template <class Op>
+bool writes_grad_bias(const BackwardProblem& p) {
+  const bool sums =
+      p.grad_bias_sums_b || p.grad_bias_sums_h || p.grad_bias_sums_m || p.grad_bias_sums_n;
+  return p.grad_bias && !sums && p.grad_bias.stride_n == 1 && Op::kDepth == 1 && p.softcap == 0 &&
+         !p.sequences && !p.blocks;
+}
+
 template <class Op>
 struct BackwardScratch {
   using Real = typename Op::S::Real;
@@ -27,6 +37,7 @@ struct BackwardScratch {
   Real* grad_keys;                  // [block_keys, key_columns]
   Real* grad_values;                // [block_keys, value_columns]
   Real* grad_queries;               // [kTileQueries, key_columns]
+  Real* grad_bias;                  // [kTileKeys] of one row
   const char** rows;                // [max(block_keys, kTileQueries)]
 
   BackwardScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
@@ -37,6 +48,7 @@ struct BackwardScratch {
     grad_keys = scratch.take<Real>(t.block_keys * t.widths.key_columns);
     grad_values = scratch.take<Real>(t.block_keys * t.widths.value_columns);
     grad_queries = scratch.take<Real>(kTileQueries * t.widths.key_columns);
+    grad_bias = scratch.take<Real>(writes_grad_bias<Op>(p) ? kTileKeys : 0);
     rows = scratch.take<const char*>(larger(t.block_keys, kTileQueries));
   }
 };
@@ -72,7 +84,8 @@ class BackwardBlock {
         key_sum_(key_sum),
         sequence_(sequence),
         key_head_(key_head),
-        block_(block) {}
+        block_(block),
+        writes_grad_bias_(attn::cpu::writes_grad_bias<Op>(p)) {}
 
   void run() {
     if (block_ > 0 && block_ * t_.block_keys >= sequence_.Mkv) return pass_turn();
@@ -83,15 +96,21 @@ class BackwardBlock {
       const KeyRange seen = s_.tile.seen;
       if (seen.begin >= seen.end) {
         if (block_ == 0 && p_.grad_query) store_zero_queries();
+        clear_grad_bias(0, s_.block.n);
         continue;
       }
       const int64_t block_end = s_.block.begin + s_.block.n;
-      if (seen.begin >= block_end || seen.end <= s_.block.begin) continue;
+      if (seen.begin >= block_end || seen.end <= s_.block.begin) {
+        clear_grad_bias(0, s_.block.n);
+        continue;
+      }
       first_keys_ = true;
       if (s_.tile.sees(p_, s_.block.begin, block_end)) {
         s_.tile.load(p_, s_.rows);
         s_.tile.load_stacked(p_, s_.rows);
         differentiate_tile();
+      } else {
+        clear_grad_bias(0, s_.block.n);
       }
       if (first_keys_) clear_grad_queries();
       if (p_.grad_query) add_queries(seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
@@ -129,8 +148,11 @@ class BackwardBlock {
       for (int64_t k = 0; k < s_.block.n; k += kTileKeys) {
         const int64_t n = smaller(kTileKeys, s_.block.n - k);
         const int64_t begin = s_.block.begin + k;
-        if (s_.tile.sees(p_, begin, begin + n))
+        if (s_.tile.sees(p_, begin, begin + n)) {
           differentiate_keys(k, n, static_cast<bool>(p_.blocks));
+        } else {
+          clear_grad_bias(k, n);
+        }
       }
       return;
     }
@@ -169,6 +191,11 @@ class BackwardBlock {
                   s_.tile.queries_finite);
     }
     if (p_.grad_query) add_queries_of_keys(k, n);
+    if (writes_grad_bias_) {
+      store_grad_bias(k, n, [&](int64_t key, int64_t r) {
+        return s_.gradients.grad_scores[key * kTileQueries + r];
+      });
+    }
     first_keys_ = false;
   }
 
@@ -247,6 +274,27 @@ class BackwardBlock {
     for (int64_t c = 0; c < s_.tile.n * t_.widths.key_columns; ++c) s_.grad_queries[c] = 0;
   }
 
+  // Nobody else writes the tile's rows of the bias for the block's keys, seen or not.
+  void clear_grad_bias(int64_t k, int64_t n) {
+    for (int64_t from = k; writes_grad_bias_ && from < k + n; from += kTileKeys) {
+      store_grad_bias(from, smaller(kTileKeys, k + n - from),
+                      [](int64_t, int64_t) { return Real(0); });
+    }
+  }
+
+  // Writes grad(key, row) for the tile's rows, and keys [k, k + n) of the block.
+  template <class F>
+  void store_grad_bias(int64_t k, int64_t n, F&& grad) {
+    const DType dtype = p_.grad_bias.dtype;
+    for (int64_t r = 0; r < s_.tile.n; ++r) {
+      for (int64_t key = 0; key < n; ++key) s_.grad_bias[key] = grad(key, r);
+      const QueryRow at = s_.tile.query(p_, r);
+      char* row = p_.grad_bias.row(sequence_.b, at.h, at.i);
+      store_row<S>(row + (s_.block.begin + k) * element_bytes(dtype), dtype, s_.grad_bias, n,
+                   Real(1));
+    }
+  }
+
   void store_zero_queries() {
     clear_grad_queries();
     store_queries([&](int64_t r) { return grad_query(r); });
@@ -299,6 +347,7 @@ class BackwardBlock {
   const GradKeySum<Op>& key_sum_;
   const Sequence& sequence_;
   const int64_t key_head_, block_;
+  const bool writes_grad_bias_;
   bool first_keys_ = true;  // none of the tile's dQ is there yet
 };
 

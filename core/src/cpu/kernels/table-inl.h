@@ -67,8 +67,11 @@ struct Kernels {
       place_split_lses<Op>(p, shared);
       void* rest = shared.take<char>(0);
       split_large_lses<Op>(p, rest, runner);
-      if (p.grad_query || p.grad_key || p.grad_value) attention_backward<Op>(p, rest, runner);
-      if (p.grad_bias) bias_gradient<Op>(p, rest, runner);
+      const bool with_bias = writes_grad_bias<Op>(p);
+      if (with_bias || p.grad_query || p.grad_key || p.grad_value) {
+        attention_backward<Op>(p, rest, runner);
+      }
+      if (p.grad_bias && !with_bias) bias_gradient<Op>(p, rest, runner);
       if (wants_parameters(p)) parameter_gradients<Op>(p, rest, runner);
     });
   }
