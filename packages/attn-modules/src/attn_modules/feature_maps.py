@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_DRAWN_OUTSIDE_GRAPHS = (
-    "expected features that are drawn, got none: give dim_head, or call once before compiling"
-)
-
-
 class FeatureMapType(str, Enum):
     """The names of the feature maps; each stands for the class of that description.
 
@@ -124,11 +119,15 @@ class FeatureMap(nn.Module):
     def projection(self, dim_head: int) -> Tensor:
         """Return the vectors [K, ...] as they are.
 
-        Raises: ValueError if they were drawn for another K.
+        Raises: ValueError if they were drawn for another K, or are to be drawn in a graph.
         """
         if self.features.shape[0] == 0:
-            if torch.compiler.is_exporting():
-                raise ValueError(f"{type(self).__name__}: {_DRAWN_OUTSIDE_GRAPHS}")
+            # Unless the graph is to be whole, torch.compile goes on from here without one.
+            if torch.compiler.is_compiling():
+                raise ValueError(
+                    f"{type(self).__name__}: expected features that are drawn, got none: give "
+                    "dim_head, or call once before compiling"
+                )
             self._draw(dim_head)
         if self.features.shape[0] != dim_head:
             raise ValueError(
@@ -155,7 +154,6 @@ class FeatureMap(nn.Module):
             phi = phi * log_weight.exp().unsqueeze(-1)
         return phi * self.dim_features**-0.5
 
-    @torch.compiler.disable(reason=_DRAWN_OUTSIDE_GRAPHS)
     def _draw(self, dim_head: int) -> None:
         count = self.features.shape[1]
         if self.seed.is_meta:
