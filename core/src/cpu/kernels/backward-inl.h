@@ -112,7 +112,6 @@ class BackwardBlock {
       } else {
         clear_grad_bias(0, s_.block.n);
       }
-      if (first_keys_) clear_grad_queries();
       if (p_.grad_query) add_queries(seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
     }
     if (key_sum_.used) {
@@ -234,16 +233,18 @@ class BackwardBlock {
     multiply<Op, true>(product);
   }
 
-  // Adds this block's dQ of a tile when all earlier blocks have; the last one stores the sum.
+  // Adds this block's dQ of a tile, if there is any, when all earlier blocks have; the last one
+  // stores the sum.
   void add_queries(int64_t first_block, int64_t last_block) {
+    const bool is_first = block_ == first_block, adds = !first_keys_;
+    if (is_first && !adds) clear_grad_queries();
     if (first_block == last_block) {
       return store_queries([&](int64_t r) { return grad_query(r); });
     }
     const int64_t tile = t_.first_tile(p_, sequence_) + s_.tile.first / t_.tile_rows;
     int32_t* turn = query_sum_.turns + key_head_ * t_.tiles + tile;
-    const bool is_first = block_ == first_block;
     while (!is_first && __atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
-    for (int64_t r = 0; r < s_.tile.n; ++r) {
+    for (int64_t r = 0; (is_first || adds) && r < s_.tile.n; ++r) {
       Real* sum = query_sum(r);
       const Real* more = grad_query(r);
       for (int64_t c = 0; c < t_.widths.key_columns; ++c) {
