@@ -43,7 +43,7 @@ class PositionCache:
         make: computes rows of such distances, without gradients.
         weights, settings: what they depend on besides.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return make(first, last)
         held = self._held
         key = (settings, *(_version(weight) for weight in weights))
