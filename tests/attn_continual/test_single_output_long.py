@@ -83,4 +83,4 @@ def test_nothing_is_kept(grad):
         before = tensors_alive()
         for t in range(300):
             layer.forward_step(x[t % PERIOD])
-        assert tensors_alive() == before
+        assert tensors_alive() <= before  # what earlier tests left may be freed meanwhile
