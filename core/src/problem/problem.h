@@ -1,16 +1,16 @@
 // One validated attention call, in the terms the kernels think in. Plain data: no maths, no STL.
-// Its functions are always inlined: an out-of-line copy compiled for one instruction set could
-// otherwise be the one the linker keeps for every machine.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "problem/inline.h"
+
 namespace attn {
 
 enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kBool, kInt32, kInt64 };
 
-[[gnu::always_inline]] constexpr int64_t element_bytes(DType dtype) {
+ATTN_INLINE constexpr int64_t element_bytes(DType dtype) {
   switch (dtype) {
     case DType::kFloat64:
     case DType::kInt64: return 8;
@@ -31,8 +31,8 @@ struct HeadRows {
   int64_t stride_m = 0;
   int64_t stride_h = 0;
 
-  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
-  [[gnu::always_inline]] char* row(int64_t b, int64_t m, int64_t h) const {
+  ATTN_INLINE explicit operator bool() const { return data != nullptr; }
+  ATTN_INLINE char* row(int64_t b, int64_t m, int64_t h) const {
     return data + (b * stride_b + m * stride_m + h * stride_h) * element_bytes(dtype);
   }
 };
@@ -45,9 +45,9 @@ struct RowScalars {
   int64_t stride_h = 0;
   int64_t stride_m = 0;
 
-  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
+  ATTN_INLINE explicit operator bool() const { return data != nullptr; }
   template <class Real>
-  [[gnu::always_inline]] Real& at(int64_t b, int64_t h, int64_t m) const {
+  ATTN_INLINE Real& at(int64_t b, int64_t h, int64_t m) const {
     return reinterpret_cast<Real*>(data)[b * stride_b + h * stride_h + m * stride_m];
   }
 };
@@ -61,8 +61,8 @@ struct Scores {
   int64_t stride_m = 0;  // along queries
   int64_t stride_n = 0;  // along keys
 
-  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
-  [[gnu::always_inline]] char* row(int64_t b, int64_t h, int64_t i) const {
+  ATTN_INLINE explicit operator bool() const { return data != nullptr; }
+  ATTN_INLINE char* row(int64_t b, int64_t h, int64_t i) const {
     return data + (b * stride_b + h * stride_h + i * stride_m) * element_bytes(dtype);
   }
 };
@@ -95,7 +95,7 @@ struct Sequence {
   int64_t page_size = 1;
 
   // The keys that query i sees by the band alone; empty ranges have begin == end.
-  [[gnu::always_inline]] KeyRange keys_of(int64_t i) const {
+  ATTN_INLINE KeyRange keys_of(int64_t i) const {
     int64_t begin = i + first;
     int64_t end = i + last;
     begin = begin < 0 ? 0 : begin > Mkv ? Mkv : begin;
@@ -103,12 +103,12 @@ struct Sequence {
     return {begin, end};
   }
   // The row in which key j lies.
-  [[gnu::always_inline]] int64_t key_row(int64_t j) const {
+  ATTN_INLINE int64_t key_row(int64_t j) const {
     const int64_t place = k_begin + j;
     return pages ? pages[place / page_size] * page_size + place % page_size : place;
   }
   // How many of the keys from j on lie in rows that follow each other, at most n.
-  [[gnu::always_inline]] int64_t keys_in_a_row(int64_t j, int64_t n) const {
+  ATTN_INLINE int64_t keys_in_a_row(int64_t j, int64_t n) const {
     if (!pages) return n;
     const int64_t left = page_size - (k_begin + j) % page_size;
     return left < n ? left : n;
@@ -122,7 +122,7 @@ struct Sequences {
   const int32_t* k_start = nullptr;  // [count + 1], or [count] with k_len
   const int32_t* k_len = nullptr;    // [count], or null
 
-  [[gnu::always_inline]] explicit operator bool() const { return q_start != nullptr; }
+  ATTN_INLINE explicit operator bool() const { return q_start != nullptr; }
 };
 
 struct Pages {
@@ -139,7 +139,7 @@ struct Blocks {
   int64_t stride_h = 0;  // of offsets
   int64_t size = 1;
 
-  [[gnu::always_inline]] explicit operator bool() const { return offsets != nullptr; }
+  ATTN_INLINE explicit operator bool() const { return offsets != nullptr; }
 };
 
 // Numbers per query head: [Hq, width] in the dtype of the query or float32.
@@ -150,8 +150,8 @@ struct HeadParameters {
   int64_t stride = 0;
   int64_t width = 1;
 
-  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
-  [[gnu::always_inline]] char* at(int64_t h, int64_t index = 0) const {
+  ATTN_INLINE explicit operator bool() const { return data != nullptr; }
+  ATTN_INLINE char* at(int64_t h, int64_t index = 0) const {
     return data + (h * stride_h + index * stride) * element_bytes(dtype);
   }
 };
@@ -181,7 +181,7 @@ struct Problem {
   // Bounds of what any sequence has.
   int64_t num_sequences = 0, most_queries = 0, most_keys = 0;
 
-  [[gnu::always_inline]] Sequence sequence(int64_t index) const {
+  ATTN_INLINE Sequence sequence(int64_t index) const {
     Sequence s;
     s.index = index;
     if (sequences) {

@@ -1,0 +1,222 @@
+// Products of tiles, a warp's 16 rows at a time, accumulated in float32.
+//
+// Float32 operands are each split in two TF32 numbers, whose three largest products are summed:
+// Ootomo & Yokota 2022, arXiv:2203.03341, section 3, without their scaling.
+#pragma once
+
+#include "cuda/sm80/row_tile.cuh"
+
+namespace attn::cuda {
+
+// Sums of 16 rows by kColumns, as fragments of eight columns.
+template <int kColumns>
+struct Sums {
+  float values[kColumns / 8][4];
+
+  ATTN_DEVICE void clear() {
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) values[n][e] = 0.0f;
+    }
+  }
+};
+
+template <int kRegisters>
+struct SplitFragment {
+  uint32_t large[kRegisters], small[kRegisters];
+
+  ATTN_DEVICE explicit SplitFragment(const uint32_t* floats) {
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) {
+      const float x = __builtin_bit_cast(float, floats[i]);
+      large[i] = to_tf32(x);
+      small[i] = to_tf32(x - __builtin_bit_cast(float, large[i]));
+    }
+  }
+};
+
+// A fragment of a left operand, ready to be multiplied with many right ones.
+template <class Element>
+struct LeftFragment {
+  uint32_t a[4];
+
+  ATTN_DEVICE explicit LeftFragment(const uint32_t (&bits)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = bits[i];
+  }
+  // kSwapped: the right operand's rows are queries. The sums are then those of the same product
+  // with its sides exchanged, to the last bit.
+  template <bool kSwapped>
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&b)[2]) const {
+    multiply_accumulate<Element>(sums, a, b);
+  }
+};
+
+template <>
+struct LeftFragment<float> {
+  SplitFragment<4> a;
+
+  ATTN_DEVICE explicit LeftFragment(const uint32_t (&bits)[4]) : a(bits) {}
+
+  template <bool kSwapped>
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2]) const {
+    const SplitFragment<2> b(bits);
+    multiply_accumulate_tf32(sums, kSwapped ? a.large : a.small, kSwapped ? b.small : b.large);
+    multiply_accumulate_tf32(sums, kSwapped ? a.small : a.large, kSwapped ? b.large : b.small);
+    multiply_accumulate_tf32(sums, a.large, b.large);
+  }
+};
+
+// sums = rows [left_row, left_row + 16) of left, times the first kColumns rows of right transposed.
+template <bool kSwapped, int kColumns, class Tile>
+ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_row,
+                               const Tile& right) {
+  sums.clear();
+#pragma unroll 4
+  for (int block = 0; block < Tile::kWidth / Tile::kDepth; ++block) {
+    uint32_t a[4];
+    left.load_left(a, left_row, block);
+    const LeftFragment<typename Tile::Element> fragment(a);
+#pragma unroll
+    for (int n = 0; n < kColumns / 16; ++n) {
+      uint32_t b[4];
+      right.load_right(b, 16 * n, block);
+      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]});
+      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]});
+    }
+  }
+}
+
+// The bits of a register of 16-bit elements, or of one float32.
+template <class Element>
+struct ElementBits;
+template <>
+struct ElementBits<Half> {
+  static constexpr uint32_t kExponent = 0x7C00, kOne = 0x3C00;
+};
+template <>
+struct ElementBits<BFloat16> {
+  static constexpr uint32_t kExponent = 0x7F80, kOne = 0x3F80;
+};
+template <>
+struct ElementBits<float> {
+  static constexpr uint32_t kExponent = 0x7F800000, kOne = 0x3F800000;
+};
+
+// Applies `map` to the bits of each element of a register.
+template <class Element, class Map>
+ATTN_DEVICE uint32_t map_elements(uint32_t bits, Map&& map) {
+  if constexpr (sizeof(Element) == 2) {
+    return map(bits & 0xFFFF) | map(bits >> 16) << 16;
+  } else {
+    return map(bits);
+  }
+}
+
+template <class Element>
+ATTN_DEVICE bool is_finite(uint32_t element_bits) {
+  return (element_bits & ElementBits<Element>::kExponent) != ElementBits<Element>::kExponent;
+}
+
+// A fragment of sums as a left operand of depth kDepth, rounded to Element.
+template <class Element, int kColumns>
+ATTN_DEVICE void load_left_of_sums(uint32_t (&a)[4], const Sums<kColumns>& sums, int block) {
+  if constexpr (sizeof(Element) == 2) {
+    const float(&low)[4] = sums.values[2 * block];
+    const float(&high)[4] = sums.values[2 * block + 1];
+    a[0] = pack<Element>(low[0], low[1]);
+    a[1] = pack<Element>(low[2], low[3]);
+    a[2] = pack<Element>(high[0], high[1]);
+    a[3] = pack<Element>(high[2], high[3]);
+  } else {
+    const float(&x)[4] = sums.values[block];
+    a[0] = __builtin_bit_cast(uint32_t, x[0]);
+    a[1] = __builtin_bit_cast(uint32_t, x[2]);
+    a[2] = __builtin_bit_cast(uint32_t, x[1]);
+    a[3] = __builtin_bit_cast(uint32_t, x[3]);
+  }
+}
+
+// sums += weights times the first kRows rows of right.
+template <int kRows, class Tile>
+ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights,
+                                   const Tile& right) {
+#pragma unroll
+  for (int block = 0; block < kRows / Tile::kDepth; ++block) {
+    uint32_t a[4];
+    load_left_of_sums<typename Tile::Element>(a, weights, block);
+    const LeftFragment<typename Tile::Element> fragment(a);
+#pragma unroll
+    for (int n = 0; n < Tile::kWidth / 16; ++n) {
+      uint32_t b[4];
+      right.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
+      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]});
+      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]});
+    }
+  }
+}
+
+// Whether any of the first kRows rows holds infinity or NaN. Each warp looks for itself.
+template <int kRows, class Tile>
+ATTN_DEVICE bool holds_nonfinite(const Tile& tile) {
+  using Element = typename Tile::Element;
+  constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
+  bool found = false;
+  for (int c = lane(); c < kRows * kChunks; c += kWarpLanes) {
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(
+        tile.at(c / kChunks, c % kChunks * Tile::kChunkElements));
+    for (int i = 0; i < kChunkBytes / 4; ++i) {
+      map_elements<Element>(words[i], [&](uint32_t bits) {
+        found |= !is_finite<Element>(bits);
+        return uint32_t{0};
+      });
+    }
+  }
+  return any(found);
+}
+
+// add_weighted_rows where rows may hold infinity or NaN: they reach the sums of the rows that weigh
+// them with more or less than 0, as NaN, and no others.
+template <int kRows, class Tile>
+ATTN_DEVICE void add_weighted_rows_but_zeros(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights,
+                                             const Tile& right) {
+  using Element = typename Tile::Element;
+  constexpr uint32_t kOne = ElementBits<Element>::kOne;
+#pragma unroll
+  for (int n = 0; n < Tile::kWidth / 8; ++n) {
+    float spoilt[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+    for (int block = 0; block < kRows / Tile::kDepth; ++block) {
+      uint32_t a[4], is_weighed[4], both[4];
+      // The block is selected by comparison, so that the sums stay in registers.
+#pragma unroll
+      for (int candidate = 0; candidate < kRows / Tile::kDepth; ++candidate) {
+        if (candidate == block) load_left_of_sums<Element>(a, weights, candidate);
+      }
+      right.load_right_by_depth(both, block * Tile::kDepth, n / 2 * 16);
+      uint32_t finite[2], is_spoilt[2];
+      for (int i = 0; i < 4; ++i) {
+        is_weighed[i] = map_elements<Element>(a[i], [](uint32_t bits) {
+          constexpr uint32_t kSign = sizeof(Element) == 2 ? 0x8000u : 0x80000000u;
+          return (bits & ~kSign) != 0 ? kOne : 0u;
+        });
+      }
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t b = n % 2 == 0 ? both[i] : both[2 + i];
+        finite[i] = map_elements<Element>(
+            b, [](uint32_t bits) { return is_finite<Element>(bits) ? bits : 0u; });
+        is_spoilt[i] = map_elements<Element>(
+            b, [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
+      }
+      LeftFragment<Element>(a).template multiply<false>(sums.values[n], finite);
+      LeftFragment<Element>(is_weighed).template multiply<false>(spoilt, is_spoilt);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (spoilt[e] > 0.0f) sums.values[n][e] = __builtin_nanf("");
+    }
+  }
+}
+
+}  // namespace attn::cuda

@@ -1,0 +1,128 @@
+// A tile of rows of an operand in shared memory: how it is filled, and read as matrix fragments.
+//
+// A fragment is 32 bytes deep whatever the element: 16 of 16 bits, or 8 of float32. With that the
+// two kinds of matrix instruction lay their operands out alike.
+#pragma once
+
+#include "cuda/device/copy.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/matrix.cuh"
+#include "cuda/device/warp.cuh"
+#include "problem/problem.h"
+
+namespace attn::cuda {
+
+constexpr int kChunkBytes = 16;  // of one asynchronous copy, and of one row that ldmatrix reads
+
+// A number of any floating-point dtype that lies at its own alignment.
+ATTN_DEVICE float read_number(const char* at, DType dtype) {
+  switch (dtype) {
+    case DType::kBFloat16: return to_float(*reinterpret_cast<const BFloat16*>(at));
+    case DType::kFloat16: return to_float(*reinterpret_cast<const Half*>(at));
+    default: return *reinterpret_cast<const float*>(at);
+  }
+}
+
+ATTN_DEVICE void write_number(char* at, DType dtype, float x) {
+  switch (dtype) {
+    case DType::kBFloat16: *reinterpret_cast<BFloat16*>(at) = from_float<BFloat16>(x); return;
+    case DType::kFloat16: *reinterpret_cast<Half*>(at) = from_float<Half>(x); return;
+    default: *reinterpret_cast<float*>(at) = x; return;
+  }
+}
+
+// Rows of kWidth elements, 16 bytes apart: then no two of the eight rows that ldmatrix reads at
+// once, nor of the eight that a quad reads by depth, share a bank.
+template <class Element_, int kWidth_>
+struct RowTile {
+  using Element = Element_;
+  static constexpr int kWidth = kWidth_;
+  static constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Element));
+  static constexpr int kStride = kWidth + kChunkElements;  // elements from row to row
+  static constexpr int kDepth = 2 * kChunkElements;        // elements of a fragment's depth
+
+  static constexpr int bytes(int rows) { return rows * kStride * static_cast<int>(sizeof(Element)); }
+
+  Element* data;
+
+  ATTN_DEVICE explicit RowTile(char* memory) : data(reinterpret_cast<Element*>(memory)) {}
+
+  ATTN_DEVICE Element* at(int row, int column) const { return data + row * kStride + column; }
+
+  // Rows [row, row + 16) as a left operand, at depth block `block`.
+  ATTN_DEVICE void load_left(uint32_t (&a)[4], int row, int block) const {
+    const int matrix = lane() / 8;
+    load_matrices(a, at(row + matrix % 2 * 8 + lane() % 8,
+                        block * kDepth + matrix / 2 * kChunkElements));
+  }
+
+  // Rows [row, row + 16) as columns of a right operand, at depth block `block`: two of its
+  // fragments.
+  ATTN_DEVICE void load_right(uint32_t (&b)[4], int row, int block) const {
+    const int matrix = lane() / 8;
+    load_matrices(b, at(row + matrix / 2 * 8 + lane() % 8,
+                        block * kDepth + matrix % 2 * kChunkElements));
+  }
+
+  // Columns [column, column + 16) as columns of a right operand whose depth is the rows
+  // [row, row + kDepth). Float32 rows come in the order 0 2 4 6 1 3 5 7, in which a fragment of
+  // sums has its columns as a left operand's depth.
+  ATTN_DEVICE void load_right_by_depth(uint32_t (&b)[4], int row, int column) const {
+    if constexpr (sizeof(Element) == 2) {
+      const int matrix = lane() / 8;
+      load_matrices_transposed(b, at(row + matrix % 2 * 8 + lane() % 8, column + matrix / 2 * 8));
+    } else {
+      const int g = lane() / 4, t = lane() % 4;
+      for (int i = 0; i < 4; ++i) {
+        b[i] = __builtin_bit_cast(uint32_t, *at(row + 2 * t + i % 2, column + i / 2 * 8 + g));
+      }
+    }
+  }
+};
+
+// An operand in global memory, as rows are loaded from it.
+struct RowSource {
+  DType dtype;
+  int width;        // elements that there are; the tile's others become 0
+  bool is_aligned;  // rows of the tile's own elements, in whole chunks that asynchronous copies take
+};
+
+// Fills `rows` rows of the tile, where row_of(r) is the address of row r, or null for zeros. What is
+// not aligned is there at the next barrier, the rest after a wait for copies.
+template <int kThreads, class Tile, class RowOf>
+ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, RowOf&& row_of) {
+  using Element = typename Tile::Element;
+  constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
+  constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;  // threads that share a row
+  static_assert(kChunks % kLanes == 0);
+  const int first = thread_index() % kLanes;
+  for (int r = thread_index() / kLanes; r < rows; r += kThreads / kLanes) {
+    const char* row = row_of(r);
+    if (source.is_aligned) {
+#pragma unroll
+      for (int c = first; c < kChunks; c += kLanes) {
+        const bool present = row && c * Tile::kChunkElements < source.width;
+        copy_async<kChunkBytes>(tile.at(r, c * Tile::kChunkElements),
+                                present ? row + c * kChunkBytes : nullptr, present);
+      }
+    } else {
+      const int step = static_cast<int>(element_bytes(source.dtype));
+#pragma unroll 1
+      for (int c = first; c < Tile::kWidth; c += kLanes) {
+        const bool present = row && c < source.width;
+        *tile.at(r, c) =
+            from_float<Element>(present ? read_number(row + c * step, source.dtype) : 0.0f);
+      }
+    }
+  }
+}
+
+// Whether rows of `x` can be copied asynchronously into tiles of `dtype`.
+ATTN_INLINE bool has_aligned_rows(const HeadRows& x, DType dtype, int64_t width) {
+  const int64_t bytes = element_bytes(dtype);
+  const auto is_whole = [bytes](int64_t elements) { return elements * bytes % kChunkBytes == 0; };
+  return x.dtype == dtype && reinterpret_cast<uintptr_t>(x.data) % kChunkBytes == 0 &&
+         is_whole(width) && is_whole(x.stride_b) && is_whole(x.stride_m) && is_whole(x.stride_h);
+}
+
+}  // namespace attn::cuda

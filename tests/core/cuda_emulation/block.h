@@ -1,0 +1,83 @@
+// The threads of the running block, and what each is waiting for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "fiber.h"
+#include "guarded_shared_memory.h"
+#include "machine.h"
+
+namespace attn::cuda::emulation {
+
+struct Copy {
+  char bytes[16];
+  size_t size;
+  void* target;
+};
+
+struct Thread {
+  enum class State { kReady, kInWarp, kAtBarrier, kDone };
+
+  Fiber fiber;
+  State state = State::kReady;
+  const char* operation = "";  // what it waits in
+  Place place;
+  std::vector<std::vector<Copy>> copies;  // committed groups, oldest first
+  std::vector<Copy> open_copies;          // not yet committed
+};
+
+struct Warp {
+  std::vector<int> ready;  // threads
+  int arrived = 0;         // lanes, at the operation they join
+  void* operands[kLanes] = {};
+};
+
+class Block {
+ public:
+  Block(int threads, size_t shared_bytes);
+
+  // Runs all threads to their end.
+  void run(Index index, uint64_t seed, void (*kernel)(const void*), const void* context);
+
+  void join_barrier(Place place);
+  void join_warp(const char* operation, void* operands, Perform perform, Place place);
+
+  Index index() const { return index_; }
+  int running() const { return running_; }
+  Thread& thread() { return *threads_[running_]; }
+  GuardedSharedMemory& shared() { return shared_; }
+  bool is_below_a_stack(const void* address) const;
+
+ private:
+  static void run_thread();
+  [[noreturn]] void end_thread();
+  void wait(Thread::State state, const char* operation, Place place);
+  void make_ready(int thread);
+  void choose_order();
+  void run_next();
+  int take_ready();
+  [[noreturn]] void report_deadlock();
+
+  Index index_;
+  int running_ = 0;
+  int at_barrier_ = 0, done_ = 0;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<Warp> warps_;
+  int ready_ = 0;
+  std::vector<int> first_to_last_;  // warps
+  bool mixes_warps_ = false;        // otherwise the first that can run does
+  GuardedSharedMemory shared_;
+  Fiber host_;
+  std::minstd_rand order_;
+  void (*kernel_)(const void*) = nullptr;
+  const void* context_ = nullptr;
+};
+
+// The block that runs, or null.
+extern Block* running_block;
+
+}  // namespace attn::cuda::emulation

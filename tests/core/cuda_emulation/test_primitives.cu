@@ -1,0 +1,290 @@
+// Each primitive of core/src/cuda/device against plain loops, and each fault that the emulated GPU
+// must find.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cuda/device/arithmetic.cuh"
+#include "cuda/device/copy.cuh"
+#include "cuda/device/matrix.cuh"
+#include "cuda/device/warp.cuh"
+#include "cuda/launch.cuh"
+
+namespace {
+
+using namespace attn::cuda;
+
+constexpr int kThreads = 128;
+
+// One warp's product of a [16, 16] and b, given as [8, 16] or, transposed, [16, 8]; d [16, 8].
+struct ProductArguments {
+  const uint16_t* a;
+  const uint16_t* b;
+  float* d;
+};
+
+template <class Element, bool transposed>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(32, 1) product(ATTN_ARGUMENTS const ProductArguments p) {
+  uint16_t* a = reinterpret_cast<uint16_t*>(shared_memory());
+  uint16_t* b = a + 16 * 16;
+  copy_async<16>(a + 8 * lane(), p.a + 8 * lane(), true);
+  const bool present = lane() < 16;
+  if (present) copy_async<16>(b + 8 * lane(), p.b + 8 * lane(), true);
+  commit_copies();
+  wait_for_copies<0>();
+  synchronise_warp();
+  uint32_t fa[4], fb[4];
+  // A's quarters (0, 0), (8, 0), (0, 8), (8, 8); B's halves twice.
+  load_matrices(fa, a + (lane() % 16) * 16 + lane() / 16 * 8);
+  if constexpr (transposed) {
+    load_matrices_transposed(fb, b + (lane() % 16) * 8);
+  } else {
+    load_matrices(fb, b + (lane() % 8) * 16 + lane() / 8 % 2 * 8);
+  }
+  float d[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  multiply_accumulate<Element>(d, fa, {fb[0], fb[1]});
+  for (int i = 0; i < 4; ++i) p.d[(lane() / 4 + i / 2 * 8) * 8 + lane() % 4 * 2 + i % 2] = d[i];
+}
+
+template <class Element, bool transposed>
+void test_product(const char* name) {
+  std::mt19937 generator(1);
+  std::vector<uint16_t> a(16 * 16), b(16 * 8);
+  std::vector<float> d(16 * 8, NAN);
+  // Small integers: exact in every element and sum.
+  const auto fill = [&](std::vector<uint16_t>& x) {
+    for (uint16_t& e : x) e = from_float<Element>(static_cast<float>(generator() % 15) - 7).bits;
+  };
+  fill(a), fill(b);
+  launch(product<Element, transposed>, {}, 32, 16 * 24 * sizeof(uint16_t), nullptr,
+         ProductArguments{a.data(), b.data(), d.data()});
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      float sum = 1.0f;
+      for (int k = 0; k < 16; ++k) {
+        const uint16_t right = transposed ? b[k * 8 + j] : b[j * 16 + k];
+        sum += to_float(Element{a[i * 16 + k]}) * to_float(Element{right});
+      }
+      CHECK_IN(name, d[i * 8 + j] == sum);
+    }
+  }
+}
+
+struct Tf32Arguments {
+  const float* a;  // [16, 8]
+  const float* b;  // [8, 8]
+  float* d;        // [16, 8]
+};
+
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(32, 1) product_tf32(ATTN_ARGUMENTS const Tf32Arguments p) {
+  const int g = lane() / 4, t = lane() % 4;
+  uint32_t a[4], b[2];
+  for (int i = 0; i < 4; ++i) a[i] = to_tf32(p.a[(g + i % 2 * 8) * 8 + t + i / 2 * 4]);
+  for (int i = 0; i < 2; ++i) b[i] = to_tf32(p.b[(t + 4 * i) * 8 + g]);
+  float d[4] = {};
+  multiply_accumulate_tf32(d, a, b);
+  for (int i = 0; i < 4; ++i) p.d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+}
+
+void test_product_tf32() {
+  std::mt19937 generator(2);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::vector<float> a(16 * 8), b(8 * 8), d(16 * 8, NAN);
+  for (float& x : a) x = uniform(generator);
+  for (float& x : b) x = uniform(generator);
+  launch(product_tf32, {}, 32, 0, nullptr, Tf32Arguments{a.data(), b.data(), d.data()});
+  float worst = 0.0f;
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      float sum = 0.0f;
+      for (int k = 0; k < 8; ++k) sum += a[i * 8 + k] * b[k * 8 + j];
+      worst = std::fmax(worst, std::fabs(d[i * 8 + j] - sum));
+    }
+  }
+  // Rounded to 10 bits, no more and no less.
+  CHECK(worst < 4e-3f);
+  CHECK(worst > 1e-5f);
+}
+
+struct Output {
+  float* values;
+};
+
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1) exchange(ATTN_ARGUMENTS const Output out) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  const int thread = thread_index();
+  const float x = static_cast<float>(thread);
+  for (int round = 0; round < 8; ++round) {
+    shared[thread] = x + 1000.0f * round;
+    synchronise_block();
+    const float other = shared[(thread + 37 * round) % kThreads];
+    synchronise_block();
+    out.values[thread] = other;
+  }
+  float* mine = out.values + kThreads + 6 * thread;
+  mine[0] = shuffle(x, 31 - lane());
+  mine[1] = shuffle_xor(x, 5);
+  mine[2] = quad_maximum(lane() % 4 == 2 ? NAN : x);
+  mine[3] = quad_sum(x);
+  mine[4] = any(thread == 70);
+  mine[5] = exp2_approximate(static_cast<float>(thread) - 64.5f);
+}
+
+void test_exchange() {
+  std::vector<float> out(7 * kThreads, NAN);
+  launch(exchange, {}, kThreads, kThreads * sizeof(float), nullptr, Output{out.data()});
+  for (int i = 0; i < kThreads; ++i) {
+    const float first = static_cast<float>(i / 32 * 32), quad = static_cast<float>(i / 4 * 4);
+    const float* mine = out.data() + kThreads + 6 * i;
+    CHECK(out[i] == static_cast<float>((i + 37 * 7) % kThreads) + 7000.0f);
+    CHECK(mine[0] == first + static_cast<float>(31 - i % 32));
+    CHECK(mine[1] == static_cast<float>(i ^ 5));
+    CHECK(mine[2] == quad + 3.0f);
+    CHECK(mine[3] == 4.0f * quad + 6.0f);
+    CHECK(mine[4] == (i / 32 == 70 / 32));
+    const float exact = std::exp2(static_cast<float>(i) - 64.5f);
+    CHECK(std::fabs(mine[5] - exact) <= 4e-7f * exact);
+  }
+}
+
+struct Copied {
+  const float* source;
+  float* values;
+};
+
+// Two groups under way; what is not present becomes zeros; waits in order.
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(32, 1) copy_in_groups(ATTN_ARGUMENTS const Copied p) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  for (int group = 0; group < 2; ++group) {
+    float* target = shared + (group * 32 + lane()) * 4;
+    copy_async<16>(target, p.source + (group * 32 + lane()) * 4, lane() != 3);
+    commit_copies();
+  }
+  wait_for_copies<1>();
+  p.values[lane()] = shared[lane() * 4];
+  wait_for_copies<0>();
+  p.values[32 + lane()] = shared[(32 + lane()) * 4 + 3];
+}
+
+void test_copies() {
+  alignas(16) float source[256];
+  for (int i = 0; i < 256; ++i) source[i] = static_cast<float>(i + 1);
+  std::vector<float> values(64, NAN);
+  launch(copy_in_groups, {}, 32, sizeof(source), nullptr, Copied{source, values.data()});
+  for (int i = 0; i < 32; ++i) {
+    CHECK(values[i] == (i == 3 ? 0.0f : static_cast<float>(4 * i + 1)));
+    CHECK(values[32 + i] == (i == 3 ? 0.0f : static_cast<float>(128 + 4 * i + 4)));
+  }
+}
+
+void test_conversions() {
+  for (const float x : {0.0f, 1.0f, -2.5f, 1.00390625f, 1.01171875f, 65504.0f, 1e-8f, 3e38f}) {
+    const float half = to_float(from_float<Half>(x)), brain = to_float(from_float<BFloat16>(x));
+    CHECK(half == static_cast<float>(static_cast<_Float16>(x)));
+    CHECK(std::fabs(brain - x) <= std::fabs(x) / 256);
+    CHECK(pack<BFloat16>(x, -x) ==
+          (from_float<BFloat16>(x).bits | uint32_t{from_float<BFloat16>(-x).bits} << 16));
+  }
+  CHECK(to_float(from_float<BFloat16>(1.00390625f)) == 1.0f);       // ties to even
+  CHECK(to_float(from_float<BFloat16>(1.01171875f)) == 1.015625f);  // and upwards
+  CHECK(std::isnan(to_float(from_float<BFloat16>(NAN))));
+}
+
+// Kernels with one fault each.
+ATTN_KERNEL void no_barrier(ATTN_ARGUMENTS const Output out) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  shared[thread_index()] = 1.0f;
+  synchronise_warp();
+  out.values[thread_index()] = shared[(thread_index() + 32) % kThreads];
+}
+ATTN_KERNEL void no_wait(ATTN_ARGUMENTS const Copied p) {
+  float* shared = reinterpret_cast<float*>(shared_memory()) + 4 * thread_index();
+  copy_async<16>(shared, p.source, true);
+  commit_copies();
+  p.values[thread_index()] = *shared;
+  wait_for_copies<0>();
+}
+ATTN_KERNEL void beyond_shared(ATTN_ARGUMENTS const Output) {
+  reinterpret_cast<volatile float*>(shared_memory())[kThreads] = 1.0f;
+}
+ATTN_KERNEL void lane_stays_away(ATTN_ARGUMENTS const Output out) {
+  if (thread_index() != 5) out.values[thread_index()] = shuffle(1.0f, 0);
+}
+ATTN_KERNEL void different_barriers(ATTN_ARGUMENTS const Output) {
+  if (thread_index() < 32) {
+    synchronise_block();
+  } else {
+    synchronise_block();
+  }
+}
+ATTN_KERNEL void copy_left_behind(ATTN_ARGUMENTS const Copied p) {
+  copy_async<16>(shared_memory() + 16 * thread_index(), p.source, true);
+}
+ATTN_KERNEL void misaligned_copy(ATTN_ARGUMENTS const Copied p) {
+  copy_async<16>(shared_memory() + 8, p.source, true);
+}
+
+// Whether running it stops the process with a message that holds `expected`.
+template <class Run>
+bool stops(const char* expected, Run run) {
+  int ends[2];
+  if (pipe(ends) != 0) return false;
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDERR_FILENO);
+    run();
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text;
+  for (char c; read(ends[0], &c, 1) == 1;) text += c;
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 1 && text.find(expected) != text.npos;
+}
+
+void test_faults() {
+  std::vector<float> values(kThreads);
+  alignas(16) const float source[4] = {1, 2, 3, 4};
+  const Output out{values.data()};
+  const Copied copied{source, values.data()};
+  const auto run = [&](auto kernel, const auto& arguments) {
+    launch(kernel, {.x = 8}, kThreads, kThreads * 16, nullptr, arguments);
+  };
+  run(no_barrier, out);
+  int stale = 0;
+  for (const float value : values) stale += std::isnan(value);
+  CHECK(stale > 0);
+  run(no_wait, copied);
+  for (const float value : values) CHECK(std::isnan(value));
+  CHECK(stops("at byte 512 of 512 bytes", [&] {
+    launch(beyond_shared, {}, kThreads, kThreads * sizeof(float), nullptr, out);
+  }));
+  CHECK(stops("for threads that never come", [&] { run(lane_stays_away, out); }));
+  CHECK(stops("different barriers", [&] { run(different_barriers, out); }));
+  CHECK(stops("had not waited for", [&] { run(copy_left_behind, copied); }));
+  CHECK(stops("not a multiple of 16", [&] { run(misaligned_copy, copied); }));
+}
+
+}  // namespace
+
+int main() {
+  test_product<Half, false>("Half");
+  test_product<Half, true>("Half, B transposed");
+  test_product<BFloat16, false>("BFloat16");
+  test_product<BFloat16, true>("BFloat16, B transposed");
+  test_product_tf32();
+  test_exchange();
+  test_copies();
+  test_conversions();
+  test_faults();
+  return check::outcome();
+}
