@@ -201,7 +201,7 @@ ATTN_KERNEL void no_barrier(ATTN_ARGUMENTS const Output out) {
   float* shared = reinterpret_cast<float*>(shared_memory());
   shared[thread_index()] = 1.0f;
   synchronise_warp();
-  out.values[thread_index()] = shared[(thread_index() + 32) % kThreads];
+  out.values[block_index().x * kThreads + thread_index()] = shared[(thread_index() + 32) % kThreads];
 }
 ATTN_KERNEL void no_wait(ATTN_ARGUMENTS const Copied p) {
   float* shared = reinterpret_cast<float*>(shared_memory()) + 4 * thread_index();
@@ -252,19 +252,20 @@ bool stops(const char* expected, Run run) {
 }
 
 void test_faults() {
-  std::vector<float> values(kThreads);
+  constexpr int kBlocks = 8;
+  std::vector<float> values(kBlocks * kThreads);
   alignas(16) const float source[4] = {1, 2, 3, 4};
   const Output out{values.data()};
   const Copied copied{source, values.data()};
   const auto run = [&](auto kernel, const auto& arguments) {
-    launch(kernel, {.x = 8}, kThreads, kThreads * 16, nullptr, arguments);
+    launch(kernel, {.x = kBlocks}, kThreads, kThreads * 16, nullptr, arguments);
   };
   run(no_barrier, out);
   int stale = 0;
   for (const float value : values) stale += std::isnan(value);
   CHECK(stale > 0);
   run(no_wait, copied);
-  for (const float value : values) CHECK(std::isnan(value));
+  for (int i = 0; i < kThreads; ++i) CHECK(std::isnan(values[i]));
   CHECK(stops("at byte 512 of 512 bytes", [&] {
     launch(beyond_shared, {}, kThreads, kThreads * sizeof(float), nullptr, out);
   }));
