@@ -1,0 +1,18 @@
+// The forward on mma.sync, for every GPU from sm_75 on: what the host sees of it.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/runtime.h"
+#include "problem/problem.h"
+
+namespace attn::cuda::sm80 {
+
+// Bytes of workspace, at a multiple of 64. Depends on shapes, dtypes and the mask alone.
+size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device);
+
+// Queues the whole forward on `stream`; the problem is one that cuda/attention.cpp accepts.
+void forward(const ForwardProblem& problem, const DeviceProperties& device, void* workspace,
+             void* stream);
+
+}  // namespace attn::cuda::sm80
