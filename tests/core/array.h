@@ -29,6 +29,9 @@ constexpr bool same(attn_dtype a, attn_dtype b) { return a.code == b.code && a.b
 
 class Array {
  public:
+  // What all tensors say they are on; memory that the host and the device share.
+  static inline int32_t device_type = ATTN_DEVICE_CPU;
+
   Array() = default;
 
   // Contiguous zeros.
@@ -72,7 +75,7 @@ class Array {
                .shape = shape_.data(),
                .strides = strides_.data(),
                .ndim = static_cast<int32_t>(shape_.size()),
-               .device_type = ATTN_DEVICE_CPU,
+               .device_type = device_type,
                .device_id = 0,
                .dtype = dtype_};
     return &tensor_;

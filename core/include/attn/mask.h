@@ -26,7 +26,9 @@ typedef struct attn_band {
 /* Packed, padded or gappy sequences, in tensors of batch 1: sequence s owns the queries
    [q_start[s], q_start[s + 1]) and the keys [k_start[s], k_start[s] + k_len[s]), and its queries
    see its keys alone. The band applies to each sequence's own queries and keys, counted from 0.
-   A query outside every sequence sees no key, nor a sink. The tensors lie on the query's device. */
+   A query outside every sequence sees no key, nor a sink. The tensors lie on the query's device.
+   On a CPU, numbers that break this are refused. On a GPU no call reads them: kernels take starts
+   and lengths as cut off at the tensors' ends, and at max_q_len and max_k_len. */
 typedef struct attn_sequences {
   const attn_tensor* q_start; /* int32 [n + 1], not descending; NULL: no sequences */
   const attn_tensor* k_start; /* int32 [n + 1], not descending, or [n] or more with k_len */

@@ -51,6 +51,10 @@ ATTN_API int32_t attn_num_threads(void) ATTN_NOEXCEPT;
 /* Returns 1 if this build contains CUDA kernels, else 0. */
 ATTN_API int32_t attn_has_cuda(void) ATTN_NOEXCEPT;
 
+/* Returns the number of CUDA devices that this process can use; 0 without CUDA kernels in this
+   build, or without a driver. */
+ATTN_API int32_t attn_cuda_device_count(void) ATTN_NOEXCEPT;
+
 #ifdef __cplusplus
 }
 #endif

@@ -19,3 +19,5 @@ const char* attn_cpu_isas() noexcept { return attn::cpu_isas(); }
 int32_t attn_num_threads() noexcept { return attn::default_num_threads(); }
 
 int32_t attn_has_cuda() noexcept { return attn::has_cuda(); }
+
+int32_t attn_cuda_device_count() noexcept { return attn::cuda_device_count(); }

@@ -30,30 +30,28 @@ TaskRunner runner_for(const Problem& problem, const Resources& resources) {
   return runner;
 }
 
-bool is_on_cuda(const Resources& resources) { return resources.device_type == ATTN_DEVICE_CUDA; }
-
 }  // namespace
 
 size_t forward_workspace(const ForwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::forward_workspace(call);
+  if (call.resources.device.is_cuda()) return cuda::forward_workspace(call);
   const int workers = runner_for(call.problem, call.resources).workers;
   return with_room_to_align(chosen_cpu_kernels().forward_workspace(call.problem, workers));
 }
 
 void forward(const ForwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::forward(call);
+  if (call.resources.device.is_cuda()) return cuda::forward(call);
   void* workspace = aligned_workspace(call.resources, forward_workspace(call));
   chosen_cpu_kernels().forward(call.problem, workspace, runner_for(call.problem, call.resources));
 }
 
 size_t backward_workspace(const BackwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::backward_workspace(call);
+  if (call.resources.device.is_cuda()) return cuda::backward_workspace(call);
   const int workers = runner_for(call.problem, call.resources).workers;
   return with_room_to_align(chosen_cpu_kernels().backward_workspace(call.problem, workers));
 }
 
 void backward(const BackwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::backward(call);
+  if (call.resources.device.is_cuda()) return cuda::backward(call);
   void* workspace = aligned_workspace(call.resources, backward_workspace(call));
   chosen_cpu_kernels().backward(call.problem, workspace, runner_for(call.problem, call.resources));
 }

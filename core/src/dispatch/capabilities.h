@@ -9,6 +9,8 @@ const char* cpu_isa();
 // The names of all CPU kernels that run here, best first, separated by spaces.
 const char* cpu_isas();
 
+// Whether this build has CUDA kernels, and how many devices there are to run them.
 bool has_cuda();
+int cuda_device_count();
 
 }  // namespace attn

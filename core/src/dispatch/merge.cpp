@@ -20,17 +20,15 @@ TaskRunner runner_for(const MergeProblem& problem, const Resources& resources) {
   return runner;
 }
 
-bool is_on_cuda(const Resources& resources) { return resources.device_type == ATTN_DEVICE_CUDA; }
-
 }  // namespace
 
 void merge_forward(const MergeForwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::merge_forward(call);
+  if (call.resources.device.is_cuda()) return cuda::merge_forward(call);
   chosen_cpu_kernels().merge_forward(call.problem, runner_for(call.problem, call.resources));
 }
 
 void merge_backward(const MergeBackwardCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::merge_backward(call);
+  if (call.resources.device.is_cuda()) return cuda::merge_backward(call);
   chosen_cpu_kernels().merge_backward(call.problem, runner_for(call.problem, call.resources));
 }
 

@@ -25,3 +25,5 @@ void step(const StepCall&) { refuse(); }
 }  // namespace attn::cuda
 
 bool attn::has_cuda() { return false; }
+
+int attn::cuda_device_count() { return 0; }

@@ -9,8 +9,6 @@
 namespace attn {
 namespace {
 
-bool is_on_cuda(const Resources& resources) { return resources.device_type == ATTN_DEVICE_CUDA; }
-
 ForwardCall attention_of(const StepCall& call) {
   return {.problem = call.problem.attention, .resources = call.resources};
 }
@@ -18,7 +16,7 @@ ForwardCall attention_of(const StepCall& call) {
 }  // namespace
 
 size_t step_workspace(const StepCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::step_workspace(call);
+  if (call.resources.device.is_cuda()) return cuda::step_workspace(call);
   ForwardCall attention = attention_of(call);
   char anywhere;  // a bias never lessens what attention needs, so plan for one
   attention.problem.bias = cpu::slot_bias(call.problem, &anywhere);
@@ -26,7 +24,7 @@ size_t step_workspace(const StepCall& call) {
 }
 
 void step(const StepCall& call) {
-  if (is_on_cuda(call.resources)) return cuda::step(call);
+  if (call.resources.device.is_cuda()) return cuda::step(call);
   void* memory = aligned_workspace(call.resources, step_workspace(call));
   cpu::append(call.problem);
   ForwardCall attention = attention_of(call);

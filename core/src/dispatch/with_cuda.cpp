@@ -10,7 +10,7 @@ namespace attn::cuda {
 namespace {
 
 DeviceProperties device_of(const Resources& resources) {
-  return device_properties(resources.device_id);
+  return device_properties(resources.device.id);
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ size_t forward_workspace(const ForwardCall& call) {
 
 void forward(const ForwardCall& call) {
   void* workspace = aligned_workspace(call.resources, forward_workspace(call));
-  const DeviceGuard guard(call.resources.device_id);
+  const DeviceGuard guard(call.resources.device.id);
   forward(call.problem, device_of(call.resources), workspace, call.resources.exec.stream);
 }
 
@@ -31,19 +31,19 @@ size_t backward_workspace(const BackwardCall& call) {
 
 void backward(const BackwardCall& call) {
   void* workspace = aligned_workspace(call.resources, backward_workspace(call));
-  const DeviceGuard guard(call.resources.device_id);
+  const DeviceGuard guard(call.resources.device.id);
   backward(call.problem, device_of(call.resources), workspace, call.resources.exec.stream);
 }
 
 void merge_forward(const MergeForwardCall& call) {
   device_of(call.resources);
-  const DeviceGuard guard(call.resources.device_id);
+  const DeviceGuard guard(call.resources.device.id);
   decode::merge_forward(call.problem, call.resources.exec.stream);
 }
 
 void merge_backward(const MergeBackwardCall& call) {
   device_of(call.resources);
-  const DeviceGuard guard(call.resources.device_id);
+  const DeviceGuard guard(call.resources.device.id);
   decode::merge_backward(call.problem, call.resources.exec.stream);
 }
 

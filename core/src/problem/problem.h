@@ -137,6 +137,7 @@ struct Blocks {
   const int32_t* offsets = nullptr;  // [1 or Hq, query blocks + 1]; null: none
   const int32_t* indices = nullptr;
   int64_t stride_h = 0;  // of offsets
+  int64_t count = 0;     // of indices
   int64_t size = 1;
 
   ATTN_INLINE explicit operator bool() const { return offsets != nullptr; }

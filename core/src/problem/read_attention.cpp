@@ -115,7 +115,7 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }
   call.resources =
-      read_resources(reader.device_type(), args.exec, args.workspace, args.workspace_bytes);
+      read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 
@@ -132,7 +132,7 @@ BackwardCall read_backward(const attn_attention_backward_args* given, TensorRead
   read_backward_inputs(args, reader, problem);
   read_gradients(args, mask, reader, problem);
   call.resources =
-      read_resources(reader.device_type(), args.exec, args.workspace, args.workspace_bytes);
+      read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

@@ -160,7 +160,7 @@ MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
   });
   problem.chunks = call.chunks.get();
   problem.num_chunks = args.num_chunks;
-  call.resources = read_resources(reader.device_type(), args.exec);
+  call.resources = read_resources(reader.device(), args.exec);
   return call;
 }
 
@@ -194,7 +194,7 @@ MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
   problem.chunks = call.chunks.get();
   problem.num_chunks = args.num_chunks;
   check_chunks_apart(problem);
-  call.resources = read_resources(reader.device_type(), args.exec);
+  call.resources = read_resources(reader.device(), args.exec);
   return call;
 }
 

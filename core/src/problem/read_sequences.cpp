@@ -263,6 +263,7 @@ void read_blocks(const attn_blocks& given, TensorReader& reader, Problem& proble
                         1, given.indices)
               .data,
       .stride_h = offsets.stride,
+      .count = count,
       .size = size};
   if (reader.reads_data()) {
     check_block_lists(problem.blocks, given.offsets->shape[0], query_blocks, key_blocks, count);

@@ -95,7 +95,7 @@ void read_streams(const attn_step_args& args, TensorReader& reader, StepProblem&
   } else if (args.padding) {
     refuse_argument("expected padding_ring to be a tensor with padding, got NULL; pass both");
   }
-  if (reader.reads_data() && reader.device_type() == ATTN_DEVICE_CPU) check_positions(problem);
+  if (reader.reads_data()) check_positions(problem);
 }
 
 void read_bias(const attn_tensor* bias, TensorReader& reader, StepProblem& problem) {
@@ -137,7 +137,7 @@ StepCall read_step(const attn_step_args* given, TensorReader::Data data) {
     attention.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, attention), args.lse);
   }
   call.resources =
-      read_resources(reader.device_type(), args.exec, args.workspace, args.workspace_bytes);
+      read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

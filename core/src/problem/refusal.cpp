@@ -6,20 +6,36 @@
 
 namespace attn {
 
+namespace {
+
+Refusal written(attn_status status, const char* format, std::va_list values) {
+  Refusal refusal{.status = status, .message = {}};
+  std::vsnprintf(refusal.message, sizeof(refusal.message), format, values);
+  return refusal;
+}
+
+}  // namespace
+
 void refuse_argument(const char* format, ...) {
-  Refusal refusal{.status = ATTN_ERROR_INVALID_ARGUMENT, .message = {}};
   std::va_list values;
   va_start(values, format);
-  std::vsnprintf(refusal.message, sizeof(refusal.message), format, values);
+  const Refusal refusal = written(ATTN_ERROR_INVALID_ARGUMENT, format, values);
   va_end(values);
   throw refusal;
 }
 
 void refuse_unsupported(const char* format, ...) {
-  Refusal refusal{.status = ATTN_ERROR_UNSUPPORTED, .message = {}};
   std::va_list values;
   va_start(values, format);
-  std::vsnprintf(refusal.message, sizeof(refusal.message), format, values);
+  const Refusal refusal = written(ATTN_ERROR_UNSUPPORTED, format, values);
+  va_end(values);
+  throw refusal;
+}
+
+void refuse_device(const char* format, ...) {
+  std::va_list values;
+  va_start(values, format);
+  const Refusal refusal = written(ATTN_ERROR_DEVICE, format, values);
   va_end(values);
   throw refusal;
 }

@@ -16,4 +16,7 @@ struct Refusal {
 // Throws Refusal with ATTN_ERROR_UNSUPPORTED.
 [[noreturn, gnu::cold, gnu::format(printf, 1, 2)]] void refuse_unsupported(const char* format, ...);
 
+// Throws Refusal with ATTN_ERROR_DEVICE.
+[[noreturn, gnu::cold, gnu::format(printf, 1, 2)]] void refuse_device(const char* format, ...);
+
 }  // namespace attn

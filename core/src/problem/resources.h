@@ -5,19 +5,19 @@
 #include <cstdint>
 
 #include "attn/runtime.h"
-#include "attn/tensor.h"
+#include "problem/device.h"
 
 namespace attn {
 
 struct Resources {
-  int32_t device_type = ATTN_DEVICE_CPU;
+  Device device;
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
   attn_exec exec = ATTN_EXEC_INIT;
 };
 
 // Throws Refusal. `exec` may be NULL.
-Resources read_resources(int32_t device_type, const attn_exec* exec, void* workspace = nullptr,
+Resources read_resources(Device device, const attn_exec* exec, void* workspace = nullptr,
                          size_t workspace_bytes = 0);
 
 }  // namespace attn

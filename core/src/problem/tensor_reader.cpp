@@ -163,13 +163,12 @@ void TensorReader::check_device(const TensorSpec& spec, const attn_tensor& tenso
           spec.name, tensor.device_type);
     }
     device_owner_ = spec.name;
-    device_type_ = tensor.device_type;
-    device_id_ = tensor.device_id;
+    device_ = {.type = tensor.device_type, .id = tensor.device_id};
   }
-  const bool same_id = tensor.device_id == device_id_ || device_type_ == ATTN_DEVICE_CPU;
-  if (tensor.device_type != device_type_ || !same_id) {
+  const bool same_id = tensor.device_id == device_.id || device_.type == ATTN_DEVICE_CPU;
+  if (tensor.device_type != device_.type || !same_id) {
     refuse_argument("expected %s on the device of %s, type %d id %d, got type %d id %d; move it",
-                    spec.name, device_owner_, device_type_, device_id_, tensor.device_type,
+                    spec.name, device_owner_, device_.type, device_.id, tensor.device_type,
                     tensor.device_id);
   }
 }

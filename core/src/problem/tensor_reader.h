@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "attn/tensor.h"
+#include "problem/device.h"
 #include "problem/problem.h"
 #include "problem/step_problem.h"
 
@@ -62,10 +63,10 @@ class TensorReader {
   // int32 with `ndim` (1 or 2) axes, the last one contiguous.
   Integers integers(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
 
-  // Whether the arrays themselves may be read.
-  bool reads_data() const { return data_use_ == Data::kUsed; }
+  // Whether the arrays themselves may be read: kernels on a GPU must live with what they hold.
+  bool reads_data() const { return data_use_ == Data::kUsed && !device_.is_cuda(); }
   // The device that all tensors read so far are on.
-  int32_t device_type() const { return device_type_; }
+  Device device() const { return device_; }
 
  private:
   // The parts of a valid tensor. Strides of axes that never advance are 0, and data is never NULL.
@@ -88,8 +89,7 @@ class TensorReader {
 
   Data data_use_;
   const char* device_owner_ = nullptr;  // the first tensor read
-  int32_t device_type_ = 0;
-  int32_t device_id_ = 0;
+  Device device_;
   Seen seen_[kMostTensors];
   int num_seen_ = 0;
 };

@@ -1,0 +1,108 @@
+# Whether the CUDA kernels are built, for which GPUs, and with which CUTLASS headers.
+
+set(ATTN_CUDA auto CACHE STRING "Build the CUDA kernels: 1, 0, or auto: where nvcc is found")
+set(ATTN_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+    "The GPUs to compile for, as in CMAKE_CUDA_ARCHITECTURES; kernels begin at 75")
+set(ATTN_CUTLASS_DIR "" CACHE PATH "Folder of CUTLASS' headers, which holds cute/; empty: found")
+# An environment's word goes first, since a build inside pip is told nothing else.
+foreach(choice IN ITEMS ATTN_CUDA ATTN_CUDA_ARCHITECTURES ATTN_CUTLASS_DIR)
+  if(NOT "$ENV{${choice}}" STREQUAL "")
+    set(${choice} "$ENV{${choice}}")
+  endif()
+endforeach()
+
+# Sets attn_builds_cuda, having found the compiler where it is ON.
+macro(attn_choose_cuda)
+  set(attn_builds_cuda OFF)
+  if(ATTN_CUDA STREQUAL "auto" AND NOT ATTN_SANITIZE)
+    include(CheckLanguage)
+    set(CMAKE_CUDA_ARCHITECTURES ${ATTN_CUDA_ARCHITECTURES})
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      set(attn_builds_cuda ON)
+    endif()
+  elseif(ATTN_CUDA)
+    set(attn_builds_cuda ON)
+  endif()
+  if(attn_builds_cuda)
+    set(CMAKE_CUDA_ARCHITECTURES ${ATTN_CUDA_ARCHITECTURES})
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  endif()
+  message(STATUS "attn: CUDA kernels: ${attn_builds_cuda} (ATTN_CUDA=${ATTN_CUDA})")
+endmacro()
+
+# Compilers of kernels need up to 2 GB each: no more of them than memory holds, or cores.
+function(attn_limit_cuda_jobs target)
+  cmake_host_system_information(RESULT megabytes QUERY AVAILABLE_PHYSICAL_MEMORY)
+  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+  math(EXPR jobs "${megabytes} / 2048")
+  if(jobs GREATER cores)
+    set(jobs ${cores})
+  elseif(jobs LESS 1)
+    set(jobs 1)
+  endif()
+  set_property(GLOBAL APPEND PROPERTY JOB_POOLS attn_cuda=${jobs})
+  set_target_properties(${target} PROPERTIES JOB_POOL_COMPILE attn_cuda)
+endfunction()
+
+# Puts the folder of CUTLASS' headers into `result`: the given one, that of the environment's
+# CUTLASS_PATH, of the running interpreter's nvidia-cutlass, or of the pinned one, downloaded.
+function(attn_find_cutlass result)
+  set(wanted cute/arch/mma_sm80.hpp)
+  set(pinned ${CMAKE_CURRENT_BINARY_DIR}/cutlass)
+  set(in_package cutlass_library/source/include)
+  if(ATTN_CUTLASS_DIR)
+    set(candidates ${ATTN_CUTLASS_DIR} ${ATTN_CUTLASS_DIR}/include)
+  else()
+    find_package(Python 3.10 QUIET COMPONENTS Interpreter)
+    execute_process(
+      COMMAND "${Python_EXECUTABLE}" -c
+              "import importlib.util as u; print(u.find_spec('cutlass_library').submodule_search_locations[0])"
+      OUTPUT_VARIABLE installed OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    set(candidates $ENV{CUTLASS_PATH} $ENV{CUTLASS_PATH}/include ${installed}/source/include
+                   ${pinned}/${in_package})
+  endif()
+  foreach(attempt IN ITEMS found downloaded)
+    foreach(candidate IN LISTS candidates)
+      if(EXISTS "${candidate}/${wanted}")
+        message(STATUS "attn: CUTLASS in ${candidate}")
+        set(${result} ${candidate} PARENT_SCOPE)
+        return()
+      endif()
+    endforeach()
+    if(attempt STREQUAL "found" AND NOT ATTN_CUTLASS_DIR)
+      execute_process(
+        COMMAND "${Python_EXECUTABLE}" -m pip --disable-pip-version-check download --quiet
+                --no-deps --require-hashes --dest ${pinned}
+                --requirement ${CMAKE_CURRENT_SOURCE_DIR}/cmake/cutlass.txt)
+      file(GLOB archives ${pinned}/*.whl)
+      foreach(archive IN LISTS archives)
+        file(ARCHIVE_EXTRACT INPUT ${archive} DESTINATION ${pinned} PATTERNS "${in_package}/*")
+      endforeach()
+    endif()
+  endforeach()
+  message(FATAL_ERROR "attn: CUTLASS must be a folder with ${wanted}, got none; set "
+                      "ATTN_CUTLASS_DIR to one, or ATTN_CUDA=0 to build without CUDA")
+endfunction()
+
+# Makes attn_cuda_kernels of src/cuda's files that need nvcc or the CUDA runtime.
+function(attn_add_cuda_kernels)
+  attn_find_cutlass(cutlass)
+  find_package(CUDAToolkit REQUIRED)
+  add_library(attn_cuda_kernels OBJECT src/cuda/runtime.cpp ${ARGN})
+  target_include_directories(attn_cuda_kernels SYSTEM PRIVATE ${cutlass})
+  target_link_libraries(attn_cuda_kernels PUBLIC CUDA::cudart_static PRIVATE attn_cuda)
+  set_target_properties(attn_cuda_kernels PROPERTIES CXX_VISIBILITY_PRESET hidden
+                                                     CUDA_VISIBILITY_PRESET hidden)
+  # Asserts hinder the optimiser, and what ptxas reports is kept beside each object.
+  target_compile_options(
+    attn_cuda_kernels PRIVATE -DNDEBUG
+                              "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr;-Xptxas;-v>")
+  set_target_properties(
+    attn_cuda_kernels PROPERTIES
+    CUDA_COMPILER_LAUNCHER "sh;${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_ptxas_report.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}")
+  attn_limit_cuda_jobs(attn_cuda_kernels)
+endfunction()
