@@ -20,6 +20,15 @@ struct Sums {
       for (int e = 0; e < 4; ++e) values[n][e] = 0.0f;
     }
   }
+  ATTN_DEVICE bool has_nan() const {
+    bool found = false;
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) found |= values[n][e] != values[n][e];
+    }
+    return found;
+  }
 };
 
 template <int kRegisters>
@@ -183,38 +192,40 @@ ATTN_DEVICE void add_weighted_rows_but_zeros(Sums<Tile::kWidth>& sums, const Sum
                                              const Tile& right) {
   using Element = typename Tile::Element;
   constexpr uint32_t kOne = ElementBits<Element>::kOne;
+  constexpr uint32_t kSign = sizeof(Element) == 2 ? 0x8000u : 0x80000000u;
+  constexpr int kBlocks = kRows / Tile::kDepth;
+  uint32_t left[kBlocks][4];  // in local memory: this is rare, and its code is to be short
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+    load_left_of_sums<Element>(left[block], weights, block);
+  }
 #pragma unroll
   for (int n = 0; n < Tile::kWidth / 8; ++n) {
     float spoilt[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
-    for (int block = 0; block < kRows / Tile::kDepth; ++block) {
-      uint32_t a[4], is_weighed[4], both[4];
-      // The block is selected by comparison, so that the sums stay in registers.
+    for (int block = 0; block < kBlocks; ++block) {
+      uint32_t a[4], is_weighed[4], b[4], finite[2], is_spoilt[2];
+      right.load_right_by_depth(b, block * Tile::kDepth, n / 2 * 16);
 #pragma unroll
-      for (int candidate = 0; candidate < kRows / Tile::kDepth; ++candidate) {
-        if (candidate == block) load_left_of_sums<Element>(a, weights, candidate);
-      }
-      right.load_right_by_depth(both, block * Tile::kDepth, n / 2 * 16);
-      uint32_t finite[2], is_spoilt[2];
       for (int i = 0; i < 4; ++i) {
-        is_weighed[i] = map_elements<Element>(a[i], [](uint32_t bits) {
-          constexpr uint32_t kSign = sizeof(Element) == 2 ? 0x8000u : 0x80000000u;
-          return (bits & ~kSign) != 0 ? kOne : 0u;
-        });
+        a[i] = left[block][i];
+        is_weighed[i] = map_elements<Element>(
+            a[i], [](uint32_t bits) { return (bits & ~kSign) != 0 ? kOne : 0u; });
       }
+#pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint32_t b = n % 2 == 0 ? both[i] : both[2 + i];
-        finite[i] = map_elements<Element>(
-            b, [](uint32_t bits) { return is_finite<Element>(bits) ? bits : 0u; });
+        finite[i] = map_elements<Element>(b[n % 2 * 2 + i], [](uint32_t bits) {
+          return is_finite<Element>(bits) ? bits : 0u;
+        });
         is_spoilt[i] = map_elements<Element>(
-            b, [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
+            b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
       }
       LeftFragment<Element>(a).template multiply<false>(sums.values[n], finite);
       LeftFragment<Element>(is_weighed).template multiply<false>(spoilt, is_spoilt);
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      if (spoilt[e] > 0.0f) sums.values[n][e] = __builtin_nanf("");
+      if (spoilt[e] > 0.0f) sums.values[n][e] = __builtin_bit_cast(float, 0x7FC00000u);
     }
   }
 }

@@ -7,29 +7,13 @@
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/matrix.cuh"
+#include "cuda/device/score_terms.cuh"
 #include "cuda/device/warp.cuh"
 #include "problem/problem.h"
 
 namespace attn::cuda {
 
 constexpr int kChunkBytes = 16;  // of one asynchronous copy, and of one row that ldmatrix reads
-
-// A number of any floating-point dtype that lies at its own alignment.
-ATTN_DEVICE float read_number(const char* at, DType dtype) {
-  switch (dtype) {
-    case DType::kBFloat16: return to_float(*reinterpret_cast<const BFloat16*>(at));
-    case DType::kFloat16: return to_float(*reinterpret_cast<const Half*>(at));
-    default: return *reinterpret_cast<const float*>(at);
-  }
-}
-
-ATTN_DEVICE void write_number(char* at, DType dtype, float x) {
-  switch (dtype) {
-    case DType::kBFloat16: *reinterpret_cast<BFloat16*>(at) = from_float<BFloat16>(x); return;
-    case DType::kFloat16: *reinterpret_cast<Half*>(at) = from_float<Half>(x); return;
-    default: *reinterpret_cast<float*>(at) = x; return;
-  }
-}
 
 // Rows of kWidth elements, 16 bytes apart: then no two of the eight rows that ldmatrix reads at
 // once, nor of the eight that a quad reads by depth, share a bank.
@@ -117,8 +101,8 @@ ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, 
   }
 }
 
-// Whether rows of `x` can be copied asynchronously into tiles of `dtype`.
-ATTN_INLINE bool has_aligned_rows(const HeadRows& x, DType dtype, int64_t width) {
+// For the host: whether rows of `x` can be copied asynchronously into tiles of `dtype`.
+inline bool has_aligned_rows(const HeadRows& x, DType dtype, int64_t width) {
   const int64_t bytes = element_bytes(dtype);
   const auto is_whole = [bytes](int64_t elements) { return elements * bytes % kChunkBytes == 0; };
   return x.dtype == dtype && reinterpret_cast<uintptr_t>(x.data) % kChunkBytes == 0 &&

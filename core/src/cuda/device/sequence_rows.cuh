@@ -1,0 +1,144 @@
+// Which rows of query and key belong to which sequence, as kernels find out on the device.
+//
+// A block of threads owns a tile of rows as they lie in memory, and visits every sequence that has
+// some of them, in a fixed order: rows that several sequences share are summed in one place, and
+// rows that none has get their zeros.
+#pragma once
+
+#include "cuda/device/sequences.cuh"
+#include "cuda/device/warp.cuh"
+#include "problem/problem.h"
+
+namespace attn::cuda {
+
+// Whether it holds for any thread of the block; `flag` is shared memory of its own.
+ATTN_DEVICE bool any_of_block(bool mine, int* flag) {
+  synchronise_block();
+  if (thread_index() == 0) *flag = 0;
+  synchronise_block();
+  if (mine) *flag = 1;
+  synchronise_block();
+  return *flag != 0;
+}
+
+// Rows of a tile as one sequence counts them. A thread knows two of them: rows g and g + 8 of its
+// warp's 16, as fragments of sums have them.
+struct RowsOfSequence {
+  Sequence sequence;
+  int index[2];         // -1: the sequence does not own the row
+  int lowest, highest;  // bounds of all indices in the tile
+};
+
+// The row of the tile that is a thread's `which`th.
+ATTN_DEVICE int own_row(int which) { return warp_index() * 16 + which * 8 + lane() / 4; }
+
+ATTN_DEVICE void place_rows(RowsOfSequence& rows, int64_t first_row, int tile_rows, int64_t begin,
+                            int64_t count) {
+  for (int r = 0; r < 2; ++r) {
+    const int64_t index = first_row + own_row(r) - begin;
+    rows.index[r] = index >= 0 && index < count ? static_cast<int>(index) : -1;
+  }
+  rows.lowest = static_cast<int>(clamp(first_row - begin, 0, count));
+  rows.highest = static_cast<int>(clamp(first_row + tile_rows - begin, 0, count)) - 1;
+}
+
+// Walks the sequences that own query rows [first_row, first_row + tile_rows) of batch element b.
+class QuerySequences {
+ public:
+  ATTN_DEVICE QuerySequences(const Problem& p, int64_t b, int64_t first_row, int tile_rows)
+      : p_(p), first_row_(first_row), tile_rows_(tile_rows), next_(b), end_(b + 1) {
+    if (!p.sequences) return;
+    int64_t low = 0, high = p.sequences.count;  // the first sequence that ends after first_row
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (p.sequences.q_start[middle + 1] <= first_row) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    next_ = low;
+    end_ = p.sequences.count;
+  }
+
+  // Every thread of the block gets the same answer.
+  ATTN_DEVICE bool next(RowsOfSequence& rows) {
+    while (next_ < end_) {
+      rows.sequence = sequence_at(p_, next_++);
+      if (rows.sequence.q_begin >= first_row_ + tile_rows_) break;
+      place_rows(rows, first_row_, tile_rows_, rows.sequence.q_begin, rows.sequence.Mq);
+      if (rows.lowest <= rows.highest) return true;
+    }
+    return false;
+  }
+
+ private:
+  const Problem& p_;
+  const int64_t first_row_;
+  const int tile_rows_;
+  int64_t next_, end_;
+};
+
+// Walks the sequences that own key rows [first_row, first_row + tile_rows) of batch element b. One
+// whose pages hold a row more than once comes as often. `flag` is shared memory of its own.
+class KeySequences {
+ public:
+  ATTN_DEVICE KeySequences(const Problem& p, int64_t b, int64_t first_row, int tile_rows, int* flag)
+      : p_(p),
+        first_row_(first_row),
+        tile_rows_(tile_rows),
+        flag_(flag),
+        next_(p.sequences ? 0 : b),
+        end_(p.sequences ? p.sequences.count : b + 1) {}
+
+  ATTN_DEVICE bool next(RowsOfSequence& rows) {
+    if (is_in_pages_ && find_in_pages(rows)) return true;
+    while (next_ < end_) {
+      rows.sequence = sequence_at(p_, next_++);
+      const Sequence& s = rows.sequence;
+      if (s.Mkv == 0 || s.Mq == 0) continue;
+      if (s.pages) {
+        page_[0] = page_[1] = s.k_begin / s.page_size;
+        if (find_in_pages(rows)) return true;
+        continue;
+      }
+      place_rows(rows, first_row_, tile_rows_, s.k_begin, s.Mkv);
+      if (rows.lowest <= rows.highest) return true;
+    }
+    return false;
+  }
+
+ private:
+  // Finds the next place of each row in the sequence's pages, from page_ on.
+  ATTN_DEVICE bool find_in_pages(RowsOfSequence& rows) {
+    const Sequence& s = rows.sequence;
+    const int64_t pages = (s.k_begin + s.Mkv + s.page_size - 1) / s.page_size;
+    bool found = false;
+    for (int r = 0; r < 2; ++r) {
+      const int64_t row = first_row_ + own_row(r);
+      const int64_t page = row / s.page_size;
+      rows.index[r] = -1;
+      while (page_[r] < pages && rows.index[r] < 0) {
+        const int64_t at = page_[r]++;
+        if (s.pages[at] != page) continue;
+        const int64_t index = at * s.page_size + row % s.page_size - s.k_begin;
+        if (index >= 0 && index < s.Mkv) rows.index[r] = static_cast<int>(index);
+      }
+      found |= rows.index[r] >= 0;
+    }
+    rows.lowest = 0;
+    rows.highest = static_cast<int>(s.Mkv) - 1;
+    is_in_pages_ = any_of_block(found, flag_);
+    return is_in_pages_;
+  }
+
+  const Problem& p_;
+  const int64_t first_row_;
+  const int tile_rows_;
+  int* const flag_;
+  int64_t next_, end_;
+  int64_t page_[2] = {0, 0};
+  bool is_in_pages_ = false;
+};
+
+}  // namespace attn::cuda

@@ -1,0 +1,92 @@
+// The backward: its workspace, and which kernels run.
+#include "cuda/sm80/backward.h"
+
+#include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/row_tile.cuh"
+
+namespace attn::cuda::sm80 {
+namespace {
+
+// Hands out pieces of the workspace, each at a multiple of 64 bytes; of a null one it measures.
+class Workspace {
+ public:
+  explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
+
+  char* take(int64_t bytes) {
+    const int64_t at = used_;
+    used_ += (bytes + 63) / 64 * 64;
+    return base_ ? base_ + at : nullptr;
+  }
+  size_t used() const { return static_cast<size_t>(used_); }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+// A number for each query row.
+RowScalars take_row_scalars(const Problem& p, Workspace& workspace) {
+  const int64_t count = p.B * p.Hq * p.Mq;
+  return {workspace.take(count * static_cast<int64_t>(sizeof(float))), p.Hq * p.Mq, p.Mq, 1};
+}
+
+// Whether the plain kernels do: a band and sequences in rows that copies take, nothing else.
+bool is_plain(const BackwardArguments& a) {
+  const BackwardProblem& p = a.problem;
+  return !p.bias && !p.blocks && !p.dropout.enabled && !p.slopes && !p.table && p.softcap == 0.0 &&
+         !p.pages.table && a.query_is_aligned && a.key_is_aligned && a.value_is_aligned &&
+         a.grad_out_is_aligned;
+}
+
+// Room for one for each block of threads of any shape.
+int32_t* take_flags(int64_t rows, int64_t heads, int64_t batch, Workspace& workspace) {
+  constexpr int64_t kFewestRows = 32, kMostRoles = 2;
+  const int64_t tiles = (rows + kFewestRows - 1) / kFewestRows;
+  const int64_t bytes = tiles * heads * batch * kMostRoles * static_cast<int64_t>(sizeof(int32_t));
+  return reinterpret_cast<int32_t*>(workspace.take(bytes));
+}
+
+BackwardArguments place_arguments(const BackwardProblem& problem, Workspace& workspace) {
+  BackwardArguments a{.problem = problem, .delta = {}};
+  BackwardProblem& p = a.problem;
+  p.lse_maximum = take_row_scalars(p, workspace);
+  p.lse_rest = take_row_scalars(p, workspace);
+  a.delta = take_row_scalars(p, workspace);
+  int32_t* const redo_keys = take_flags(p.Mkv, p.Hkv, p.B, workspace);
+  int32_t* const redo_queries = take_flags(p.Mq, p.Hq, p.B, workspace);
+  const DType dtype = p.query.dtype;
+  a.query_is_aligned = has_aligned_rows(p.query, dtype, p.K);
+  a.key_is_aligned = has_aligned_rows(p.key, dtype, p.K);
+  a.value_is_aligned = has_aligned_rows(p.value, dtype, p.Kv);
+  a.grad_out_is_aligned = has_aligned_rows(p.grad_out, dtype, p.Kv);
+  if (is_plain(a)) {
+    a.redo_keys = redo_keys;
+    a.redo_queries = redo_queries;
+  }
+  return a;
+}
+
+void launch_gradients(const BackwardArguments& a, void* stream) {
+  const int64_t width = a.problem.K > a.problem.Kv ? a.problem.K : a.problem.Kv;
+  if (width <= 64) return launch_gradients_64(a, stream);
+  if (width <= 128) return launch_gradients_128(a, stream);
+  launch_gradients_256(a, stream);
+}
+
+}  // namespace
+
+size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties&) {
+  Workspace workspace(nullptr);
+  place_arguments(problem, workspace);
+  return workspace.used();
+}
+
+void backward(const BackwardProblem& problem, const DeviceProperties&, void* memory,
+              void* stream) {
+  Workspace workspace(memory);
+  const BackwardArguments a = place_arguments(problem, workspace);
+  launch_row_statistics(a, stream);
+  launch_gradients(a, stream);
+}
+
+}  // namespace attn::cuda::sm80

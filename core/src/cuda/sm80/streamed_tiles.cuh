@@ -1,0 +1,182 @@
+// The two sides of the backward's tiles in shared memory, and the loop over the streamed one.
+#pragma once
+
+#include "cuda/sm80/backward_arguments.h"
+#include "cuda/sm80/gradient_tile.cuh"
+#include "cuda/sm80/row_tile.cuh"
+
+namespace attn::cuda {
+
+constexpr int kNoTile = -1;
+
+// Rows of one side: those whose products are scores, Q or K, and those whose products are the
+// gradients of probabilities, dO or V.
+template <class Tile>
+struct RowPair {
+  Tile score, value;
+
+  static constexpr int bytes(int rows) { return 2 * Tile::bytes(rows); }
+  ATTN_DEVICE RowPair(char* memory, int rows) : score(memory), value(memory + Tile::bytes(rows)) {}
+};
+
+// Shared memory of a block: the stationary rows, and per stage streamed rows with the statistics of
+// those that are queries.
+template <class Element, int kWidth>
+struct TileMemory {
+  using Shape = GradientShape<Element, kWidth>;
+  using Tile = RowTile<Element, kWidth>;
+  using Pair = RowPair<Tile>;
+  static constexpr int kStationaryBytes = Pair::bytes(Shape::kStationary);
+  static constexpr int kStatisticsBytes = 3 * Shape::kStreamed * static_cast<int>(sizeof(float));
+  static constexpr int kStageBytes = Pair::bytes(Shape::kStreamed) + kStatisticsBytes;
+  static constexpr int kBytes =
+      kStationaryBytes + Shape::kStages * kStageBytes + static_cast<int>(sizeof(int));
+
+  char* base;
+
+  ATTN_DEVICE Pair stationary() const { return {base, Shape::kStationary}; }
+  ATTN_DEVICE Pair streamed(int stage) const { return {at(stage), Shape::kStreamed}; }
+  // [3, kStreamed]: maximum, rest and delta
+  ATTN_DEVICE float* statistics(int stage) const {
+    return reinterpret_cast<float*>(at(stage) + Pair::bytes(Shape::kStreamed));
+  }
+  ATTN_DEVICE int* flag() const {
+    return reinterpret_cast<int*>(base + kStationaryBytes + Shape::kStages * kStageBytes);
+  }
+
+ private:
+  ATTN_DEVICE char* at(int stage) const { return base + kStationaryBytes + stage * kStageBytes; }
+};
+
+// Loads query rows, of which row_of(r) is the one for row r of the tile; negative ones are zeros.
+template <class Shape, class Tile, class RowOf>
+ATTN_DEVICE void load_queries(const RowPair<Tile>& tiles, int rows, const BackwardArguments& a,
+                              int64_t b, int64_t h, RowOf&& row_of) {
+  const BackwardProblem& p = a.problem;
+  const auto rows_of = [&](const HeadRows& x) {
+    return [&, b, h](int r) -> const char* {
+      const int64_t row = row_of(r);
+      return row < 0 ? nullptr : x.row(b, row, h);
+    };
+  };
+  load_rows<Shape::kThreads>(tiles.score, rows,
+                             {p.query.dtype, static_cast<int>(p.K), a.query_is_aligned},
+                             rows_of(p.query));
+  load_rows<Shape::kThreads>(tiles.value, rows,
+                             {p.grad_out.dtype, static_cast<int>(p.Kv), a.grad_out_is_aligned},
+                             rows_of(p.grad_out));
+}
+
+// Likewise keys and values of key head h.
+template <class Shape, class Tile, class RowOf>
+ATTN_DEVICE void load_keys(const RowPair<Tile>& tiles, int rows, const BackwardArguments& a,
+                           int64_t b, int64_t h, RowOf&& row_of) {
+  const BackwardProblem& p = a.problem;
+  const auto rows_of = [&](const HeadRows& x) {
+    return [&, b, h](int r) -> const char* {
+      const int64_t row = row_of(r);
+      return row < 0 ? nullptr : x.row(b, row, h);
+    };
+  };
+  load_rows<Shape::kThreads>(tiles.score, rows,
+                             {p.key.dtype, static_cast<int>(p.K), a.key_is_aligned},
+                             rows_of(p.key));
+  load_rows<Shape::kThreads>(tiles.value, rows,
+                             {p.value.dtype, static_cast<int>(p.Kv), a.value_is_aligned},
+                             rows_of(p.value));
+}
+
+// Calls compute(stage, tile) for every streamed tile, with its rows in shared memory. next(from) is
+// the first tile not before index `from`, or kNoTile; load(stage, tile) begins its copies.
+template <class Shape, class Next, class Load, class Compute>
+ATTN_DEVICE void stream_tiles(int begin, Next&& next, Load&& load, Compute&& compute) {
+  int stage = 0, tile = next(begin);
+  if (tile == kNoTile) return;
+  load(stage, tile);
+  commit_copies();
+#pragma unroll 1
+  while (tile != kNoTile) {
+    const int following = next(tile + Shape::kStreamed);
+    if constexpr (Shape::kStages == 2) {
+      if (following != kNoTile) load(stage ^ 1, following);
+      commit_copies();
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    synchronise_block();
+    compute(stage, tile);
+    synchronise_block();
+    if constexpr (Shape::kStages == 2) {
+      stage ^= 1;
+    } else {
+      if (following != kNoTile) load(stage, following);
+      commit_copies();
+    }
+    tile = following;
+  }
+}
+
+// The streamed tiles that the stationary rows meet, in steps of kStep from a multiple of it.
+template <Side kStationary, int kStep>
+struct TileRange {
+  int begin, end;
+
+  ATTN_DEVICE explicit TileRange(const RowsOfSequence& rows) {
+    const Sequence& s = rows.sequence;
+    const Partners low = partners_of<kStationary>(s, rows.lowest);
+    const Partners high = partners_of<kStationary>(s, rows.highest);
+    begin = low.begin / kStep * kStep;
+    end = high.end;
+  }
+};
+
+// What block sparsity lets tile `streamed` of kCount rows see; none if it is outside the sequence.
+template <Side kStationary, int kCount>
+ATTN_DEVICE BlocksSeen blocks_of_tile(const Problem& p, const RowsOfSequence& rows, int h,
+                                      int streamed) {
+  if (!p.blocks) return BlocksSeen::kAll;
+  const Sequence& s = rows.sequence;
+  const int64_t count = kStationary == Side::kQueries ? s.Mkv : s.Mq;
+  const int end = static_cast<int>(clamp(streamed + kCount, 0, count));
+  if constexpr (kStationary == Side::kQueries) {
+    return blocks_seen(p.blocks, h, rows.lowest, rows.highest + 1, streamed, end);
+  } else {
+    return blocks_seen(p.blocks, h, streamed, end, rows.lowest, rows.highest + 1);
+  }
+}
+
+// Adds weights times right. With kCareful rows that hold infinity or NaN add nothing where their
+// weight is 0.
+template <bool kCareful, int kRows, class Tile>
+ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights, const Tile& right,
+                          bool is_masked) {
+  if constexpr (kCareful) {
+    if (is_masked && holds_nonfinite<kRows>(right)) {
+      return add_weighted_rows_but_zeros<kRows>(sums, weights, right);
+    }
+  }
+  add_weighted_rows<kRows>(sums, weights, right);
+}
+
+// Writes a warp's 16 rows, times `factor`, where the tile's row r is row first_row + r of `to`.
+template <class Element, int kWidth>
+ATTN_DEVICE void store_sums(const Sums<kWidth>& sums, const HeadRows& to, int64_t b, int64_t h,
+                            int64_t first_row, int64_t rows, int64_t width, float factor) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int64_t row = first_row + own_row(r);
+    if (row >= rows) continue;
+    Element* at = reinterpret_cast<Element*>(to.row(b, row, h));
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = 8 * n + lane() % 4 * 2 + e;
+        if (column < width) at[column] = from_float<Element>(sums.values[n][2 * r + e] * factor);
+      }
+    }
+  }
+}
+
+}  // namespace attn::cuda
