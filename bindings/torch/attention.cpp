@@ -23,7 +23,7 @@ Tensor run_forward(const Inputs& inputs, std::optional<ScalarType> output_dtype,
   check_4d("value", inputs.value);
   const auto shape = inputs.query.sizes();
   const Tensor out = empty({shape[0], shape[1], shape[2], inputs.value.size(3)},
-                           output_dtype.value_or(inputs.query.scalar_type()));
+                           output_dtype.value_or(inputs.query.scalar_type()), inputs.query);
 
   const InputViews views(inputs);
   const attn_tensor out_view = view(out);
@@ -32,7 +32,7 @@ Tensor run_forward(const Inputs& inputs, std::optional<ScalarType> output_dtype,
   views.fill(args);
   args.out = &out_view;
   args.lse = lse ? &lse_view : nullptr;
-  run(args, &attn_attention_forward_workspace, &attn_attention_forward);
+  run(args, inputs.query, &attn_attention_forward_workspace, &attn_attention_forward);
   return out;
 }
 
@@ -66,7 +66,8 @@ std::tuple<Tensor, Tensor> attention_forward(const Inputs& inputs,
   const auto shape = inputs.query.sizes();
   const bool is_double = inputs.query.scalar_type() == ScalarType::Double;
   const Tensor lse =
-      empty({shape[0], shape[2], shape[1]}, is_double ? ScalarType::Double : ScalarType::Float);
+      empty({shape[0], shape[2], shape[1]}, is_double ? ScalarType::Double : ScalarType::Float,
+            inputs.query);
   const Tensor out = run_forward(inputs, output_dtype, &lse);
   return {out, lse};
 }
@@ -104,7 +105,7 @@ std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInput
   args.grad_slopes = wanted(4);
   args.grad_table = wanted(5);
   args.grad_sink = wanted(6);
-  run(args, &attn_attention_backward_workspace, &attn_attention_backward);
+  run(args, inputs.query, &attn_attention_backward_workspace, &attn_attention_backward);
   return gradients;
 }
 

@@ -82,11 +82,13 @@ std::tuple<Tensor, Tensor> merge(std::vector<Tensor> chunk_outs, std::vector<Ten
   const Chunks chunks(chunk_outs, chunk_lses);
   const int64_t* shape = chunks.outs.first().shape;
   const ScalarType dtype = chunk_outs[0].scalar_type();
-  const Tensor out = empty({shape[0], shape[1], shape[2], shape[3]}, output_dtype.value_or(dtype));
+  const Tensor out = empty({shape[0], shape[1], shape[2], shape[3]}, output_dtype.value_or(dtype), chunk_outs[0]);
   const Tensor lse = empty({shape[0], shape[2], shape[1]},
-                           dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+                           dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float,
+                           chunk_outs[0]);
   const attn_tensor out_view = view(out), lse_view = view(lse);
-  const attn_exec exec = torch_executor();
+  const DeviceOfCall device(chunk_outs[0]);
+  const attn_exec exec = device.executor();
   attn_merge_forward_args args = ATTN_MERGE_FORWARD_INIT;
   chunks.fill(args);
   args.out = &out_view;
@@ -110,7 +112,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> merge_backward(
   std::optional<ChunkViews> grad_out_views, grad_lse_views;
   if (need_outs) grad_out_views.emplace("chunk_outs", grad_outs, kOutDims);
   if (need_lses) grad_lse_views.emplace("chunk_lses", grad_lses, kLseDims);
-  const attn_exec exec = torch_executor();
+  const DeviceOfCall device(grad_out);
+  const attn_exec exec = device.executor();
   attn_merge_backward_args args = ATTN_MERGE_BACKWARD_INIT;
   chunks.fill(args);
   args.grad_out = &grad_out_view;

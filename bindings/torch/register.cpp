@@ -1,4 +1,4 @@
-// The schemas of torch.ops.attn_ops and their CPU kernels, registered when this library is loaded.
+// The schemas of torch.ops.attn_ops and their kernels, registered when this library is loaded.
 #include <torch/csrc/stable/library.h>
 
 #include <string>
@@ -60,6 +60,20 @@ void run_attention_backward(StableIValue* values, uint64_t num_arguments, uint64
   stack.push(attention_backward(inputs, backward, needed));
 }
 
+// The same functions serve both devices: the core looks at the tensors.
+void register_kernels(torch::stable::detail::StableLibrary& m) {
+  m.impl("attention", &run_attention);
+  m.impl("attention_with_lse", &run_attention_forward);
+  m.impl("_attention", &run_attention);
+  m.impl("_unmasked_attention", TORCH_BOX(&unmasked_attention));
+  m.impl("_attention_forward", &run_attention_forward);
+  m.impl("_attention_backward", &run_attention_backward);
+  m.impl("merge", TORCH_BOX(&merge));
+  m.impl("_merge", TORCH_BOX(&merge));
+  m.impl("_merge_backward", TORCH_BOX(&merge_backward));
+  m.impl("_attention_step_", TORCH_BOX(&attention_step_));
+}
+
 }  // namespace
 }  // namespace attn_torch
 
@@ -95,15 +109,6 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
       "float? scale=None) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
-  m.impl("attention", &attn_torch::run_attention);
-  m.impl("attention_with_lse", &attn_torch::run_attention_forward);
-  m.impl("_attention", &attn_torch::run_attention);
-  m.impl("_unmasked_attention", TORCH_BOX(&attn_torch::unmasked_attention));
-  m.impl("_attention_forward", &attn_torch::run_attention_forward);
-  m.impl("_attention_backward", &attn_torch::run_attention_backward);
-  m.impl("merge", TORCH_BOX(&attn_torch::merge));
-  m.impl("_merge", TORCH_BOX(&attn_torch::merge));
-  m.impl("_merge_backward", TORCH_BOX(&attn_torch::merge_backward));
-  m.impl("_attention_step_", TORCH_BOX(&attn_torch::attention_step_));
-}
+STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) { attn_torch::register_kernels(m); }
+
+STABLE_TORCH_LIBRARY_IMPL(attn_ops, CUDA, m) { attn_torch::register_kernels(m); }

@@ -25,7 +25,7 @@ attn_dtype dtype_of(const Tensor& tensor) {
   return {ATTN_DTYPE_UINT, bits, 1};
 }
 
-Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype) {
+Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype, const Tensor& beside) {
   STD_TORCH_CHECK(ndim <= kMaxOutputDims, "attn_ops: an output has at most ", kMaxOutputDims,
                   " dimensions, got ", ndim);
   std::array<int64_t, kMaxOutputDims> strides;
@@ -36,33 +36,36 @@ Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype) {
   }
   const auto torch_dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(ndim), shape, strides.data(),
-                                                  torch_dtype, aoti_torch_device_type_cpu(), 0,
-                                                  &handle));
+  const bool is_cpu = beside.is_cpu();
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(ndim), shape, strides.data(), torch_dtype,
+      is_cpu ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda(),
+      is_cpu ? 0 : beside.get_device_index(), &handle));
   return Tensor(handle);
 }
 
 }  // namespace
 
 attn_tensor view(const Tensor& tensor) {
+  const bool is_cpu = tensor.is_cpu();
   return {
       .data = const_cast<void*>(tensor.const_data_ptr()),
       .shape = tensor.sizes().data(),
       .strides = tensor.strides().data(),
       .ndim = static_cast<int32_t>(tensor.dim()),
-      .device_type = tensor.is_cpu() ? ATTN_DEVICE_CPU : ATTN_DEVICE_CUDA,
-      .device_id = 0,
+      .device_type = is_cpu ? ATTN_DEVICE_CPU : ATTN_DEVICE_CUDA,
+      .device_id = is_cpu ? 0 : tensor.get_device_index(),
       .dtype = dtype_of(tensor),
   };
 }
 
-Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return empty_contiguous(shape.begin(), shape.size(), dtype);
+Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype, const Tensor& beside) {
+  return empty_contiguous(shape.begin(), shape.size(), dtype, beside);
 }
 
 Tensor empty_contiguous_like(const Tensor& like) {
   const auto sizes = like.sizes();
-  return empty_contiguous(sizes.data(), sizes.size(), like.scalar_type());
+  return empty_contiguous(sizes.data(), sizes.size(), like.scalar_type(), like);
 }
 
 }  // namespace attn_torch

@@ -30,10 +30,10 @@ class OptionalView {
   attn_tensor view_{};
 };
 
-// An uninitialised contiguous CPU tensor.
-Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype);
+// An uninitialised contiguous tensor on the device of `beside`.
+Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype, const Tensor& beside);
 
-// An uninitialised contiguous CPU tensor with the shape and dtype of `like`.
+// An uninitialised contiguous tensor with the shape, dtype and device of `like`.
 Tensor empty_contiguous_like(const Tensor& like);
 
 }  // namespace attn_torch
