@@ -90,9 +90,10 @@ endfunction()
 
 # Makes attn_cuda_kernels of src/cuda's files that need nvcc or the CUDA runtime.
 function(attn_add_cuda_kernels)
+  file(GLOB kernels CONFIGURE_DEPENDS src/cuda/*/*.cu)
   attn_find_cutlass(cutlass)
   find_package(CUDAToolkit REQUIRED)
-  add_library(attn_cuda_kernels OBJECT src/cuda/runtime.cpp ${ARGN})
+  add_library(attn_cuda_kernels OBJECT src/cuda/runtime.cpp ${kernels})
   target_include_directories(attn_cuda_kernels SYSTEM PRIVATE ${cutlass})
   target_link_libraries(attn_cuda_kernels PUBLIC CUDA::cudart_static PRIVATE attn_cuda)
   set_target_properties(attn_cuda_kernels PROPERTIES CXX_VISIBILITY_PRESET hidden

@@ -6,5 +6,5 @@
 #ifdef __CUDACC__
 #define ATTN_INLINE __host__ __device__ __forceinline__
 #else
-#define ATTN_INLINE [[gnu::always_inline]]
+#define ATTN_INLINE [[gnu::always_inline]] inline
 #endif
