@@ -1,0 +1,162 @@
+// Which tiles of keys a tile of queries skips, which it sees whole, and which in part.
+#pragma once
+
+#include "cuda/device/sequences.cuh"
+#include "cuda/device/shuffle.cuh"
+#include "cuda/device/warp.cuh"
+#include "problem/problem.h"
+
+namespace attn::cuda {
+
+// No key is as far away from a query as this, nor has a sequence as many.
+constexpr int kFarKeys = 1 << 30;
+
+// The band and the end of a sequence: query i sees the keys [i + first, i + last) of its `keys`.
+struct KeyBand {
+  int first, last, keys;
+
+  ATTN_DEVICE explicit KeyBand(const Sequence& s)
+      : first(near(s.first)), last(near(s.last)), keys(near(s.Mkv)) {}
+
+  // Clamped to the keys that there are.
+  ATTN_DEVICE int clamped(int key) const { return key < 0 ? 0 : key < keys ? key : keys; }
+  ATTN_DEVICE int begin(int query) const { return clamped(query + first); }
+  ATTN_DEVICE int end(int query) const { return clamped(query + last); }
+
+ private:
+  ATTN_DEVICE static int near(int64_t distance) {
+    return static_cast<int>(distance < -kFarKeys  ? -kFarKeys
+                            : distance < kFarKeys ? distance
+                                                  : kFarKeys);
+  }
+};
+
+// The keys that a tile of queries sees by the band, in whole tiles but for `end`. Every query of it
+// sees all of [full_begin, full_end).
+struct KeySpan {
+  int begin = 0, full_begin = 0, full_end = 0, end = 0;
+};
+
+// Of queries [first, first + rows).
+template <int kKeys>
+ATTN_DEVICE KeySpan key_span(const KeyBand& band, int first, int rows) {
+  const int last = first + rows - 1;
+  KeySpan span{.begin = band.begin(first) / kKeys * kKeys,
+               .full_begin = (band.begin(last) + kKeys - 1) / kKeys * kKeys,
+               .full_end = band.end(first) / kKeys * kKeys,
+               .end = band.last > band.first ? band.end(last) : 0};
+  if (span.begin >= span.end) return {};
+  return span;
+}
+
+// The ascending list of key blocks that a block of queries sees.
+struct BlockList {
+  const int32_t* begin;
+  const int32_t* end;
+  int size;
+
+  ATTN_DEVICE BlockList(const Blocks& blocks, int64_t h, int query_block)
+      : size(block_size(blocks)) {
+    const int32_t* offsets = blocks.offsets + h * blocks.stride_h + query_block;
+    begin = blocks.indices + clamp(offsets[0], 0, blocks.count);
+    end = blocks.indices + clamp(offsets[1], 0, blocks.count);
+  }
+
+  ATTN_DEVICE static int block_size(const Blocks& blocks) {
+    return static_cast<int>(blocks.size < kFarKeys ? blocks.size : kFarKeys);
+  }
+
+  // The first entry that is not before block `block`.
+  ATTN_DEVICE const int32_t* find(int block) const {
+    const int32_t* at = begin;
+    for (int64_t count = end - begin; count > 0;) {
+      const int64_t half = count / 2;
+      if (at[half] < block) {
+        at += half + 1;
+        count -= half + 1;
+      } else {
+        count = half;
+      }
+    }
+    return at;
+  }
+
+  // The first key from `from` on, which is below `limit`; `limit` if there is none.
+  ATTN_DEVICE int first_key(int from, int limit) const {
+    const int32_t* at = find(from / size);
+    if (at >= end) return limit;
+    const int64_t key = static_cast<int64_t>(*at) * size;
+    return key < from ? from : key < limit ? static_cast<int>(key) : limit;
+  }
+
+  ATTN_DEVICE bool holds_all(int from, int to) const {
+    const int first = from / size, last = (to - 1) / size;
+    const int32_t* at = find(first);
+    return at + (last - first) < end && *at == first && at[last - first] == last;
+  }
+};
+
+// Block sparsity as a warp sees it that attends queries [first, first + rows): the same in each.
+class BlockTiles {
+ public:
+  ATTN_DEVICE BlockTiles(const Blocks& blocks, int64_t h, int first, int rows)
+      : blocks_(blocks), h_(h) {
+    const int size = BlockList::block_size(blocks);
+    first_ = first / size;
+    last_ = (first + rows - 1) / size;
+  }
+
+  // The first key from `from` on that any of the queries sees; `limit` if there is none below it.
+  ATTN_DEVICE int first_key(int from, int limit) const {
+    int nearest = limit;
+    for (int block = first_ + lane(); block <= last_; block += kWarpLanes) {
+      const int key = BlockList(blocks_, h_, block).first_key(from, limit);
+      nearest = key < nearest ? key : nearest;
+    }
+    for (int mask = 1; mask < kWarpLanes; mask *= 2) {
+      const int other = shuffle_xor(nearest, mask);
+      nearest = other < nearest ? other : nearest;
+    }
+    return nearest;
+  }
+
+  // Whether every query sees all keys [from, to).
+  ATTN_DEVICE bool sees_all(int from, int to) const {
+    bool misses = false;
+    for (int block = first_ + lane(); block <= last_; block += kWarpLanes) {
+      misses |= !BlockList(blocks_, h_, block).holds_all(from, to);
+    }
+    return !any(misses);
+  }
+
+ private:
+  const Blocks& blocks_;
+  int64_t h_;
+  int first_, last_;
+};
+
+// Whether a query sees a key by its block list; remembers the last run of keys that are alike.
+class BlockRow {
+ public:
+  ATTN_DEVICE BlockRow(const Blocks& blocks, int64_t h, int query)
+      : list_(blocks, h, query / BlockList::block_size(blocks)) {}
+
+  ATTN_DEVICE bool sees(int key) {
+    if (key < run_begin_ || key >= run_end_) {
+      const int block = key / list_.size;
+      const int32_t* at = list_.find(block);
+      sees_run_ = at < list_.end && *at == block;
+      run_begin_ = block * list_.size;
+      const int64_t run_end = static_cast<int64_t>(block + 1) * list_.size;
+      run_end_ = static_cast<int>(run_end < kFarKeys ? run_end : kFarKeys);
+    }
+    return sees_run_;
+  }
+
+ private:
+  BlockList list_;
+  int run_begin_ = 0, run_end_ = 0;
+  bool sees_run_ = false;
+};
+
+}  // namespace attn::cuda

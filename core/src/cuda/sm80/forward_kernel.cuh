@@ -1,0 +1,284 @@
+// The forward of exact attention: a block of threads attends one tile of queries, key tile by key
+// tile. Keys and values have one buffer each: while one is multiplied the other is copied.
+// Source: Dao 2023, arXiv:2307.08691, algorithm 1.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device/query_tiles.cuh"
+#include "cuda/sm80/bias_tile.cuh"
+#include "cuda/sm80/forward_launch.h"
+#include "cuda/sm80/forward_output.cuh"
+#include "cuda/sm80/forward_products.cuh"
+#include "cuda/sm80/mask.cuh"
+#include "cuda/sm80/softmax.cuh"
+#include "cuda/sm80/tiles.h"
+
+namespace attn::cuda::sm80 {
+
+// is_extended: every part of the mask, and rows at any alignment; otherwise a band and sequences.
+template <class Element_, int kWidth_, bool is_extended>
+struct ForwardTiles {
+  using Element = Element_;
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kExtended = is_extended;
+  static constexpr ForwardShape kShape = forward_shape(sizeof(Element), kWidth, kExtended);
+  static constexpr int kThreads = kShape.warps * kWarpLanes;
+  static constexpr int kRowTiles = kShape.row_tiles;
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kRows = kShape.warps * kWarpRows;
+  static constexpr int kKeys = kShape.keys;
+
+  using Tile = RowTile<Element, kWidth>;
+  using Queries = std::conditional_t<kShape.queries_in_registers, HeldQueries<Tile, kRowTiles>,
+                                     SharedQueries<Tile>>;
+  using Biases = BiasTile<kRows, kKeys, kThreads>;
+  using Output = OutputStage<kWidth>;
+
+  static constexpr int kOperandBytes = Tile::bytes(kRows + 2 * kKeys);
+  static constexpr int kSharedBytes = kOperandBytes + (kExtended ? Biases::kBytes : 0);
+  static_assert(kSharedBytes == forward_shared_bytes(sizeof(Element), kWidth, kExtended));
+  static_assert(kSharedBytes <= kMostSharedBytes);
+  static_assert(kShape.warps * Output::kBytes <= kOperandBytes);
+};
+
+// How a tile of values is read. A value that is NaN or infinite must not reach the queries of the
+// tile that do not see it, and 0 times it is NaN. Where that has happened the queries are attended
+// twice more: with such values as 0, and to find out which results they belong in.
+enum class ValuesRead { kAsTheyAre, kFiniteOnly, kWhetherNonfinite };
+
+template <class Tiles>
+class ForwardBlock {
+ public:
+  ATTN_DEVICE explicit ForwardBlock(const ForwardArguments& arguments)
+      : arguments_(arguments),
+        p_(arguments.problem),
+        at_(query_tile<Tiles::kRows>(p_, block_index().x)),
+        band_(at_.sequence),
+        queries_(Tile(shared_memory()), warp_index() * Tiles::kWarpRows),
+        keys_(shared_memory() + Tile::bytes(Tiles::kRows)),
+        values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys)),
+        biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kOperandBytes)} {}
+
+  ATTN_DEVICE void run() {
+    if (at_.rows == 0) return;
+    ValuesRead read = ValuesRead::kAsTheyAre;
+    while (true) {
+      attend(read);
+      if (read == ValuesRead::kAsTheyAre && block_has_nan()) {
+        read = ValuesRead::kFiniteOnly;
+        continue;
+      }
+      store(read);
+      if (read != ValuesRead::kFiniteOnly) return;
+      read = ValuesRead::kWhetherNonfinite;
+    }
+  }
+
+ private:
+  using Tile = typename Tiles::Tile;
+  static constexpr int kRowTiles = Tiles::kRowTiles, kKeys = Tiles::kKeys;
+  static constexpr bool kExtended = Tiles::kExtended;
+
+  ATTN_DEVICE void attend(ValuesRead read) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      out_[m].clear();
+      running_[m] = {};
+    }
+    const KeySpan span = key_span<kKeys>(band_, at_.first, at_.rows);
+    int key = next_tile(span.begin, span.end);
+    synchronise_block();
+    load_queries();
+    if (key < span.end) load_keys(key);
+    commit_copies();
+    if constexpr (Tiles::kShape.queries_in_registers) {
+      wait_for_copies<0>();
+      synchronise_block();
+      queries_.load();
+    }
+#pragma unroll 1
+    while (key < span.end) {
+      const int next = next_tile(key + kKeys, span.end);
+      attend_keys(key, next, span, read);
+      key = next;
+    }
+    wait_for_copies<0>();
+    synchronise_block();
+  }
+
+  // The first tile at or after the one that begins with `key` that any query sees.
+  ATTN_DEVICE int next_tile(int key, int end) const {
+    if (!kExtended || !p_.blocks || key >= end) return key;
+    const int first = BlockTiles(p_.blocks, at_.h, at_.first, at_.rows).first_key(key, end);
+    return first < end ? first / kKeys * kKeys : end;
+  }
+
+  // The tile that begins with `key`, whose keys are under way; `next` is the one that follows.
+  ATTN_DEVICE void attend_keys(int key, int next, const KeySpan& span, ValuesRead read) {
+    wait_for_copies<0>();
+    synchronise_block();
+    load_values(key);
+    commit_copies();
+    const bool has_biases = kExtended && fill_biases(key, span.end);
+    Sums<kKeys> scores[kRowTiles];
+    multiply_queries(scores, queries_, keys_);
+    wait_for_copies<0>();
+    synchronise_block();
+    if (next < span.end) load_keys(next);
+    commit_copies();
+    const bool is_whole = key >= span.full_begin && key < span.full_end;
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      const int first_key = key + lane() % 4 * 2;
+      if constexpr (kExtended) {
+        apply_scale(scores[m], kLog2E * static_cast<float>(p_.scale),
+                    kLog2E * static_cast<float>(p_.softcap));
+        if (has_biases) biases_.add_to(scores[m], warp_row(m));
+      }
+      if (!is_whole) apply_band(scores[m], band_, query(m), first_key);
+      soften(m, scores[m]);
+      if (kExtended && p_.dropout.enabled) {
+        apply_dropout(scores[m], p_.dropout, at_.sequence.b, at_.h, at_.sequence.q_begin + query(m),
+                      first_key);
+      }
+    }
+    if (read != ValuesRead::kAsTheyAre) rewrite_values(read);
+    add_values(out_, scores, values_);
+  }
+
+  // Returns whether there are any.
+  ATTN_DEVICE bool fill_biases(int key, int end) const {
+    bool excludes_blocks = false;
+    if (p_.blocks) {
+      const BlockTiles blocks(p_.blocks, at_.h, at_.first, at_.rows);
+      excludes_blocks = !blocks.sees_all(key, key + kKeys < end ? key + kKeys : end);
+    }
+    if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks) return false;
+    biases_.fill(p_, at_.sequence, static_cast<int>(at_.h), at_.first, key, excludes_blocks);
+    return true;
+  }
+
+  ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {
+    const float factor = kExtended ? 1.0f : kLog2E * static_cast<float>(p_.scale);
+    float rescale[2];
+    if (!any(update_softmax(scores, factor, running_[m], rescale))) return;
+#pragma unroll
+    for (int n = 0; n < Tiles::kWidth / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out_[m].values[n][e] *= rescale[e / 2];
+    }
+  }
+
+  ATTN_DEVICE void rewrite_values(ValuesRead read) const {
+    rewrite_nonfinite<kKeys, Tiles::kThreads>(values_, read == ValuesRead::kWhetherNonfinite);
+    synchronise_block();
+  }
+
+  // Row tile m of this warp, within the block's tile.
+  ATTN_DEVICE int warp_row(int m) const { return warp_index() * Tiles::kWarpRows + 16 * m; }
+
+  // The first of this lane's two queries in row tile m.
+  ATTN_DEVICE int query(int m) const { return at_.first + warp_row(m) + lane() / 4; }
+
+  ATTN_DEVICE void load_queries() const {
+    const Sequence& s = at_.sequence;
+    const RowSource source{p_.query.dtype, static_cast<int>(p_.K),
+                           !kExtended || arguments_.query_is_aligned};
+    const char* first = p_.query.row(s.b, s.q_begin + at_.first, at_.h);
+    const int64_t stride = p_.query.stride_m * static_cast<int64_t>(sizeof(*keys_.data));
+    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows, source,
+                               [&](int r) { return r < at_.rows ? first + r * stride : nullptr; });
+  }
+
+  ATTN_DEVICE void load_keys(int key) const {
+    load_key_rows(keys_, p_.key, p_.K, !kExtended || arguments_.key_is_aligned, key);
+  }
+
+  ATTN_DEVICE void load_values(int key) const {
+    load_key_rows(values_, p_.value, p_.Kv, !kExtended || arguments_.value_is_aligned, key);
+  }
+
+  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, int64_t width,
+                                 bool is_aligned, int key) const {
+    const Sequence& s = at_.sequence;
+    const RowSource source{x.dtype, static_cast<int>(width), is_aligned};
+    const bool has_pages = kExtended && s.pages;
+    const char* first = x.row(s.b, has_pages ? 0 : s.k_begin, at_.h / p_.G);
+    const int64_t stride = x.stride_m * static_cast<int64_t>(sizeof(*keys_.data));
+    load_rows<Tiles::kThreads>(tile, kKeys, source, [&](int r) -> const char* {
+      if (key + r >= band_.keys) return nullptr;
+      return first + (has_pages ? key_row_of(p_, s, key + r) : key + r) * stride;
+    });
+  }
+
+  // Whether any of the block's results is NaN.
+  ATTN_DEVICE bool block_has_nan() const {
+    bool has_nan = false;
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < Tiles::kWidth / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) has_nan |= out_[m].values[n][e] != out_[m].values[n][e];
+      }
+    }
+    has_nan = any(has_nan);
+    bool* found = reinterpret_cast<bool*>(shared_memory());  // of each warp
+    if (lane() == 0) found[warp_index()] = has_nan;
+    synchronise_block();
+    for (int warp = 0; warp < Tiles::kShape.warps; ++warp) has_nan |= found[warp];
+    synchronise_block();
+    return has_nan;
+  }
+
+  ATTN_DEVICE void store(ValuesRead read) const {
+    const Sequence& s = at_.sequence;
+    const bool has_sink = p_.sink && !at_.is_outside;
+    const float sink =
+        has_sink ? kLog2E * read_number(p_.sink.at(at_.h), p_.sink.dtype) : -infinity();
+    const bool marks = read == ValuesRead::kWhetherNonfinite;
+    const typename Tiles::Output stage{
+        reinterpret_cast<float*>(shared_memory() + warp_index() * Tiles::Output::kBytes)};
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      const int64_t first = s.q_begin + at_.first + warp_row(m);
+      const int rows = at_.rows - warp_row(m) < 16 ? at_.rows - warp_row(m) : 16;
+      float factors[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const FinishedRow row = finish_softmax(running_[m], r, sink);
+        factors[r] = marks ? 1.0f : row.factor * kept_scale();
+        if (p_.lse && lane() % 4 == 0 && lane() / 4 + 8 * r < rows) {
+          p_.lse.at<float>(s.b, at_.h, first + lane() / 4 + 8 * r) = row.lse;
+        }
+      }
+      stage.store(out_[m], factors, rows, static_cast<int>(p_.Kv), p_.out.dtype,
+                  marks ? Written::kNanWherePositive : Written::kAll,
+                  [&](int r) { return p_.out.row(s.b, first + r, at_.h); });
+    }
+  }
+
+  // What the probabilities that dropout kept are yet to be multiplied with.
+  ATTN_DEVICE float kept_scale() const {
+    return kExtended && p_.dropout.enabled ? static_cast<float>(p_.dropout.keep_scale) : 1.0f;
+  }
+
+  const ForwardArguments& arguments_;
+  const ForwardProblem& p_;
+  const QueryTile at_;
+  const KeyBand band_;
+  typename Tiles::Queries queries_;
+  const Tile keys_, values_;
+  const typename Tiles::Biases biases_;
+  Sums<Tiles::kWidth> out_[kRowTiles];
+  RunningSoftmax running_[kRowTiles];
+};
+
+template <class Tiles>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
+    forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
+  ForwardBlock<Tiles>(arguments).run();
+}
+
+}  // namespace attn::cuda::sm80

@@ -1,0 +1,18 @@
+// What launches the forward's kernels, one file of them for each bucket of widths.
+#pragma once
+
+#include "problem/problem.h"
+
+namespace attn::cuda::sm80 {
+
+struct ForwardArguments {
+  ForwardProblem problem;
+  // Whether rows can be copied in chunks of 16 bytes.
+  bool query_is_aligned, key_is_aligned, value_is_aligned;
+};
+
+// Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band and sequences.
+template <int kWidth>
+void launch_forward(const ForwardArguments& arguments, bool is_extended, void* stream);
+
+}  // namespace attn::cuda::sm80

@@ -1,0 +1,65 @@
+// The parts of the mask that fragments of scores compute for themselves, 16 rows at a time.
+#pragma once
+
+#include "cuda/device/dropout.cuh"
+#include "cuda/device/key_tiles.cuh"
+#include "cuda/device/score_terms.cuh"
+#include "cuda/device/shuffle.cuh"
+#include "cuda/sm80/products.cuh"
+
+namespace attn::cuda {
+
+// Applies map(x, r, c) to each of a lane's scores x: that of its row 8 r and column c.
+template <int kColumns, class Map>
+ATTN_DEVICE void each_score(Sums<kColumns>& scores, Map&& map) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) map(scores.values[n][2 * r + e], r, 8 * n + e);
+    }
+  }
+}
+
+// Excludes what the band and the sequence's end exclude. `query` and `key` are the lane's first.
+template <int kColumns>
+ATTN_DEVICE void apply_band(Sums<kColumns>& scores, const KeyBand& band, int query, int key) {
+  const int begin[2] = {band.begin(query) - key, band.begin(query + 8) - key};
+  const int end[2] = {band.end(query) - key, band.end(query + 8) - key};
+  each_score(scores, [&](float& x, int r, int c) {
+    if (c < begin[r] || c >= end[r]) x = -infinity();
+  });
+}
+
+// Brings scores to base 2 and caps them; softcap is in base 2 too, 0: none.
+template <int kColumns>
+ATTN_DEVICE void apply_scale(Sums<kColumns>& scores, float scale, float softcap) {
+  each_score(scores, [&](float& x, int, int) { x *= scale; });
+  if (softcap == 0.0f) return;
+  each_score(scores, [&](float& x, int, int) { x = softcap * tanh_accurate(x / softcap); });
+}
+
+// Sets the probabilities that dropout drops to 0; the others are yet to be scaled. `row` is that of
+// the lane's first query in memory, `key` its first key. Each lane draws for one of its rows and
+// for a neighbour, which uses the other half of the same words.
+template <int kColumns>
+ATTN_DEVICE void apply_dropout(Sums<kColumns>& probabilities, const Dropout& dropout, int64_t b,
+                               int64_t h, int64_t row, int key) {
+  const int mine = lane() % 2;
+#pragma unroll
+  for (int n = 0; n < kColumns / 8; ++n) {
+    const uint32_t kept = kept_keys(dropout, b, h, row + 8 * mine, key / kDrawsPerCounter + 2 * n);
+    const uint32_t other = shuffle_xor(kept, 1);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t words = (r == mine ? kept : other) >> 2 * mine;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if ((words >> e & 1) == 0) probabilities.values[n][2 * r + e] = 0.0f;
+      }
+    }
+  }
+}
+
+}  // namespace attn::cuda

@@ -1,0 +1,60 @@
+// The shapes of the forward's tiles, by the size of an element and the bucket of widths.
+#pragma once
+
+#include <cstdint>
+
+namespace attn::cuda::sm80 {
+
+// Widths are filled up with zeros to one of these.
+constexpr int kWidths[] = {32, 64, 96, 128, 192, 256};
+
+// What a block of threads may have on every GPU from sm_80 on.
+constexpr int kMostSharedBytes = 99 * 1024;
+
+struct ForwardShape {
+  int warps;
+  int row_tiles;  // of 16 query rows, that a warp owns
+  int keys;       // of a tile
+  bool queries_in_registers;
+  int blocks;  // per multiprocessor, for which registers are spared
+};
+
+// A warp with two row tiles reads keys and values from shared memory half as often; wide rows of
+// sums leave no registers for that, nor does the whole mask.
+constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
+  if (element_bytes == 2 && !is_extended) {
+    switch (width) {
+      case 32: return {4, 2, 64, true, 3};
+      case 64: return {4, 2, 64, true, 2};
+      case 96: return {4, 2, 64, false, 2};
+      case 128: return {4, 2, 64, false, 2};
+      case 192: return {8, 1, 48, false, 1};
+      default: return {4, 1, 64, false, 2};
+    }
+  }
+  if (element_bytes == 2) {
+    const int keys = width <= 128 ? 64 : width == 192 ? 48 : 32;
+    return {4, 1, keys, false, width <= 64 ? 3 : 2};
+  }
+  const int keys = width <= 64 ? 64 : width <= 128 || (width == 192 && !is_extended) ? 32 : 16;
+  return {width == 256 && is_extended ? 3 : 4, 1, keys, false, 2};
+}
+
+// The bucket of a width of at most 256.
+constexpr int bucket(int64_t width) {
+  for (const int bucket : kWidths) {
+    if (width <= bucket) return bucket;
+  }
+  return 0;
+}
+
+// Rows of queries, keys and values, each 16 bytes longer than its elements; and with the whole mask
+// a tile of biases, 8 floats wider than its keys.
+constexpr int forward_shared_bytes(int element_bytes, int width, bool is_extended) {
+  const ForwardShape shape = forward_shape(element_bytes, width, is_extended);
+  const int queries = 16 * shape.warps * shape.row_tiles;
+  const int biases = is_extended ? queries * (shape.keys + 8) * 4 : 0;
+  return (queries + 2 * shape.keys) * (width * element_bytes + 16) + biases;
+}
+
+}  // namespace attn::cuda::sm80
