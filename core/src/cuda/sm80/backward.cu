@@ -38,6 +38,13 @@ bool is_plain(const BackwardArguments& a) {
          a.grad_out_is_aligned;
 }
 
+// Whether the pass for dK stores dBias too: dS as it stands, each tile once.
+bool stores_grad_bias(const BackwardProblem& p) {
+  const bool sums =
+      p.grad_bias_sums_b || p.grad_bias_sums_h || p.grad_bias_sums_m || p.grad_bias_sums_n;
+  return p.grad_bias && !sums && p.softcap == 0.0 && !p.sequences && !p.blocks;
+}
+
 // Room for one for each block of threads of any shape.
 int32_t* take_flags(int64_t rows, int64_t heads, int64_t batch, Workspace& workspace) {
   constexpr int64_t kFewestRows = 32, kMostRoles = 2;
@@ -59,6 +66,7 @@ BackwardArguments place_arguments(const BackwardProblem& problem, Workspace& wor
   a.key_is_aligned = has_aligned_rows(p.key, dtype, p.K);
   a.value_is_aligned = has_aligned_rows(p.value, dtype, p.Kv);
   a.grad_out_is_aligned = has_aligned_rows(p.grad_out, dtype, p.Kv);
+  a.stores_grad_bias = stores_grad_bias(p);
   if (is_plain(a)) {
     a.redo_keys = redo_keys;
     a.redo_queries = redo_queries;
@@ -78,6 +86,7 @@ void launch_gradients(const BackwardArguments& a, void* stream) {
 size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties&) {
   Workspace workspace(nullptr);
   place_arguments(problem, workspace);
+  workspace.take(distance_sums_bytes(problem));
   return workspace.used();
 }
 
@@ -86,7 +95,14 @@ void backward(const BackwardProblem& problem, const DeviceProperties&, void* mem
   Workspace workspace(memory);
   const BackwardArguments a = place_arguments(problem, workspace);
   launch_row_statistics(a, stream);
+  if (a.stores_grad_bias) launch_clear_bias(a, stream);
   launch_gradients(a, stream);
+  if (problem.grad_bias && !a.stores_grad_bias) launch_bias_gradient(a, stream);
+  if (problem.grad_slopes || problem.grad_table) {
+    char* const sums = workspace.take(distance_sums_bytes(problem));
+    launch_distance_gradients(a, reinterpret_cast<double*>(sums), stream);
+  }
+  if (problem.grad_sink) launch_sink_gradient(a, stream);
 }
 
 }  // namespace attn::cuda::sm80

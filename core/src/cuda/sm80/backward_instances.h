@@ -13,4 +13,14 @@ void launch_gradients_64(const BackwardArguments& arguments, void* stream);
 void launch_gradients_128(const BackwardArguments& arguments, void* stream);
 void launch_gradients_256(const BackwardArguments& arguments, void* stream);
 
+// dBias, where launch_gradients does not store it in its pass; and zeros all over it.
+void launch_bias_gradient(const BackwardArguments& arguments, void* stream);
+void launch_clear_bias(const BackwardArguments& arguments, void* stream);
+
+// dSlopes and dTable, where they are wanted. `sums` has so many bytes of workspace.
+int64_t distance_sums_bytes(const BackwardProblem& problem);
+void launch_distance_gradients(const BackwardArguments& arguments, double* sums, void* stream);
+
+void launch_sink_gradient(const BackwardArguments& arguments, void* stream);
+
 }  // namespace attn::cuda::sm80

@@ -36,7 +36,7 @@ class BackwardLauncher {
       launch_one(&query_gradients_kernel<Element, kWidth, kExtended>,
                  {.x = tiles_of<Element, kWidth>(p_.Mq) * p_.Hq * p_.B});
     }
-    if (p_.grad_key || p_.grad_value) {
+    if (p_.grad_key || p_.grad_value || a_.stores_grad_bias) {
       launch_one(
           &key_gradients_kernel<Element, kWidth, kExtended>,
           {.x = tiles_of<Element, kWidth>(p_.Mkv) * p_.Hkv * p_.B, .y = Shape::kSumsBoth ? 1 : 2});

@@ -2,80 +2,9 @@
 // see gives, in a fixed order.
 #pragma once
 
-#include "cuda/sm80/streamed_tiles.cuh"
+#include "cuda/sm80/query_tile_walk.cuh"
 
 namespace attn::cuda {
-
-// A tile of query rows in shared memory, and the walk over the keys they see.
-template <class Element, int kWidth, bool kExtended>
-class QueryTileWalk {
- public:
-  using Shape = GradientShape<Element, kWidth>;
-  using Memory = TileMemory<Element, kWidth>;
-  using Place = TilePlace<Side::kQueries>;
-  static constexpr int kStreamed = Shape::kStreamed;
-
-  ATTN_DEVICE explicit QueryTileWalk(const BackwardArguments& arguments)
-      : a(arguments), p(arguments.problem), memory{shared_memory()} {
-    const int64_t tiles = (p.Mq + Shape::kStationary - 1) / Shape::kStationary;
-    const int64_t block = block_index().x;
-    first_row = block % tiles * Shape::kStationary;
-    h = static_cast<int>(block / tiles % p.Hq);
-    b = block / tiles / p.Hq;
-  }
-
-  ATTN_DEVICE void load() const {
-    load_queries<Shape>(memory.stationary(), Shape::kStationary, a, b, h, [&](int r) {
-      return first_row + r < p.Mq ? first_row + r : int64_t{-1};
-    });
-  }
-
-  // Row r of the thread's two in memory, and whether there is one.
-  ATTN_DEVICE int64_t row(int r) const { return first_row + own_row(r); }
-  ATTN_DEVICE bool has_row(int r) const { return row(r) < p.Mq; }
-
-  ATTN_DEVICE RowStatistics statistics_of(int r) const {
-    if (!has_row(r)) return {infinity(), 0.0f, 0.0f};
-    return {p.lse_maximum.template at<float>(b, h, row(r)),
-            p.lse_rest.template at<float>(b, h, row(r)), a.delta.template at<float>(b, h, row(r))};
-  }
-
-  // Calls visit(place, blocks, stage) with the scores' products still to be made, for every tile of
-  // keys that any of the warp's rows sees.
-  template <class Visit>
-  ATTN_DEVICE void each_key_tile(const RowsOfSequence& rows, Visit&& visit) const {
-    const Sequence& s = rows.sequence;
-    const TileRange<Side::kQueries, kStreamed> range(rows);
-    Place place{p, rows, first_row, h, 0, {}};
-    for (int r = 0; r < 2; ++r) place.partners[r] = partners_of<Side::kQueries>(s, rows.index[r]);
-    const auto blocks_of = [&](int tile) {
-      return blocks_of_tile<Side::kQueries, kStreamed>(p, rows, h, tile);
-    };
-    const auto next = [&](int tile) {
-      if constexpr (kExtended) {
-        while (tile < range.end && blocks_of(tile) == BlocksSeen::kNone) tile += kStreamed;
-      }
-      return tile < range.end ? tile : kNoTile;
-    };
-    const auto load_tile = [&](int stage, int tile) {
-      load_keys<Shape>(memory.streamed(stage), kStreamed, a, s.b, h / p.G, [&](int r) {
-        return tile + r < s.Mkv ? key_row_of(p, s, tile + r) : int64_t{-1};
-      });
-    };
-    const auto compute = [&](int stage, int tile) {
-      place.streamed = tile;
-      if (!place.pairs_any(kStreamed)) return;
-      visit(place, kExtended ? blocks_of(tile) : BlocksSeen::kAll, stage);
-    };
-    stream_tiles<Shape>(range.begin, next, load_tile, compute);
-  }
-
-  const BackwardArguments& a;
-  const BackwardProblem& p;
-  const Memory memory;
-  int64_t first_row, b;
-  int h;
-};
 
 template <class Element, int kWidth, bool kExtended>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)

@@ -7,7 +7,7 @@
 // may be less than the rounding of a 16-bit output, so delta is summed from P dP.
 #pragma once
 
-#include "cuda/sm80/query_gradients.cuh"
+#include "cuda/sm80/query_tile_walk.cuh"
 
 namespace attn::cuda {
 

@@ -1,0 +1,102 @@
+// A tile of key rows in shared memory, and the walk over the queries that see some of them.
+#pragma once
+
+#include "cuda/sm80/streamed_tiles.cuh"
+
+namespace attn::cuda {
+
+template <class Element, int kWidth, bool kExtended>
+class KeyTileWalk {
+ public:
+  using Shape = GradientShape<Element, kWidth>;
+  using Memory = TileMemory<Element, kWidth>;
+  using Place = TilePlace<Side::kKeys>;
+  using Tile = GradientTile<Side::kKeys, Shape::kStreamed, kExtended>;
+  using Range = TileRange<Side::kKeys, Shape::kStreamed>;
+  static constexpr int kStreamed = Shape::kStreamed;
+
+  ATTN_DEVICE KeyTileWalk(const BackwardArguments& arguments, int64_t first)
+      : a(arguments), p(arguments.problem), memory{shared_memory()}, first_row(first) {}
+
+  ATTN_DEVICE void load(int64_t b, int64_t key_head) const {
+    load_keys<Shape>(memory.stationary(), Shape::kStationary, a, b, key_head, [&](int r) {
+      return first_row + r < p.Mkv ? first_row + r : int64_t{-1};
+    });
+  }
+
+  ATTN_DEVICE KeySequences sequences(int64_t b) const {
+    return {p, b, first_row, Shape::kStationary, memory.flag()};
+  }
+
+  // Calls visit(place, blocks, stage) for every tile of queries of head h in the range that block
+  // sparsity lets see any key. All threads of the block join.
+  template <class Visit>
+  ATTN_DEVICE void each_query_tile(const RowsOfSequence& rows, int h, const Range& range,
+                                   Visit&& visit) const {
+    Place place{p, rows, first_row, h, 0, {}};
+    for (int r = 0; r < 2; ++r) {
+      place.partners[r] = partners_of<Side::kKeys>(rows.sequence, rows.index[r]);
+    }
+    const auto blocks_of = [&](int tile) {
+      return blocks_of_tile<Side::kKeys, kStreamed>(p, rows, h, tile);
+    };
+    const auto next = [&](int tile) {
+      if constexpr (kExtended) {
+        while (tile < range.end && blocks_of(tile) == BlocksSeen::kNone) tile += kStreamed;
+      }
+      return tile < range.end ? tile : kNoTile;
+    };
+    const auto load_tile = [&](int stage, int tile) {
+      load_queries_of(rows.sequence, h, stage, tile);
+    };
+    const auto compute = [&](int stage, int tile) {
+      place.streamed = tile;
+      visit(place, kExtended ? blocks_of(tile) : BlocksSeen::kAll, stage);
+    };
+    stream_tiles<Shape>(range.begin, next, load_tile, compute);
+  }
+
+  // P and dS of a warp's rows. Without dS wanted only P is right.
+  template <bool kOfProducts>
+  ATTN_DEVICE void differentiate(Tile& tile, const Place& place, BlocksSeen blocks, int stage,
+                                 bool wants_grad_scores) const {
+    const auto keys = memory.stationary(), queries = memory.streamed(stage);
+    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.score);
+    if (wants_grad_scores) {
+      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.value);
+    } else {
+      tile.grad_scores.clear();
+    }
+    const float* statistics = memory.statistics(stage);
+    tile.template differentiate<kOfProducts>(place, blocks, [&](int n, int e) {
+      const int column = Place::own_column(n, e);
+      return RowStatistics{statistics[column], statistics[kStreamed + column],
+                           statistics[2 * kStreamed + column]};
+    });
+  }
+
+  const BackwardArguments& a;
+  const BackwardProblem& p;
+  const Memory memory;
+  const int64_t first_row;
+
+ private:
+  ATTN_DEVICE void load_queries_of(const Sequence& s, int h, int stage, int tile) const {
+    const auto is_there = [&](int r) { return tile + r >= 0 && tile + r < s.Mq; };
+    load_queries<Shape>(memory.streamed(stage), kStreamed, a, s.b, h, [&](int r) {
+      return is_there(r) ? s.q_begin + tile + r : int64_t{-1};
+    });
+    float* statistics = memory.statistics(stage);
+    for (int at = thread_index(); at < 3 * kStreamed; at += Shape::kThreads) {
+      const int which = at / kStreamed, r = at % kStreamed;
+      const RowScalars& from = which == 0   ? p.lse_maximum
+                               : which == 1 ? p.lse_rest
+                                            : a.delta;
+      copy_async<4>(statistics + at,
+                    is_there(r) ? &from.template at<float>(s.b, h, s.q_begin + tile + r) : nullptr,
+                    is_there(r));
+    }
+  }
+};
+
+}  // namespace attn::cuda
