@@ -3,6 +3,7 @@
 
 #include "cuda/device/arithmetic.cuh"
 #include "cuda/device/element.cuh"
+#include "cuda/device/key_tiles.cuh"
 #include "cuda/device/warp.cuh"
 #include "problem/philox.h"
 #include "problem/problem.h"
@@ -47,38 +48,20 @@ ATTN_DEVICE float tanh_accurate(float x) {
 // Which of a rectangle's scores block sparsity lets be seen.
 enum class BlocksSeen { kNone, kSome, kAll };
 
-// The place in a list of the first block that is not before `block`, in [begin, end].
-ATTN_DEVICE int first_not_before(const int32_t* indices, int begin, int end, int64_t block) {
-  while (begin < end) {
-    const int middle = begin + (end - begin) / 2;
-    if (indices[middle] < block) {
-      begin = middle + 1;
-    } else {
-      end = middle;
-    }
-  }
-  return begin;
-}
-
 ATTN_DEVICE bool sees_block(const Blocks& blocks, int h, int i, int j) {
-  const int32_t* offsets = blocks.offsets + h * blocks.stride_h + i / blocks.size;
-  const int64_t block = j / blocks.size;
-  const int at = first_not_before(blocks.indices, offsets[0], offsets[1], block);
-  return at < offsets[1] && blocks.indices[at] == block;
+  const int size = BlockList::block_size(blocks);
+  return BlockList(blocks, h, i / size).holds_all(j, j + 1);
 }
 
 // Of queries [i, i_end) and keys [j, j_end), neither empty. Every lane of the warp asks the same.
 ATTN_DEVICE BlocksSeen blocks_seen(const Blocks& blocks, int h, int i, int i_end, int j,
                                    int j_end) {
-  const int64_t first = j / blocks.size, last = (j_end - 1) / blocks.size;
-  const int64_t end = (i_end - 1) / blocks.size + 1;
+  const int size = BlockList::block_size(blocks), last = (i_end - 1) / size;
   bool sees_any = false, misses_any = false;
-  for (int64_t r = i / blocks.size + lane(); r < end; r += kWarpLanes) {
-    const int32_t* offsets = blocks.offsets + h * blocks.stride_h + r;
-    const int from = first_not_before(blocks.indices, offsets[0], offsets[1], first);
-    const int to = first_not_before(blocks.indices, from, offsets[1], last + 1);
-    sees_any |= to > from;
-    misses_any |= to - from <= last - first;
+  for (int block = i / size + lane(); block <= last; block += kWarpLanes) {
+    const BlockList list(blocks, h, block);
+    sees_any |= list.first_key(j, j_end) < j_end;
+    misses_any |= !list.holds_all(j, j_end);
   }
   if (!any(sees_any)) return BlocksSeen::kNone;
   return any(misses_any) ? BlocksSeen::kSome : BlocksSeen::kAll;

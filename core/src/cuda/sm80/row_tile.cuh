@@ -71,16 +71,18 @@ struct RowSource {
   bool is_aligned;  // rows of the tile's own elements, in whole chunks that asynchronous copies take
 };
 
-// Fills `rows` rows of the tile, where row_of(r) is the address of row r, or null for zeros. What is
-// not aligned is there at the next barrier, the rest after a wait for copies.
+// Fills `rows` rows of the tile by kThreads threads, of which this is number `thread`. row_of(r) is
+// the address of row r, or null for zeros. What is not aligned is there at the next barrier, the
+// rest after a wait for copies.
 template <int kThreads, class Tile, class RowOf>
-ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, RowOf&& row_of) {
+ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, RowOf&& row_of,
+                           int thread = thread_index()) {
   using Element = typename Tile::Element;
   constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
   constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;  // threads that share a row
   static_assert(kChunks % kLanes == 0);
-  const int first = thread_index() % kLanes;
-  for (int r = thread_index() / kLanes; r < rows; r += kThreads / kLanes) {
+  const int first = thread % kLanes;
+  for (int r = thread / kLanes; r < rows; r += kThreads / kLanes) {
     const char* row = row_of(r);
     if (source.is_aligned) {
 #pragma unroll
@@ -99,6 +101,33 @@ ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, 
       }
     }
   }
+}
+
+// Fills kRows rows of the tile with `rows` rows of its own elements that lie `stride` bytes apart,
+// both of whole chunks, and zeros. They are there after a wait for copies. `thread` of kThreads.
+template <int kRows, int kThreads, class Tile>
+ATTN_DEVICE void copy_rows(const Tile& tile, int thread, const char* first, int64_t stride,
+                           int rows, int width) {
+  constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
+  constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;  // threads that share a row
+  constexpr int kStep = kThreads / kLanes;          // rows that are copied at once
+  const int row = thread / kLanes, chunk = thread % kLanes;
+  const auto copy = [&](auto is_present) {
+    const char* from = first + row * stride + chunk * kChunkBytes;
+#pragma unroll
+    for (int r = 0; r < kRows; r += kStep) {
+      if (kRows % kStep != 0 && row + r >= kRows) continue;
+#pragma unroll
+      for (int c = 0; c < kChunks; c += kLanes) {
+        copy_async<kChunkBytes>(tile.at(row + r, (chunk + c) * Tile::kChunkElements),
+                                from + c * kChunkBytes, is_present(row + r, chunk + c));
+      }
+      from += kStep * stride;
+    }
+  };
+  if (rows >= kRows && width == Tile::kWidth) return copy([](int, int) { return true; });
+  const int chunks = width / Tile::kChunkElements;
+  copy([&](int r, int c) { return r < rows && c < chunks; });
 }
 
 // For the host: whether rows of `x` can be copied asynchronously into tiles of `dtype`.
