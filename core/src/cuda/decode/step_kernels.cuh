@@ -1,0 +1,105 @@
+// Appends a step to ring buffers, and finds which of their slots its query sees.
+#pragma once
+
+#include "cuda/device/score_terms.cuh"
+#include "problem/step_problem.h"
+
+namespace attn::cuda::decode {
+
+constexpr int kStepThreads = 128;
+
+using Flag = uint8_t;  // a bool in memory
+
+struct StepArguments {
+  StepProblem problem;
+  Scores slot_bias;  // in the workspace; 0 strides where it repeats
+  int64_t slot_bias_heads;
+};
+
+ATTN_DEVICE bool is_active(const StepProblem& p, int64_t b) {
+  return !p.active || p.active.at<Flag>(b);
+}
+
+// Steps that a stream has seen. Nobody has checked the number.
+ATTN_DEVICE int64_t position_of(const StepProblem& p, int64_t b) {
+  const int64_t position = p.position.at<int64_t>(b);
+  return position < 0 ? 0 : position;
+}
+
+template <class Bits>
+ATTN_DEVICE void copy_number(char* to, const char* from) {
+  *reinterpret_cast<Bits*>(to) = *reinterpret_cast<const Bits*>(from);
+}
+
+// An element of so many bytes.
+ATTN_DEVICE void copy_element(char* to, const char* from, int64_t bytes) {
+  switch (bytes) {
+    case 1: return copy_number<uint8_t>(to, from);
+    case 2: return copy_number<uint16_t>(to, from);
+    default: return copy_number<uint32_t>(to, from);
+  }
+}
+
+// Copies the row of each head to slot `slot` of stream b's ring, by all threads of a block.
+template <int kThreads>
+ATTN_DEVICE void put_rows(const HeadRows& ring, const HeadRows& rows, int64_t b, int64_t slot,
+                          int64_t heads, int64_t width) {
+  const int64_t bytes = element_bytes(ring.dtype);
+  for (int64_t at = thread_index(); at < heads * width; at += kThreads) {
+    const int64_t h = at / width, column = at % width;
+    copy_element(ring.row(b, slot, h) + column * bytes, rows.row(b, 0, h) + column * bytes, bytes);
+  }
+}
+
+// A block of threads for each stream.
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
+    append_kernel(ATTN_ARGUMENTS const StepArguments arguments) {
+  const StepProblem& p = arguments.problem;
+  const ForwardProblem& attention = p.attention;
+  const int64_t b = block_index().x;
+  if (!is_active(p, b)) return;
+  const int64_t position = position_of(p, b), slot = position % attention.Mkv;
+  put_rows<kThreads>(attention.key, p.key, b, slot, attention.Hkv, attention.K);
+  put_rows<kThreads>(attention.value, p.value, b, slot, attention.Hkv, attention.Kv);
+  synchronise_block();  // every thread has read the position
+  if (thread_index() != 0) return;
+  if (p.padding_ring) {
+    const bool is_hidden = p.padding && p.padding.at<Flag>(b);
+    p.padding_ring.at<Flag>(b, slot) = is_hidden;
+  }
+  p.position.at<int64_t>(b) = position + 1;
+}
+
+// After the append: writes the bias of each slot, -infinity or false where it is not seen. A thread
+// for each of [B, slot_bias_heads, R].
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
+    slot_bias_kernel(ATTN_ARGUMENTS const StepArguments arguments) {
+  const StepProblem& p = arguments.problem;
+  const int64_t slots = p.attention.Mkv, heads = arguments.slot_bias_heads;
+  const int64_t at = int64_t{block_index().x} * kThreads + thread_index();
+  const int64_t slot = at % slots, h = at / slots % heads, b = at / slots / heads;
+  if (b >= p.attention.B) return;
+  const int64_t position = position_of(p, b);
+  const int64_t newest = (position - 1) % slots;
+  const int64_t age = newest - slot + (slot > newest ? slots : 0);
+  const int64_t known = position < p.window ? position : p.window;
+  const bool is_hidden = p.padding_ring && p.padding_ring.at<Flag>(b, slot);
+  const bool is_seen = is_active(p, b) && age < known && !is_hidden;
+  const Scores& to = arguments.slot_bias;
+  const int64_t bytes = element_bytes(to.dtype);
+  char* const element = to.row(b, h, 0) + slot * bytes;
+  if (!p.bias) {
+    *reinterpret_cast<Flag*>(element) = is_seen;
+  } else if (is_seen) {
+    copy_element(element, p.bias.row(b, h, 0) + (p.window - 1 - age) * p.bias.stride_n * bytes,
+                 bytes);
+  } else if (to.dtype == DType::kBool) {
+    *reinterpret_cast<Flag*>(element) = false;
+  } else {
+    write_number(element, to.dtype, -infinity());
+  }
+}
+
+}  // namespace attn::cuda::decode
