@@ -1,6 +1,5 @@
 // Decoding: its workspace, its splits and their merge.
 #include "cuda/decode/decode.h"
-
 #include "cuda/decode/decode_kernel.cuh"
 #include "cuda/decode/decode_launch.h"
 #include "cuda/decode/merge_kernel.cuh"
@@ -68,8 +67,8 @@ void launch_merge(const DecodeArguments& a, void* stream) {
   merge.chunks.first.lse = a.maxima;
   merge.chunks.steps[0] = a.out_step;
   merge.chunks.steps[1] = a.row_step;
-  launch(&merge_forward_kernel<kMergeThreads>,
-         {.x = (merge.rows + kMergeWarps - 1) / kMergeWarps}, kMergeThreads, 0, stream, merge);
+  launch(&merge_forward_kernel<kMergeThreads>, {.x = (merge.rows + kMergeWarps - 1) / kMergeWarps},
+         kMergeThreads, 0, stream, merge);
 }
 
 }  // namespace

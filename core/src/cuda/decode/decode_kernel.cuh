@@ -12,9 +12,9 @@
 
 namespace attn::cuda::decode {
 
-constexpr int kRows = 16;         // query rows of a key head: query r % Mq of head r / Mq
-constexpr int kSplitKeys = 512;   // never another number: results must not depend on a batch
-constexpr int kTileKeys = 16;     // of a warp at once
+constexpr int kRows = 16;        // query rows of a key head: query r % Mq of head r / Mq
+constexpr int kSplitKeys = 512;  // never another number: results must not depend on a batch
+constexpr int kTileKeys = 16;    // of a warp at once
 
 template <class Element, int kWidth>
 struct DecodeShape {
@@ -85,13 +85,11 @@ class DecodeSplit {
   ATTN_DEVICE void run() {
     clear_outside_sequences();
     if (rows_ == 0) return;
-    load_rows<Shape::kThreads>(queries(), kRows,
-                               {p_.query.dtype, static_cast<int>(p_.K), a_.query_is_aligned},
-                               [&](int r) -> const char* {
-                                 return r < rows_ ? p_.query.row(s_.b, s_.q_begin + query_of(r),
-                                                                 head_of(r))
-                                                  : nullptr;
-                               });
+    load_rows<Shape::kThreads>(
+        queries(), kRows, {p_.query.dtype, static_cast<int>(p_.K), a_.query_is_aligned},
+        [&](int r) -> const char* {
+          return r < rows_ ? p_.query.row(s_.b, s_.q_begin + query_of(r), head_of(r)) : nullptr;
+        });
     commit_copies();
     wait_for_copies<0>();
     synchronise_block();
@@ -281,9 +279,8 @@ class DecodeSplit {
       const int64_t m = s_.q_begin + query_of(row);
       RowSoftmax joined;
       float weights[Shape::kWarps];
-      const float sink = p_.sink && split_ == 0
-                             ? kLog2E * read_number(p_.sink.at(h), p_.sink.dtype)
-                             : -infinity();
+      const float sink =
+          p_.sink && split_ == 0 ? kLog2E * read_number(p_.sink.at(h), p_.sink.dtype) : -infinity();
       joined.maximum = sink;
       for (int w = 0; w < Shape::kWarps; ++w) {
         joined.maximum = fmaxf(joined.maximum, joined_softmax(w)[2 * row]);
@@ -297,7 +294,8 @@ class DecodeSplit {
       store_row(h, m, joined, [&](int column) {
         float sum = 0.0f;
         for (int w = 0; w < Shape::kWarps; ++w) {
-          if (weights[w] != 0.0f) sum = fmaf(weights[w], joined_sums(w)[row * kWidth + column], sum);
+          if (weights[w] != 0.0f)
+            sum = fmaf(weights[w], joined_sums(w)[row * kWidth + column], sum);
         }
         return sum;
       });

@@ -9,8 +9,7 @@ namespace attn::cuda::decode {
 
 template <class Element, int kWidth>
 void launch_one(const DecodeArguments& a, void* stream) {
-  launch(&decode_kernel<Element, kWidth>,
-         {.x = a.splits * a.problem.Hkv * a.problem.num_sequences},
+  launch(&decode_kernel<Element, kWidth>, {.x = a.splits * a.problem.Hkv * a.problem.num_sequences},
          DecodeShape<Element, kWidth>::kThreads, DecodeSplit<Element, kWidth>::kBytes, stream, a);
 }
 

@@ -1,6 +1,5 @@
 // Queues the kernels of a merge.
 #include "cuda/decode/merge.h"
-
 #include "cuda/decode/merge_kernel.cuh"
 #include "cuda/launch.cuh"
 #include "problem/refusal.h"

@@ -150,13 +150,15 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
         const int64_t column = begin + i * kWarpLanes;
-        if (column < a.Kv) sums[i] = fmaf(weight, read_number(from + column * step, a.dtype), sums[i]);
+        if (column < a.Kv)
+          sums[i] = fmaf(weight, read_number(from + column * step, a.dtype), sums[i]);
       }
     }
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const int64_t column = begin + i * kWarpLanes;
-      if (column < a.Kv) write_number(to + column * element_bytes(a.out.dtype), a.out.dtype, sums[i]);
+      if (column < a.Kv)
+        write_number(to + column * element_bytes(a.out.dtype), a.out.dtype, sums[i]);
     }
   }
   if (!a.lse || lane() != 0) return;
@@ -196,7 +198,8 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
                      is_empty ? 0.0f : weight * g);
       }
       if (is_empty || !a.wants_grad_lses) continue;
-      product = fmaf(read_number(chunk.out.row(at.b, at.m, at.h) + column * step, a.dtype), g, product);
+      product =
+          fmaf(read_number(chunk.out.row(at.b, at.m, at.h) + column * step, a.dtype), g, product);
     }
     product = warp_total(product);
     if (lane() == 0) products[c] = product;

@@ -1,8 +1,7 @@
 // A step on a GPU: an append, a bias that hides what the query does not see, and attention over all
 // slots. The host reads none of it, so that it can be captured.
-#include "cuda/decode/step.h"
-
 #include "cuda/attention.h"
+#include "cuda/decode/step.h"
 #include "cuda/decode/step_kernels.cuh"
 #include "cuda/launch.cuh"
 

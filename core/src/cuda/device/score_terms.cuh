@@ -108,13 +108,15 @@ struct ScoreTerms {
   // What dropout multiplies the probability with: 0 or 1 / (1 - p).
   ATTN_DEVICE float kept(int i, int j) const {
     const Dropout& dropout = problem.dropout;
-    const PhiloxWords words = philox4x32_10(
-        static_cast<uint32_t>(sequence.b), static_cast<uint32_t>(h),
-        static_cast<uint32_t>(sequence.q_begin + i), static_cast<uint32_t>(j / 4), dropout.key[0],
-        dropout.key[1]);
+    const PhiloxWords words =
+        philox4x32_10(static_cast<uint32_t>(sequence.b), static_cast<uint32_t>(h),
+                      static_cast<uint32_t>(sequence.q_begin + i), static_cast<uint32_t>(j / 4),
+                      dropout.key[0], dropout.key[1]);
     const int word = j % 4;
-    const uint32_t draw =
-        word == 0 ? words.w[0] : word == 1 ? words.w[1] : word == 2 ? words.w[2] : words.w[3];
+    const uint32_t draw = word == 0   ? words.w[0]
+                          : word == 1 ? words.w[1]
+                          : word == 2 ? words.w[2]
+                                      : words.w[3];
     return draw < dropout.threshold ? 0.0f : static_cast<float>(dropout.keep_scale);
   }
 };

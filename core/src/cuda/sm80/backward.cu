@@ -1,6 +1,5 @@
 // The backward: its workspace, and which kernels run.
 #include "cuda/sm80/backward.h"
-
 #include "cuda/sm80/backward_instances.h"
 #include "cuda/sm80/row_tile.cuh"
 
@@ -90,8 +89,7 @@ size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties
   return workspace.used();
 }
 
-void backward(const BackwardProblem& problem, const DeviceProperties&, void* memory,
-              void* stream) {
+void backward(const BackwardProblem& problem, const DeviceProperties&, void* memory, void* stream) {
   Workspace workspace(memory);
   const BackwardArguments a = place_arguments(problem, workspace);
   launch_row_statistics(a, stream);

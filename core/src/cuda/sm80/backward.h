@@ -13,6 +13,6 @@ size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties
 
 // Queues the whole backward on `stream`; the problem is one that cuda/attention.cpp accepts.
 void backward(const BackwardProblem& problem, const DeviceProperties& device, void* workspace,
-             void* stream);
+              void* stream);
 
 }  // namespace attn::cuda::sm80

@@ -16,8 +16,9 @@ struct BackwardArguments {
   bool query_is_aligned = false, key_is_aligned = false, value_is_aligned = false,
        grad_out_is_aligned = false;
   bool stores_grad_bias = false;  // in the pass for dK
-  // For each block of threads of the plain kernels, whether its sums hold NaN. The extended ones then
-  // take those blocks again, where an excluded row's NaN adds nothing. Null: they take all blocks.
+  // For each block of threads of the plain kernels, whether its sums hold NaN. The extended ones
+  // then take those blocks again, where an excluded row's NaN adds nothing. Null: they take all
+  // blocks.
   int32_t* redo_keys = nullptr;
   int32_t* redo_queries = nullptr;
 };

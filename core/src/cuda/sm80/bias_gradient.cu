@@ -1,8 +1,7 @@
 // Queues what finds the gradient of a bias tensor.
-#include "cuda/sm80/bias_gradient.cuh"
-
 #include "cuda/launch.cuh"
 #include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/bias_gradient.cuh"
 #include "cuda/sm80/row_gradients.cuh"
 
 namespace attn::cuda::sm80 {

@@ -81,10 +81,9 @@ class BiasGradient {
         range.begin = static_cast<int>(tile);
         range.end = range.begin + 1;
       }
-      walk_.each_query_tile(rows, h, range,
-                            [&](const Place& place, BlocksSeen blocks, int stage) {
-                              if (place.pairs_any(kStreamed)) add_tile(place, blocks, stage);
-                            });
+      walk_.each_query_tile(rows, h, range, [&](const Place& place, BlocksSeen blocks, int stage) {
+        if (place.pairs_any(kStreamed)) add_tile(place, blocks, stage);
+      });
     }
   }
 

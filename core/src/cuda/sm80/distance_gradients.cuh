@@ -13,7 +13,7 @@ constexpr int kDistancesOfBlock = 64;
 
 struct DistanceArguments {
   BackwardArguments backward;
-  double* sums;       // [Hq, count]: of distance first + index
+  double* sums;  // [Hq, count]: of distance first + index
   int64_t first, count;
 };
 
@@ -74,10 +74,9 @@ class DistanceSums {
         walk.load(b, h_ / p_.G);
         is_loaded = true;
       }
-      walk.each_query_tile(rows, h_, range,
-                           [&](const Place& place, BlocksSeen blocks, int stage) {
-                             add_tile(walk, place, blocks, stage);
-                           });
+      walk.each_query_tile(rows, h_, range, [&](const Place& place, BlocksSeen blocks, int stage) {
+        add_tile(walk, place, blocks, stage);
+      });
     }
   }
 
@@ -92,8 +91,7 @@ class DistanceSums {
     for (int n = 0; n < Tile::kBlocks; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        grads[own_row(e / 2) * kStreamed + Place::own_column(n, e)] =
-            tile.grad_scores.values[n][e];
+        grads[own_row(e / 2) * kStreamed + Place::own_column(n, e)] = tile.grad_scores.values[n][e];
       }
     }
     for (int r = 0; r < 2; ++r) {
@@ -105,14 +103,15 @@ class DistanceSums {
     for (int r = 0; r < kRows; ++r) {
       if (indices[r] < 0) continue;
       const int64_t column = indices[r] - place.rows.sequence.diagonal - distance - place.streamed;
-      if (column >= 0 && column < kStreamed) sum_ += static_cast<double>(grads[r * kStreamed + column]);
+      if (column >= 0 && column < kStreamed)
+        sum_ += static_cast<double>(grads[r * kStreamed + column]);
     }
   }
 
   const DistanceArguments& arguments_;
   const BackwardProblem& p_;
   int h_;
-  int64_t first_;    // distance of the block's
+  int64_t first_;     // distance of the block's
   double sum_ = 0.0;  // of the thread's distance
 };
 
@@ -142,9 +141,8 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const int64_t R = width / 2, before_first = a.first - 1, after_last = a.first + a.count;
   // The distances that the entry stands for: its own, or all beyond an end of the table.
   const int64_t begin = is_slope || entry == 0 ? a.first : clamp(entry - R, a.first, after_last);
-  const int64_t end = is_slope || entry == 2 * R
-                          ? after_last
-                          : clamp(entry - R + 1, before_first + 1, after_last);
+  const int64_t end =
+      is_slope || entry == 2 * R ? after_last : clamp(entry - R + 1, before_first + 1, after_last);
   double sum = 0.0;
   for (int64_t distance = begin + lane(); distance < end; distance += kWarpLanes) {
     const double grad = a.sums[h * a.count + distance - a.first];

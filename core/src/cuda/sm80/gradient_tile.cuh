@@ -1,9 +1,9 @@
 // Probabilities and score gradients of one tile, recomputed in registers.
 //
 // A tile has a stationary side, of which each warp keeps 16 rows, and a streamed one. With keys
-// stationary it is transposed: then P^T and dS^T are left operands of dV = P^T dO and dK = dS^T Q as
-// they stand; with queries stationary, dS is that of dQ = dS K.
-// Source: Dao 2023, arXiv:2307.08691, algorithm 2.
+// stationary it is transposed: then P^T and dS^T are left operands of dV = P^T dO and dK = dS^T Q
+// as they stand; with queries stationary, dS is that of dQ = dS K. Source: Dao 2023,
+// arXiv:2307.08691, algorithm 2.
 #pragma once
 
 #include "cuda/device/score_terms.cuh"
@@ -66,12 +66,14 @@ struct TilePlace {
   // Of all the warp's rows and the `count` streamed ones. Every lane gets the same answer.
   ATTN_DEVICE bool pairs_any(int count) const {
     bool pairs = false;
-    for (const Partners& own : partners) pairs |= own.begin < streamed + count && own.end > streamed;
+    for (const Partners& own : partners)
+      pairs |= own.begin < streamed + count && own.end > streamed;
     return any(pairs);
   }
   ATTN_DEVICE bool misses_any(int count) const {
     bool misses = false;
-    for (const Partners& own : partners) misses |= own.begin > streamed || own.end < streamed + count;
+    for (const Partners& own : partners)
+      misses |= own.begin > streamed || own.end < streamed + count;
     return any(misses);
   }
 };
@@ -127,8 +129,8 @@ struct GradientTile {
       float term = -infinity();
       if (place.is_paired(n, e)) {
         const int i = place.query(n, e), j = place.key(n, e);
-        const bool is_seen = blocks != BlocksSeen::kSome ||
-                             sees_block(place.problem.blocks, place.h, i, j);
+        const bool is_seen =
+            blocks != BlocksSeen::kSome || sees_block(place.problem.blocks, place.h, i, j);
         if (is_seen) term = is_biased ? score_terms.bias(i, j, place.key_row(n, e)) : 0.0f;
       }
       terms[at] = term;
@@ -199,8 +201,8 @@ struct GradientTile {
 #pragma unroll 1
     for (int at = 0; at < 4 * kBlocks; ++at) {
       const int n = at / 4, e = at % 4;
-      kept[at] = drops && place.is_paired(n, e) ? terms.kept(place.query(n, e), place.key(n, e))
-                                                : 1.0f;
+      kept[at] =
+          drops && place.is_paired(n, e) ? terms.kept(place.query(n, e), place.key(n, e)) : 1.0f;
     }
   }
 };

@@ -116,11 +116,11 @@ class KeyGradients {
     }
     if (!sums_values_) return;
     if constexpr (Shape::kSumsBoth) {
-      store_sums<Element>(value_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv,
-                          p_.Kv, 1.0f);
+      store_sums<Element>(value_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv, p_.Kv,
+                          1.0f);
     } else {
-      store_sums<Element>(first_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv,
-                          p_.Kv, 1.0f);
+      store_sums<Element>(first_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv, p_.Kv,
+                          1.0f);
     }
   }
 

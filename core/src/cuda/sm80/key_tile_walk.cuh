@@ -19,9 +19,8 @@ class KeyTileWalk {
       : a(arguments), p(arguments.problem), memory{shared_memory()}, first_row(first) {}
 
   ATTN_DEVICE void load(int64_t b, int64_t key_head) const {
-    load_keys<Shape>(memory.stationary(), Shape::kStationary, a, b, key_head, [&](int r) {
-      return first_row + r < p.Mkv ? first_row + r : int64_t{-1};
-    });
+    load_keys<Shape>(memory.stationary(), Shape::kStationary, a, b, key_head,
+                     [&](int r) { return first_row + r < p.Mkv ? first_row + r : int64_t{-1}; });
   }
 
   ATTN_DEVICE KeySequences sequences(int64_t b) const {
@@ -83,15 +82,12 @@ class KeyTileWalk {
  private:
   ATTN_DEVICE void load_queries_of(const Sequence& s, int h, int stage, int tile) const {
     const auto is_there = [&](int r) { return tile + r >= 0 && tile + r < s.Mq; };
-    load_queries<Shape>(memory.streamed(stage), kStreamed, a, s.b, h, [&](int r) {
-      return is_there(r) ? s.q_begin + tile + r : int64_t{-1};
-    });
+    load_queries<Shape>(memory.streamed(stage), kStreamed, a, s.b, h,
+                        [&](int r) { return is_there(r) ? s.q_begin + tile + r : int64_t{-1}; });
     float* statistics = memory.statistics(stage);
     for (int at = thread_index(); at < 3 * kStreamed; at += Shape::kThreads) {
       const int which = at / kStreamed, r = at % kStreamed;
-      const RowScalars& from = which == 0   ? p.lse_maximum
-                               : which == 1 ? p.lse_rest
-                                            : a.delta;
+      const RowScalars& from = which == 0 ? p.lse_maximum : which == 1 ? p.lse_rest : a.delta;
       copy_async<4>(statistics + at,
                     is_there(r) ? &from.template at<float>(s.b, h, s.q_begin + tile + r) : nullptr,
                     is_there(r));

@@ -10,10 +10,7 @@ namespace {
 DistanceArguments distance_arguments(const BackwardArguments& a, double* sums) {
   const BackwardProblem& p = a.problem;
   const int64_t before = p.band.bottom_right ? p.most_keys : p.most_queries;
-  return {.backward = a,
-          .sums = sums,
-          .first = -before,
-          .count = p.most_queries + p.most_keys + 1};
+  return {.backward = a, .sums = sums, .first = -before, .count = p.most_queries + p.most_keys + 1};
 }
 
 template <class Element>

@@ -173,8 +173,8 @@ ATTN_DEVICE bool holds_nonfinite(const Tile& tile) {
   constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
   bool found = false;
   for (int c = lane(); c < kRows * kChunks; c += kWarpLanes) {
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(
-        tile.at(c / kChunks, c % kChunks * Tile::kChunkElements));
+    const uint32_t* words =
+        reinterpret_cast<const uint32_t*>(tile.at(c / kChunks, c % kChunks * Tile::kChunkElements));
     for (int i = 0; i < kChunkBytes / 4; ++i) {
       map_elements<Element>(words[i], [&](uint32_t bits) {
         found |= !is_finite<Element>(bits);
@@ -214,9 +214,8 @@ ATTN_DEVICE void add_weighted_rows_but_zeros(Sums<Tile::kWidth>& sums, const Sum
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        finite[i] = map_elements<Element>(b[n % 2 * 2 + i], [](uint32_t bits) {
-          return is_finite<Element>(bits) ? bits : 0u;
-        });
+        finite[i] = map_elements<Element>(
+            b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? bits : 0u; });
         is_spoilt[i] = map_elements<Element>(
             b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
       }

@@ -23,9 +23,8 @@ class QueryTileWalk {
   }
 
   ATTN_DEVICE void load() const {
-    load_queries<Shape>(memory.stationary(), Shape::kStationary, a, b, h, [&](int r) {
-      return first_row + r < p.Mq ? first_row + r : int64_t{-1};
-    });
+    load_queries<Shape>(memory.stationary(), Shape::kStationary, a, b, h,
+                        [&](int r) { return first_row + r < p.Mq ? first_row + r : int64_t{-1}; });
   }
 
   // Row r of the thread's two in memory, and whether there is one.

@@ -16,8 +16,8 @@ ATTN_DEVICE float sink_gradient_of(const BackwardArguments& a, int64_t b, int64_
   const float lse = p.lse.at<float>(b, h, m);
   if (lse == -infinity()) return 0.0f;
   const float sink = kLog2E * read_number(p.sink.at(h), p.sink.dtype);
-  const float probability = exp2_approximate(sink - p.lse_maximum.at<float>(b, h, m) -
-                                             p.lse_rest.at<float>(b, h, m));
+  const float probability =
+      exp2_approximate(sink - p.lse_maximum.at<float>(b, h, m) - p.lse_rest.at<float>(b, h, m));
   return -probability * a.delta.at<float>(b, h, m);
 }
 
@@ -74,8 +74,8 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const int64_t all = all_m * all_h * (p.grad_bias_sums_b ? p.B : 1);
   double sum = 0.0;
   for (int64_t at = thread_index(); at < all; at += kThreads) {
-    sum += static_cast<double>(row_shift_gradient_of(a, b + at / all_m / all_h,
-                                                     h + at / all_m % all_h, m + at % all_m));
+    sum += static_cast<double>(
+        row_shift_gradient_of(a, b + at / all_m / all_h, h + at / all_m % all_h, m + at % all_m));
   }
   const double total = block_sum(sum);
   if (thread_index() == 0) {

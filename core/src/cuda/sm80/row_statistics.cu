@@ -1,8 +1,7 @@
 // Queues what finds the statistics of query rows.
-#include "cuda/sm80/row_statistics.cuh"
-
 #include "cuda/launch.cuh"
 #include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/row_statistics.cuh"
 
 namespace attn::cuda::sm80 {
 namespace {

@@ -25,8 +25,7 @@ template <int kThreads>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     row_statistics_kernel(ATTN_ARGUMENTS const BackwardArguments a) {
   const BackwardProblem& p = a.problem;
-  const int64_t row =
-      int64_t{block_index().x} * (kThreads / kWarpLanes) + warp_index();
+  const int64_t row = int64_t{block_index().x} * (kThreads / kWarpLanes) + warp_index();
   if (row >= p.B * p.Hq * p.Mq) return;
   const int64_t m = row % p.Mq, h = row / p.Mq % p.Hq, b = row / p.Mq / p.Hq;
   const char* out = p.out.row(b, m, h);

@@ -78,9 +78,8 @@ ATTN_DEVICE void load_keys(const RowPair<Tile>& tiles, int rows, const BackwardA
       return row < 0 ? nullptr : x.row(b, row, h);
     };
   };
-  load_rows<Shape::kThreads>(tiles.score, rows,
-                             {p.key.dtype, static_cast<int>(p.K), a.key_is_aligned},
-                             rows_of(p.key));
+  load_rows<Shape::kThreads>(
+      tiles.score, rows, {p.key.dtype, static_cast<int>(p.K), a.key_is_aligned}, rows_of(p.key));
   load_rows<Shape::kThreads>(tiles.value, rows,
                              {p.value.dtype, static_cast<int>(p.Kv), a.value_is_aligned},
                              rows_of(p.value));
