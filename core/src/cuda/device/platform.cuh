@@ -22,8 +22,7 @@ struct BlockIndex {
 ATTN_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 
 ATTN_DEVICE BlockIndex block_index() {
-  return {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
-          static_cast<int>(blockIdx.z)};
+  return {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
 }
 
 // Every thread of the block, or lane of the warp, has come here and sees what the others wrote.
@@ -34,6 +33,19 @@ ATTN_DEVICE void synchronise_warp() { __syncwarp(); }
 ATTN_DEVICE char* shared_memory() {
   extern __shared__ __align__(128) char attn_shared_memory[];
   return attn_shared_memory;
+}
+
+// Returns x, but hides that from the compiler: what is computed from it is computed where it
+// stands, not kept in registers through the loops before.
+ATTN_DEVICE int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+template <class T>
+ATTN_DEVICE const T& opaque(const T& x) {
+  const T* at = &x;
+  asm volatile("" : "+l"(at));
+  return *at;
 }
 
 }  // namespace attn::cuda

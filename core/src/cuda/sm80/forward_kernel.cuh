@@ -45,7 +45,7 @@ struct ForwardTiles {
 // How a tile of values is read. A value that is NaN or infinite must not reach the queries of the
 // tile that do not see it, and 0 times it is NaN. Where that has happened the queries are attended
 // twice more: with such values as 0, and to find out which results they belong in.
-enum class ValuesRead { kAsTheyAre, kFiniteOnly, kWhetherNonfinite };
+enum class ValuesRead { kAsTheyAre, kFiniteOnly, kWhetherNonfinite, kNoMore };
 
 template <class Tiles>
 class ForwardBlock {
@@ -53,26 +53,25 @@ class ForwardBlock {
   ATTN_DEVICE explicit ForwardBlock(const ForwardArguments& arguments)
       : arguments_(arguments),
         p_(arguments.problem),
-        at_(query_tile<Tiles::kRows>(p_, block_index().x)),
+        thread_(opaque(thread_index())),
+        at_(find_queries()),
+        b_(static_cast<int>(at_.sequence.b)),
+        query_row_(static_cast<int>(at_.sequence.q_begin) + at_.first),
         band_(at_.sequence),
         queries_(Tile(shared_memory()), warp_index() * Tiles::kWarpRows),
         keys_(shared_memory() + Tile::bytes(Tiles::kRows)),
         values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys)),
+        first_key_(first_row(p_.key, has_pages() ? 0 : at_.sequence.k_begin, key_head())),
+        first_value_(first_row(p_.value, has_pages() ? 0 : at_.sequence.k_begin, key_head())),
         biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kOperandBytes)} {}
 
-  ATTN_DEVICE void run() {
-    if (at_.rows == 0) return;
-    ValuesRead read = ValuesRead::kAsTheyAre;
-    while (true) {
-      attend(read);
-      if (read == ValuesRead::kAsTheyAre && block_has_nan()) {
-        read = ValuesRead::kFiniteOnly;
-        continue;
-      }
-      store(read);
-      if (read != ValuesRead::kFiniteOnly) return;
-      read = ValuesRead::kWhetherNonfinite;
-    }
+  // Returns how values are to be read next, if once more.
+  ATTN_DEVICE ValuesRead run(ValuesRead read) {
+    if (at_.rows == 0) return ValuesRead::kNoMore;
+    attend(read);
+    if (read == ValuesRead::kAsTheyAre && block_has_nan()) return ValuesRead::kFiniteOnly;
+    store(read);
+    return read == ValuesRead::kFiniteOnly ? ValuesRead::kWhetherNonfinite : ValuesRead::kNoMore;
   }
 
  private:
@@ -80,13 +79,18 @@ class ForwardBlock {
   static constexpr int kRowTiles = Tiles::kRowTiles, kKeys = Tiles::kKeys;
   static constexpr bool kExtended = Tiles::kExtended;
 
+  // Found anew where it is needed after the loops, which have no registers left to keep it in.
+  ATTN_DEVICE QueryTile find_queries() const {
+    return query_tile<Tiles::kRows>(opaque<Problem>(p_), static_cast<uint32_t>(block_index().x));
+  }
+
   ATTN_DEVICE void attend(ValuesRead read) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       out_[m].clear();
       running_[m] = {};
     }
-    const KeySpan span = key_span<kKeys>(band_, at_.first, at_.rows);
+    const KeySpan span = key_span<kKeys>(band_, opaque(at_.first), at_.rows);
     int key = next_tile(span.begin, span.end);
     synchronise_block();
     load_queries();
@@ -136,10 +140,10 @@ class ForwardBlock {
                     kLog2E * static_cast<float>(p_.softcap));
         if (has_biases) biases_.add_to(scores[m], warp_row(m));
       }
-      if (!is_whole) apply_band(scores[m], band_, query(m), first_key);
+      if (!is_whole) apply_band(scores[m], band_, opaque(query(m)), first_key);
       soften(m, scores[m]);
       if (kExtended && p_.dropout.enabled) {
-        apply_dropout(scores[m], p_.dropout, at_.sequence.b, at_.h, at_.sequence.q_begin + query(m),
+        apply_dropout(scores[m], p_.dropout, b_, at_.h, query_row_ + warp_row(m) + lane() / 4,
                       first_key);
       }
     }
@@ -155,7 +159,7 @@ class ForwardBlock {
       excludes_blocks = !blocks.sees_all(key, key + kKeys < end ? key + kKeys : end);
     }
     if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks) return false;
-    biases_.fill(p_, at_.sequence, static_cast<int>(at_.h), at_.first, key, excludes_blocks);
+    biases_.fill(p_, at_.sequence, at_.h, at_.first, key, excludes_blocks);
     return true;
   }
 
@@ -181,35 +185,51 @@ class ForwardBlock {
   // The first of this lane's two queries in row tile m.
   ATTN_DEVICE int query(int m) const { return at_.first + warp_row(m) + lane() / 4; }
 
+  ATTN_DEVICE int key_head() const { return at_.h / static_cast<int>(p_.G); }
+
+  // The row of a head that lies first in the sequence, or with pages in memory.
+  ATTN_DEVICE const char* first_row(const HeadRows& x, int64_t row, int64_t h) const {
+    return x.data + bytes_of(opaque(b_) * x.stride_b + row * x.stride_m + h * x.stride_h);
+  }
+
+  ATTN_DEVICE static int64_t bytes_of(int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(typename Tiles::Element));
+  }
+
+  ATTN_DEVICE bool has_pages() const { return kExtended && at_.sequence.pages; }
+
   ATTN_DEVICE void load_queries() const {
-    const Sequence& s = at_.sequence;
-    const RowSource source{p_.query.dtype, static_cast<int>(p_.K),
-                           !kExtended || arguments_.query_is_aligned};
-    const char* first = p_.query.row(s.b, s.q_begin + at_.first, at_.h);
-    const int64_t stride = p_.query.stride_m * static_cast<int64_t>(sizeof(*keys_.data));
-    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows, source,
+    const char* first = first_row(p_.query, opaque(query_row_), at_.h);
+    const int64_t stride = bytes_of(p_.query.stride_m);
+    if (!kExtended || arguments_.query_is_aligned) {
+      return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_.tile, thread_, first, stride,
+                                                      at_.rows, static_cast<int>(p_.K));
+    }
+    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows,
+                               {p_.query.dtype, static_cast<int>(p_.K), false},
                                [&](int r) { return r < at_.rows ? first + r * stride : nullptr; });
   }
 
   ATTN_DEVICE void load_keys(int key) const {
-    load_key_rows(keys_, p_.key, p_.K, !kExtended || arguments_.key_is_aligned, key);
+    load_key_rows(keys_, p_.key, first_key_, p_.K, arguments_.key_is_aligned, key);
   }
 
   ATTN_DEVICE void load_values(int key) const {
-    load_key_rows(values_, p_.value, p_.Kv, !kExtended || arguments_.value_is_aligned, key);
+    load_key_rows(values_, p_.value, first_value_, p_.Kv, arguments_.value_is_aligned, key);
   }
 
-  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, int64_t width,
-                                 bool is_aligned, int key) const {
-    const Sequence& s = at_.sequence;
-    const RowSource source{x.dtype, static_cast<int>(width), is_aligned};
-    const bool has_pages = kExtended && s.pages;
-    const char* first = x.row(s.b, has_pages ? 0 : s.k_begin, at_.h / p_.G);
-    const int64_t stride = x.stride_m * static_cast<int64_t>(sizeof(*keys_.data));
-    load_rows<Tiles::kThreads>(tile, kKeys, source, [&](int r) -> const char* {
-      if (key + r >= band_.keys) return nullptr;
-      return first + (has_pages ? key_row_of(p_, s, key + r) : key + r) * stride;
-    });
+  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, const char* first,
+                                 int64_t width, bool is_aligned, int key) const {
+    const int64_t stride = bytes_of(x.stride_m);
+    if (!kExtended || (is_aligned && !has_pages())) {
+      return copy_rows<kKeys, Tiles::kThreads>(tile, thread_, first + key * stride, stride,
+                                               band_.keys - key, static_cast<int>(width));
+    }
+    load_rows<Tiles::kThreads>(
+        tile, kKeys, {x.dtype, static_cast<int>(width), is_aligned}, [&](int r) -> const char* {
+          if (key + r >= band_.keys) return nullptr;
+          return first + (has_pages() ? key_row_of(p_, at_.sequence, key + r) : key + r) * stride;
+        });
   }
 
   // Whether any of the block's results is NaN.
@@ -233,29 +253,31 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void store(ValuesRead read) const {
-    const Sequence& s = at_.sequence;
-    const bool has_sink = p_.sink && !at_.is_outside;
+    const QueryTile at = find_queries();
+    const bool has_sink = p_.sink && !at.is_outside;
     const float sink =
-        has_sink ? kLog2E * read_number(p_.sink.at(at_.h), p_.sink.dtype) : -infinity();
+        has_sink ? kLog2E * read_number(p_.sink.at(at.h), p_.sink.dtype) : -infinity();
     const bool marks = read == ValuesRead::kWhetherNonfinite;
+    const int warp = opaque(warp_index()), row = opaque(lane() / 4);
     const typename Tiles::Output stage{
-        reinterpret_cast<float*>(shared_memory() + warp_index() * Tiles::Output::kBytes)};
+        reinterpret_cast<float*>(shared_memory() + warp * Tiles::Output::kBytes)};
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      const int64_t first = s.q_begin + at_.first + warp_row(m);
-      const int rows = at_.rows - warp_row(m) < 16 ? at_.rows - warp_row(m) : 16;
+      const int begin = warp * Tiles::kWarpRows + 16 * m;
+      const int rows = at.rows - begin < 16 ? at.rows - begin : 16;
+      const int64_t b = at.sequence.b, first = at.sequence.q_begin + at.first + begin;
       float factors[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const FinishedRow row = finish_softmax(running_[m], r, sink);
-        factors[r] = marks ? 1.0f : row.factor * kept_scale();
-        if (p_.lse && lane() % 4 == 0 && lane() / 4 + 8 * r < rows) {
-          p_.lse.at<float>(s.b, at_.h, first + lane() / 4 + 8 * r) = row.lse;
+        const FinishedRow finished = finish_softmax(running_[m], r, sink);
+        factors[r] = marks ? 1.0f : finished.factor * kept_scale();
+        if (p_.lse && lane() % 4 == 0 && row + 8 * r < rows) {
+          p_.lse.at<float>(b, at.h, first + row + 8 * r) = finished.lse;
         }
       }
       stage.store(out_[m], factors, rows, static_cast<int>(p_.Kv), p_.out.dtype,
                   marks ? Written::kNanWherePositive : Written::kAll,
-                  [&](int r) { return p_.out.row(s.b, first + r, at_.h); });
+                  [&](int r) { return p_.out.row(b, first + r, at.h); });
     }
   }
 
@@ -266,10 +288,15 @@ class ForwardBlock {
 
   const ForwardArguments& arguments_;
   const ForwardProblem& p_;
+  const int thread_;
   const QueryTile at_;
+  const int b_;          // of the sequence
+  const int query_row_;  // of the first query, in memory
   const KeyBand band_;
   typename Tiles::Queries queries_;
   const Tile keys_, values_;
+  const char* const first_key_;
+  const char* const first_value_;
   const typename Tiles::Biases biases_;
   Sums<Tiles::kWidth> out_[kRowTiles];
   RunningSoftmax running_[kRowTiles];
@@ -278,7 +305,9 @@ class ForwardBlock {
 template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
-  ForwardBlock<Tiles>(arguments).run();
+  ValuesRead read = ValuesRead::kAsTheyAre;
+#pragma unroll 1
+  while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
 }
 
 }  // namespace attn::cuda::sm80

@@ -48,6 +48,7 @@ struct OutputStage {
   template <class RowOf>
   ATTN_DEVICE void store(const Sums<kColumns>& sums, const float (&factors)[2], int rows, int width,
                          DType dtype, Written written, RowOf&& row_of) const {
+    const int mine = opaque(lane());
 #pragma unroll
     for (int part = 0; part < kColumns; part += kPart) {
       if (part >= width) return;
@@ -56,13 +57,13 @@ struct OutputStage {
       for (int n = 0; n < kPart / 8; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int row = lane() / 4 + e / 2 * 8, column = 8 * n + lane() % 4 * 2 + e % 2;
+          const int row = mine / 4 + e / 2 * 8, column = 8 * n + mine % 4 * 2 + e % 2;
           data[row * kStride + column] = sums.values[part / 8 + n][e] * factors[e / 2];
         }
       }
       synchronise_warp();
 #pragma unroll 1
-      for (int at = lane(); at < rows * (kPart / 4); at += kWarpLanes) {
+      for (int at = mine; at < rows * (kPart / 4); at += kWarpLanes) {
         const int row = at / (kPart / 4), column = at % (kPart / 4) * 4;
         store_run(row_of(row), data + row * kStride + column, part + column, width, dtype, written);
       }

@@ -25,7 +25,9 @@ struct RowTile {
   static constexpr int kStride = kWidth + kChunkElements;  // elements from row to row
   static constexpr int kDepth = 2 * kChunkElements;        // elements of a fragment's depth
 
-  static constexpr int bytes(int rows) { return rows * kStride * static_cast<int>(sizeof(Element)); }
+  static constexpr int bytes(int rows) {
+    return rows * kStride * static_cast<int>(sizeof(Element));
+  }
 
   Element* data;
 
@@ -36,16 +38,16 @@ struct RowTile {
   // Rows [row, row + 16) as a left operand, at depth block `block`.
   ATTN_DEVICE void load_left(uint32_t (&a)[4], int row, int block) const {
     const int matrix = lane() / 8;
-    load_matrices(a, at(row + matrix % 2 * 8 + lane() % 8,
-                        block * kDepth + matrix / 2 * kChunkElements));
+    load_matrices(
+        a, at(row + matrix % 2 * 8 + lane() % 8, block * kDepth + matrix / 2 * kChunkElements));
   }
 
   // Rows [row, row + 16) as columns of a right operand, at depth block `block`: two of its
   // fragments.
   ATTN_DEVICE void load_right(uint32_t (&b)[4], int row, int block) const {
     const int matrix = lane() / 8;
-    load_matrices(b, at(row + matrix / 2 * 8 + lane() % 8,
-                        block * kDepth + matrix % 2 * kChunkElements));
+    load_matrices(
+        b, at(row + matrix / 2 * 8 + lane() % 8, block * kDepth + matrix % 2 * kChunkElements));
   }
 
   // Columns [column, column + 16) as columns of a right operand whose depth is the rows
@@ -67,8 +69,9 @@ struct RowTile {
 // An operand in global memory, as rows are loaded from it.
 struct RowSource {
   DType dtype;
-  int width;        // elements that there are; the tile's others become 0
-  bool is_aligned;  // rows of the tile's own elements, in whole chunks that asynchronous copies take
+  int width;  // elements that there are; the tile's others become 0
+  bool
+      is_aligned;  // rows of the tile's own elements, in whole chunks that asynchronous copies take
 };
 
 // Fills `rows` rows of the tile by kThreads threads, of which this is number `thread`. row_of(r) is

@@ -24,7 +24,7 @@ struct ForwardShape {
 constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
   if (element_bytes == 2 && !is_extended) {
     switch (width) {
-      case 32: return {4, 2, 64, true, 3};
+      case 32: return {4, 2, 64, true, 2};
       case 64: return {4, 2, 64, true, 2};
       case 96: return {4, 2, 64, false, 2};
       case 128: return {4, 2, 64, false, 2};
@@ -37,7 +37,8 @@ constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_exten
     return {4, 1, keys, false, width <= 64 ? 3 : 2};
   }
   const int keys = width <= 64 ? 64 : width <= 128 || (width == 192 && !is_extended) ? 32 : 16;
-  return {width == 256 && is_extended ? 3 : 4, 1, keys, false, 2};
+  const int warps = width == 256 && is_extended ? 3 : 4;
+  return {warps, 1, keys, false, width <= 128 && !is_extended ? 3 : 2};
 }
 
 // The bucket of a width of at most 256.

@@ -34,4 +34,10 @@ inline void synchronise_warp(emulation::Place place = emulation::Place::current(
 
 inline char* shared_memory() { return emulation::shared_memory(); }
 
+inline int opaque(int x) { return x; }
+template <class T>
+const T& opaque(const T& x) {
+  return x;
+}
+
 }  // namespace attn::cuda
