@@ -36,6 +36,7 @@ class BiasGradient {
   using Walk = KeyTileWalk<Element, kWidth, true>;
   using Shape = typename Walk::Shape;
   static constexpr int kStreamed = Walk::kStreamed;
+  static_assert(Walk::kAtOnce == kStreamed);
 
   ATTN_DEVICE explicit BiasGradient(const BackwardArguments& arguments)
       : p_(arguments.problem),
@@ -67,6 +68,7 @@ class BiasGradient {
 
  private:
   using Place = typename Walk::Place;
+  using Queries = typename Walk::Queries;
   using Tile = typename Walk::Tile;
 
   ATTN_DEVICE void add_head(int64_t b, int h) {
@@ -81,15 +83,16 @@ class BiasGradient {
         range.begin = static_cast<int>(tile);
         range.end = range.begin + 1;
       }
-      walk_.each_query_tile(rows, h, range, [&](const Place& place, BlocksSeen blocks, int stage) {
-        if (place.pairs_any(kStreamed)) add_tile(place, blocks, stage);
-      });
+      walk_.each_query_tile(rows, h, range,
+                            [&](const Place& place, BlocksSeen blocks, const Queries& queries) {
+                              if (place.pairs_any(kStreamed)) add_tile(place, blocks, queries);
+                            });
     }
   }
 
-  ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, int stage) {
+  ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, const Queries& queries) {
     Tile tile;
-    walk_.template differentiate<false>(tile, place, blocks, stage, true);
+    walk_.template differentiate<false>(tile, place, blocks, queries, true);
 #pragma unroll
     for (int n = 0; n < Tile::kBlocks; ++n) {
 #pragma unroll

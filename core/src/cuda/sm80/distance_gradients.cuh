@@ -24,7 +24,8 @@ class DistanceSums {
   using Walk = KeyTileWalk<Element, kWidestTile, true>;
   using Shape = typename Walk::Shape;
   static constexpr int kStreamed = Walk::kStreamed;
-  static_assert(Shape::kStages == 1, "dS takes the place of the queries it was made from");
+  static_assert(Shape::kStages == 1 && Walk::kAtOnce == kStreamed,
+                "dS takes the place of the queries it was made from");
   static_assert(Shape::kThreads >= kDistancesOfBlock);
   static constexpr int kRows = Shape::kStationary;
   // Beside the tiles: the index of each key row.
@@ -52,6 +53,7 @@ class DistanceSums {
 
  private:
   using Place = typename Walk::Place;
+  using Queries = typename Walk::Queries;
   using Tile = typename Walk::Tile;
 
   ATTN_DEVICE void add_keys(int64_t b, int64_t first_row) {
@@ -74,16 +76,18 @@ class DistanceSums {
         walk.load(b, h_ / p_.G);
         is_loaded = true;
       }
-      walk.each_query_tile(rows, h_, range, [&](const Place& place, BlocksSeen blocks, int stage) {
-        add_tile(walk, place, blocks, stage);
-      });
+      walk.each_query_tile(rows, h_, range,
+                           [&](const Place& place, BlocksSeen blocks, const Queries& queries) {
+                             add_tile(walk, place, blocks, queries);
+                           });
     }
   }
 
-  ATTN_DEVICE void add_tile(const Walk& walk, const Place& place, BlocksSeen blocks, int stage) {
+  ATTN_DEVICE void add_tile(const Walk& walk, const Place& place, BlocksSeen blocks,
+                            const Queries& queries) {
     Tile tile;
-    walk.template differentiate<false>(tile, place, blocks, stage, true);
-    float* const grads = reinterpret_cast<float*>(walk.memory.streamed(stage).score.data);
+    walk.template differentiate<false>(tile, place, blocks, queries, true);
+    float* const grads = reinterpret_cast<float*>(queries.tiles.score.data);
     int* const indices =
         reinterpret_cast<int*>(shared_memory() + TileMemory<Element, kWidestTile>::kBytes);
     synchronise_block();  // nobody reads the queries any more

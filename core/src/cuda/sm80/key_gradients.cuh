@@ -44,8 +44,8 @@ class KeyGradients {
 #pragma unroll 1
       for (int g = 0; g < p_.G; ++g) {
         walk_.each_query_tile(rows, static_cast<int>(key_head_ * p_.G) + g, range,
-                              [&](const Place& place, BlocksSeen blocks, int stage) {
-                                add_tile(place, blocks, stage);
+                              [&](const Place& place, BlocksSeen blocks, const Queries& queries) {
+                                add_tile(place, blocks, queries);
                               });
       }
     }
@@ -60,6 +60,7 @@ class KeyGradients {
 
  private:
   using Place = typename Walk::Place;
+  using Queries = typename Walk::Queries;
   using Tile = typename Walk::Tile;
 
   ATTN_DEVICE static int64_t tiles(const Problem& p) {
@@ -70,26 +71,26 @@ class KeyGradients {
     if (thread_index() == 0) redo_[number_] = redo;
   }
 
-  ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, int stage) {
-    if (!place.pairs_any(Walk::kStreamed)) return;
-    const auto queries = walk_.memory.streamed(stage);
+  ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, const Queries& queries) {
+    if (!place.pairs_any(Walk::kAtOnce)) return;
+    const auto& tiles = queries.tiles;
     Tile tile;
-    walk_.template differentiate<true>(tile, place, blocks, stage, sums_keys_ || stores_bias_);
+    walk_.template differentiate<true>(tile, place, blocks, queries, sums_keys_ || stores_bias_);
     if constexpr (kExtended) {
       if (stores_bias_) store_bias(tile, place);
     }
     if constexpr (Shape::kSumsBoth) {
       if (sums_values_) {
-        add_rows<kExtended>(value_sums_, tile.probabilities, queries.value, tile.is_masked);
+        add_rows<kExtended>(value_sums_, tile.probabilities, tiles.value, tile.is_masked);
       }
       if (sums_keys_) {
-        add_rows<kExtended>(first_sums_, tile.grad_scores, queries.score, tile.is_masked);
+        add_rows<kExtended>(first_sums_, tile.grad_scores, tiles.score, tile.is_masked);
       }
     } else {
       if (sums_keys_) {
-        add_rows<kExtended>(first_sums_, tile.grad_scores, queries.score, tile.is_masked);
+        add_rows<kExtended>(first_sums_, tile.grad_scores, tiles.score, tile.is_masked);
       } else if (sums_values_) {
-        add_rows<kExtended>(first_sums_, tile.probabilities, queries.value, tile.is_masked);
+        add_rows<kExtended>(first_sums_, tile.probabilities, tiles.value, tile.is_masked);
       }
     }
   }

@@ -11,9 +11,16 @@ class KeyTileWalk {
   using Shape = GradientShape<Element, kWidth>;
   using Memory = TileMemory<Element, kWidth>;
   using Place = TilePlace<Side::kKeys>;
-  using Tile = GradientTile<Side::kKeys, Shape::kStreamed, kExtended>;
+  using Tile = GradientTile<Side::kKeys, Shape::kAtOnce, kExtended>;
   using Range = TileRange<Side::kKeys, Shape::kStreamed>;
   static constexpr int kStreamed = Shape::kStreamed;
+  static constexpr int kAtOnce = Shape::kAtOnce;
+
+  // kAtOnce query rows in shared memory, and [3, kStreamed] of their statistics.
+  struct Queries {
+    typename Memory::Pair tiles;
+    const float* statistics;
+  };
 
   ATTN_DEVICE KeyTileWalk(const BackwardArguments& arguments, int64_t first)
       : a(arguments), p(arguments.problem), memory{shared_memory()}, first_row(first) {}
@@ -27,8 +34,8 @@ class KeyTileWalk {
     return {p, b, first_row, Shape::kStationary, memory.flag()};
   }
 
-  // Calls visit(place, blocks, stage) for every tile of queries of head h in the range that block
-  // sparsity lets see any key. All threads of the block join.
+  // Calls visit(place, blocks, queries) for the queries of head h in the range that block sparsity
+  // lets see any key, kAtOnce at a time. All threads of the block join.
   template <class Visit>
   ATTN_DEVICE void each_query_tile(const RowsOfSequence& rows, int h, const Range& range,
                                    Visit&& visit) const {
@@ -49,24 +56,29 @@ class KeyTileWalk {
       load_queries_of(rows.sequence, h, stage, tile);
     };
     const auto compute = [&](int stage, int tile) {
-      place.streamed = tile;
-      visit(place, kExtended ? blocks_of(tile) : BlocksSeen::kAll, stage);
+      const BlocksSeen blocks = kExtended ? blocks_of(tile) : BlocksSeen::kAll;
+#pragma unroll 1
+      for (int row = 0; row < kStreamed; row += kAtOnce) {
+        place.streamed = tile + row;
+        visit(place, blocks,
+              Queries{memory.streamed(stage).from(row), memory.statistics(stage) + row});
+      }
     };
     stream_tiles<Shape>(range.begin, next, load_tile, compute);
   }
 
   // P and dS of a warp's rows. Without dS wanted only P is right.
   template <bool kOfProducts>
-  ATTN_DEVICE void differentiate(Tile& tile, const Place& place, BlocksSeen blocks, int stage,
-                                 bool wants_grad_scores) const {
-    const auto keys = memory.stationary(), queries = memory.streamed(stage);
-    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.score);
+  ATTN_DEVICE void differentiate(Tile& tile, const Place& place, BlocksSeen blocks,
+                                 const Queries& queries, bool wants_grad_scores) const {
+    const auto keys = memory.stationary();
+    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.tiles.score);
     if (wants_grad_scores) {
-      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.value);
+      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.tiles.value);
     } else {
       tile.grad_scores.clear();
     }
-    const float* statistics = memory.statistics(stage);
+    const float* const statistics = queries.statistics;
     tile.template differentiate<kOfProducts>(place, blocks, [&](int n, int e) {
       const int column = Place::own_column(n, e);
       return RowStatistics{statistics[column], statistics[kStreamed + column],

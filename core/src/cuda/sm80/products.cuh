@@ -82,7 +82,7 @@ template <bool kSwapped, int kColumns, class Tile>
 ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_row,
                                const Tile& right) {
   sums.clear();
-#pragma unroll 4
+#pragma unroll 2
   for (int block = 0; block < Tile::kWidth / Tile::kDepth; ++block) {
     uint32_t a[4];
     left.load_left(a, left_row, block);

@@ -17,6 +17,13 @@ struct RowPair {
 
   static constexpr int bytes(int rows) { return 2 * Tile::bytes(rows); }
   ATTN_DEVICE RowPair(char* memory, int rows) : score(memory), value(memory + Tile::bytes(rows)) {}
+  // The same without its first rows.
+  ATTN_DEVICE RowPair from(int row) const {
+    RowPair rest = *this;
+    rest.score.data = score.at(row, 0);
+    rest.value.data = value.at(row, 0);
+    return rest;
+  }
 };
 
 // Shared memory of a block: the stationary rows, and per stage streamed rows with the statistics of
