@@ -280,5 +280,5 @@ def test_wrong_arguments_are_refused():
         merge_attentions(*make_chunks(), output_dtype=torch.float32)
     with pytest.raises(TypeError, match="attn_split to be a tensor or a sequence of tensors"):
         merge_attentions([out.numpy() for out in outs], lses)
-    with pytest.raises(NotImplementedError, match="expected CPU tensors"):
+    with pytest.raises(NotImplementedError, match="expected CPU or CUDA tensors"):
         merge_attentions([x.to("meta") for x in outs], [x.to("meta") for x in lses])

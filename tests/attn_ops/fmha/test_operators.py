@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from attn_ops import _native
+from attn_ops._support_matrix import describe_call
 from attn_ops.fmha import (
     AttentionBwOpBase,
     AttentionFwOpBase,
@@ -14,7 +16,8 @@ from attn_ops.fmha import (
     flash,
 )
 
-CUDA_OPERATORS = [cutlass.FwOp, cutlass.BwOp, flash.FwOp, flash.BwOp]
+WHOLE_OPERATORS = [cpu.FwOp, cpu.BwOp, *([cutlass.FwOp, cutlass.BwOp] * _native.has_cuda())]
+ABSENT_OPERATORS = [flash.FwOp, flash.BwOp, *([] if _native.has_cuda() else [cutlass.FwOp])]
 TENSOR = torch.randn(1, 2, 1, 4)
 
 
@@ -26,16 +29,26 @@ def test_every_operator_has_its_direction():
         assert module.FwOp.OPERATOR_CATEGORY == "memory_efficient_attention"
 
 
-def test_cpu_operators_are_available():
-    for operator in (cpu.FwOp, cpu.BwOp):
-        assert operator.is_available()
-        assert operator.info() == "available"
-        assert operator.supports(Inputs(query=TENSOR, key=TENSOR, value=TENSOR))
-        assert operator.supports(Inputs(TENSOR, TENSOR, TENSOR, LowerTriangularMask(), p=0.5))
+@pytest.mark.parametrize("operator", WHOLE_OPERATORS)
+def test_operators_of_this_build_take_masks_and_dropout(operator):
+    assert operator.is_available()
+    assert operator.info() == "available"
+    for device in operator.SUPPORTED_DEVICES:
+        assert operator.supports(describe_call(device))
+        assert operator.supports(describe_call(device, attn_bias=LowerTriangularMask(), p=0.5))
 
 
-@pytest.mark.parametrize("operator", CUDA_OPERATORS)
-def test_cuda_operators_do_not_pretend_to_be_there(operator):
+@pytest.mark.skipif(not _native.has_cuda(), reason="built without CUDA kernels")
+def test_cuda_operators_say_what_they_do_not_take():
+    wide = describe_call("cuda", torch.float64, value_shape=(1, 8, 2, 257))
+    assert cutlass.BwOp.not_supported_reasons(wide) == [
+        "dtype=torch.float64 (supported: {torch.float32, torch.bfloat16, torch.float16})",
+        "max(query.shape[-1], value.shape[-1]) > 256",
+    ]
+
+
+@pytest.mark.parametrize("operator", ABSENT_OPERATORS)
+def test_operators_that_were_not_built_do_not_pretend_to_be_there(operator):
     assert not operator.is_available()
     assert operator.info() == "unavailable"
     half = TENSOR.half()

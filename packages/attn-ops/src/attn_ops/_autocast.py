@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attn_ops import _torch_ops
 
-_DISPATCH_KEYS = {"cpu": "AutocastCPU"}
+_DISPATCH_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 """Of each device type that has operators."""
 
 _PARAMETERS = ("attn_bias", "slopes", "table", "sink")

@@ -14,10 +14,10 @@ from attn_ops.fmha.operators import (
     AttentionOpBase,
 )
 
-ALL_FW_OPS: Final[tuple[type[AttentionFwOpBase], ...]] = (cpu.FwOp, flash.FwOp, cutlass.FwOp)
+ALL_FW_OPS: Final[tuple[type[AttentionFwOpBase], ...]] = (cpu.FwOp, cutlass.FwOp, flash.FwOp)
 """Every forward operator that can be named, best first."""
 
-ALL_BW_OPS: Final[tuple[type[AttentionBwOpBase], ...]] = (cpu.BwOp, flash.BwOp, cutlass.BwOp)
+ALL_BW_OPS: Final[tuple[type[AttentionBwOpBase], ...]] = (cpu.BwOp, cutlass.BwOp, flash.BwOp)
 """Every backward operator that can be named, best first."""
 
 _Operator = TypeVar("_Operator", bound=type[AttentionOpBase])

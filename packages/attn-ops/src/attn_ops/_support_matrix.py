@@ -11,6 +11,7 @@ from attn_ops._inputs import Inputs
 from attn_ops.fmha import attn_bias as masks
 from attn_ops.fmha.operators import AttentionOpBase
 
+_STATES: Final = {"cpu": "yes", "cuda": "emulated"}
 _TABLES: Final = torch.tensor([[0, 1], [3, 2]], dtype=torch.int32)
 
 EXAMPLES: Final[dict[str, Callable[[], object]]] = {
@@ -113,7 +114,10 @@ def describe_call(
 
 
 def support_matrix() -> str:
-    """Return a Markdown table of each mask class by direction and device."""
+    """Return a Markdown table of each mask class by direction and device.
+
+    "emulated" stands for kernels that were compiled, and never run but on an emulated GPU.
+    """
     columns = [
         (f"{direction} {device.upper()}", device, operators)
         for device in ("cpu", "cuda")
@@ -131,4 +135,4 @@ def _answer(operators: tuple[type[AttentionOpBase], ...], device: str, attn_bias
     # What every CUDA operator of xFormers takes, so that only the mask and the build decide.
     dtype = torch.float16 if device == "cuda" else torch.float32
     call = describe_call(device, dtype, attn_bias=attn_bias)
-    return "yes" if any(operator.supports(call) for operator in operators) else "no"
+    return _STATES[device] if any(operator.supports(call) for operator in operators) else "no"

@@ -104,8 +104,10 @@ def arguments(
 def refuse_other_devices(*arguments: Any) -> None:  # noqa: ANN401  of which some are tensors
     """Raise where a real kernel would: a result on the meta device would hide the lack of one."""
     for x in arguments:
-        if isinstance(x, Tensor) and x.device.type != "cpu":
-            raise NotImplementedError(f"attn_ops: expected CPU tensors, got one on {x.device}")
+        if isinstance(x, Tensor) and x.device.type not in ("cpu", "cuda"):
+            raise NotImplementedError(
+                f"attn_ops: expected CPU or CUDA tensors, got one on {x.device}"
+            )
 
 
 @torch.library.register_fake("attn_ops::attention")

@@ -11,6 +11,7 @@ from attn_ops._merge_op import MOST_CHUNKS, merge
 _WHO = "merge_attentions"
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = (*_NARROW, torch.float64)
+_DEVICES = ("cpu", "cuda")
 
 
 def merge_attentions(
@@ -112,9 +113,9 @@ def _check(outs: _Chunks, lses: _Chunks) -> None:
         )
     if not lse_dtype.is_floating_point:
         raise ValueError(f"{_WHO}: expected a floating-point lse_split, got {lse_dtype}")
-    if first.device.type != "cpu":
+    if first.device.type not in _DEVICES:
         raise NotImplementedError(
-            f"{_WHO}: expected CPU tensors, got device={first.device} (supported: {{'cpu'}})"
+            f"{_WHO}: expected CPU or CUDA tensors, got device={first.device}"
         )
 
 
