@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -29,8 +30,10 @@ constexpr bool same(attn_dtype a, attn_dtype b) { return a.code == b.code && a.b
 
 class Array {
  public:
-  // What all tensors say they are on; memory that the host and the device share.
-  static inline int32_t device_type = ATTN_DEVICE_CPU;
+  // What all tensors say they are on: with ATTN_TEST_DEVICE=cuda an emulated GPU, whose memory is
+  // the host's.
+  static inline const int32_t device_type =
+      std::getenv("ATTN_TEST_DEVICE") ? ATTN_DEVICE_CUDA : ATTN_DEVICE_CPU;
 
   Array() = default;
 

@@ -23,6 +23,11 @@ constexpr Precision kPrecisions[] = {
     {"float64", kFloat64, 1e-13},
 };
 
+// Whether the device of the tests has kernels for it.
+inline bool is_served(const Precision& precision) {
+  return Array::device_type == ATTN_DEVICE_CPU || !same(precision.dtype, kFloat64);
+}
+
 inline double tolerance_of(attn_dtype dtype) {
   for (const Precision& precision : kPrecisions) {
     if (same(precision.dtype, dtype)) return precision.tolerance;

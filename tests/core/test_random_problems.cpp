@@ -1,6 +1,6 @@
 // Forward and backward against plain loops on random shapes, dtypes and masks, with NaN and
 // infinity in keys: what does not see such a key must not notice it.
-// Arguments: how many problems, the first one's seed, and "cuda" for tensors on such a device.
+// Arguments: how many problems, and the first one's seed.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,8 +24,7 @@ constexpr int64_t kKeys[] = {0,  1,   2,   3,   15,  16,  17,  63,   64,
 
 // Of a query and a key, in all: few enough for the plain loops, or an emulated GPU, to take
 // milliseconds.
-int64_t most_products = 1500000;
-constexpr int64_t kMostProductsOnCuda = 300000;
+const int64_t kMostProducts = Array::device_type == ATTN_DEVICE_CPU ? 1500000 : 300000;
 
 Shape random_shape(Generator& generator) {
   Shape s;
@@ -37,7 +36,7 @@ Shape random_shape(Generator& generator) {
     s.Mkv = any_of(generator, kKeys);
     s.K = any_of(generator, kWidths);
     s.Kv = any_of(generator, kWidths);
-  } while (s.B * s.Hq * s.Mq * s.Mkv * (s.K + s.Kv) > most_products);
+  } while (s.B * s.Hq * s.Mq * s.Mkv * (s.K + s.Kv) > kMostProducts);
   return s;
 }
 
@@ -129,8 +128,8 @@ void leave_out_gradients(attn_attention_backward_args& args, Generator& generato
 
 // What no kernel for GPUs does.
 bool is_refused(const Precision& precision, const Shape& s) {
-  if (Array::device_type == ATTN_DEVICE_CPU) return false;
-  return same(precision.dtype, kFloat64) || s.K > 256 || s.Kv > 256;
+  const bool is_too_wide = Array::device_type == ATTN_DEVICE_CUDA && (s.K > 256 || s.Kv > 256);
+  return !is_served(precision) || is_too_wide;
 }
 
 void run_both(Calls& calls) {
@@ -237,10 +236,6 @@ int main(int argc, char** argv) {
   if (attn_cpu_isa(&isa, &error) == ATTN_ERROR_UNSUPPORTED) {
     std::printf("skipped: %s\n", error.message);
     return check::kSkipped;
-  }
-  if (argc > 3 && std::string(argv[3]) == "cuda") {
-    Array::device_type = ATTN_DEVICE_CUDA;
-    most_products = kMostProductsOnCuda;
   }
   for (int i = 0; i < problems; ++i) run_problem(first_seed + i);
   return check::outcome();

@@ -1,6 +1,7 @@
 // Hands calls on CUDA tensors to the kernels: finds the device, checks the workspace.
 #include "cuda/attention.h"
 #include "cuda/decode/merge.h"
+#include "cuda/decode/step.h"
 #include "cuda/runtime.h"
 #include "dispatch/capabilities.h"
 #include "dispatch/cuda.h"
@@ -48,11 +49,14 @@ void merge_backward(const MergeBackwardCall& call) {
 }
 
 size_t step_workspace(const StepCall& call) {
-  device_of(call.resources);
-  refuse_unsupported("expected tensors on the CPU, got CUDA tensors; no kernel steps there yet");
+  return with_room_to_align(decode::step_workspace(call.problem, device_of(call.resources)));
 }
 
-void step(const StepCall& call) { step_workspace(call); }
+void step(const StepCall& call) {
+  void* workspace = aligned_workspace(call.resources, step_workspace(call));
+  const DeviceGuard guard(call.resources.device.id);
+  decode::step(call.problem, device_of(call.resources), workspace, call.resources.exec.stream);
+}
 
 }  // namespace attn::cuda
 
