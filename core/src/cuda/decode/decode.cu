@@ -1,7 +1,7 @@
 // Decoding: its workspace, its splits and their merge.
 #include "cuda/decode/decode.h"
+#include "cuda/aligned_rows.h"
 #include "cuda/decode/decode_kernel.cuh"
-#include "cuda/decode/decode_launch.h"
 #include "cuda/decode/merge_kernel.cuh"
 #include "cuda/launch.cuh"
 
@@ -44,11 +44,27 @@ DecodeArguments arguments_of(const ForwardProblem& p, void* workspace) {
   return a;
 }
 
-void launch_splits(const DecodeArguments& a, void* stream) {
+template <class Element, int kWidth>
+void launch_tiles(const DecodeArguments& a, void* stream) {
+  launch(&decode_kernel<Element, kWidth>,
+         {.x = a.splits * a.problem.Hkv * a.problem.num_sequences},
+         DecodeShape<Element, kWidth>::kThreads, DecodeSplit<Element, kWidth>::kBytes, stream, a);
+}
+
+template <class Element>
+void launch_widths(const DecodeArguments& a, void* stream) {
   const int64_t width = a.problem.K > a.problem.Kv ? a.problem.K : a.problem.Kv;
-  if (width <= 64) return launch_decode_64(a, stream);
-  if (width <= 128) return launch_decode_128(a, stream);
-  launch_decode_256(a, stream);
+  if (width <= 64) return launch_tiles<Element, 64>(a, stream);
+  if (width <= 128) return launch_tiles<Element, 128>(a, stream);
+  launch_tiles<Element, 256>(a, stream);
+}
+
+void launch_splits(const DecodeArguments& a, void* stream) {
+  switch (a.problem.query.dtype) {
+    case DType::kFloat16: return launch_widths<Half>(a, stream);
+    case DType::kBFloat16: return launch_widths<BFloat16>(a, stream);
+    default: return launch_widths<float>(a, stream);
+  }
 }
 
 void launch_merge(const DecodeArguments& a, void* stream) {

@@ -133,12 +133,4 @@ ATTN_DEVICE void copy_rows(const Tile& tile, int thread, const char* first, int6
   copy([&](int r, int c) { return r < rows && c < chunks; });
 }
 
-// For the host: whether rows of `x` can be copied asynchronously into tiles of `dtype`.
-inline bool has_aligned_rows(const HeadRows& x, DType dtype, int64_t width) {
-  const int64_t bytes = element_bytes(dtype);
-  const auto is_whole = [bytes](int64_t elements) { return elements * bytes % kChunkBytes == 0; };
-  return x.dtype == dtype && reinterpret_cast<uintptr_t>(x.data) % kChunkBytes == 0 &&
-         is_whole(width) && is_whole(x.stride_b) && is_whole(x.stride_m) && is_whole(x.stride_h);
-}
-
 }  // namespace attn::cuda

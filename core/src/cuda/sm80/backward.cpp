@@ -1,7 +1,6 @@
 // The backward: its workspace, and which kernels run.
 #include "cuda/sm80/backward.h"
 #include "cuda/sm80/backward_instances.h"
-#include "cuda/sm80/row_tile.cuh"
 
 namespace attn::cuda::sm80 {
 namespace {
