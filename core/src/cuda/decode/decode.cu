@@ -1,6 +1,6 @@
 // Decoding: its workspace, its splits and their merge.
-#include "cuda/decode/decode.h"
 #include "cuda/aligned_rows.h"
+#include "cuda/decode/decode.h"
 #include "cuda/decode/decode_kernel.cuh"
 #include "cuda/decode/merge_kernel.cuh"
 #include "cuda/launch.cuh"
@@ -46,8 +46,7 @@ DecodeArguments arguments_of(const ForwardProblem& p, void* workspace) {
 
 template <class Element, int kWidth>
 void launch_tiles(const DecodeArguments& a, void* stream) {
-  launch(&decode_kernel<Element, kWidth>,
-         {.x = a.splits * a.problem.Hkv * a.problem.num_sequences},
+  launch(&decode_kernel<Element, kWidth>, {.x = a.splits * a.problem.Hkv * a.problem.num_sequences},
          DecodeShape<Element, kWidth>::kThreads, DecodeSplit<Element, kWidth>::kBytes, stream, a);
 }
 

@@ -1,5 +1,7 @@
 // The backward: its workspace, and which kernels run.
 #include "cuda/sm80/backward.h"
+
+#include "cuda/aligned_rows.h"
 #include "cuda/sm80/backward_instances.h"
 
 namespace attn::cuda::sm80 {

@@ -7,7 +7,7 @@
 
 namespace attn::cuda {
 
-constexpr int kNoTile = -1;
+constexpr int kNoTile = INT32_MIN;  // tiles that begin before their sequence are below 0
 
 // Rows of one side: those whose products are scores, Q or K, and those whose products are the
 // gradients of probabilities, dO or V.
