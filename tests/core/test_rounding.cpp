@@ -1,0 +1,83 @@
+// Gradients of rows of which rounding leaves little: their lse is so large that float32 has lost
+// the logarithm of the number of their keys, or their keys are so few that dP is nearly rowsum(dO
+// O). Argument: "cuda" for tensors on such a device.
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "calls.h"
+#include "check.h"
+#include "close.h"
+#include "naive_attention.h"
+
+namespace {
+
+constexpr Precision kNarrow[] = {kPrecisions[0], kPrecisions[1], kPrecisions[2]};
+constexpr Shape kShapes[] = {
+    {.B = 1, .Mq = 20, .Mkv = 90, .Hq = 2, .Hkv = 1, .K = 24, .Kv = 40},
+    {.B = 1, .Mq = 3, .Mkv = 600, .Hq = 2, .Hkv = 1, .K = 16, .Kv = 16},
+};
+
+void run_both(const std::string& context, Calls& calls) {
+  for (Array* array : calls.forward_outputs()) array->fill(kGarbage);
+  for (Array* array : calls.backward_outputs()) array->fill(kGarbage);
+  CHECK_IN((context + calls.error.message).c_str(), calls.run_forward() == ATTN_OK);
+  CHECK_IN((context + calls.error.message).c_str(), calls.run_backward() == ATTN_OK);
+}
+
+// Beside a large bias float32 would lose the scores too: they are 0 where it is added.
+void run_large_bias(const Precision& precision, const Shape& s, double number) {
+  const std::string context = std::string(precision.name) + ", bias " + std::to_string(number);
+  Arrays arrays(precision.dtype, precision.dtype, s, 1);
+  arrays.add_bias(kFloat32, {1, 1, s.Mq, 1}, 2);
+  for (int64_t i = 0; i < s.Mq; ++i) {
+    const bool is_large = i % 2 == 0;
+    arrays.bias.set(i, is_large ? number : 0.0);
+    for (int64_t place = 0; is_large && place < arrays.query.size(); ++place) {
+      if (place / s.K / s.Hq % s.Mq == i) arrays.query.set(place, 0.0);
+    }
+  }
+  Calls calls(std::move(arrays));
+  const NaiveForward forward = naive_forward(calls.arrays, calls.mask);
+  const NaiveBackward backward = naive_backward(calls.arrays, calls.mask);
+  run_both(context, calls);
+  const double tolerance = precision.tolerance * (2.0 + 0.5 * std::sqrt(1.0 * s.Kv));
+  check_close(context, "out", calls.arrays.out, forward.out, precision.tolerance);
+  check_close(context, "grad_query", calls.arrays.grad_query, backward.grad_query, tolerance);
+  check_close(context, "grad_key", calls.arrays.grad_key, backward.grad_key, tolerance);
+  check_close(context, "grad_value", calls.arrays.grad_value, backward.grad_value, tolerance);
+}
+
+// A query that sees a single key gives its score no gradient.
+void run_single_keys(const Precision& precision, const Shape& s) {
+  Calls calls(Arrays(precision.dtype, precision.dtype, s, 1));
+  calls.mask.band = {0, 0, ATTN_ANCHOR_TOP_LEFT, 0};
+  calls.backward.grad_lse = nullptr;
+  run_both(precision.name, calls);
+  constexpr double kLargest = 1e-4;
+  for (const Array* gradient : {&calls.arrays.grad_query, &calls.arrays.grad_key}) {
+    double largest = 0.0;
+    for (int64_t i = 0; i < gradient->size(); ++i) {
+      largest = std::fmax(largest, std::fabs(gradient->get(i)));
+    }
+    CHECK_IN(precision.name, largest <= kLargest);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const char* isa = nullptr;
+  attn_error error{};
+  if (attn_cpu_isa(&isa, &error) == ATTN_ERROR_UNSUPPORTED) {
+    std::printf("skipped: %s\n", error.message);
+    return check::kSkipped;
+  }
+  for (const Precision& precision : kNarrow) {
+    for (const Shape& shape : kShapes) {
+      for (const double number : {-1e4, -1e9, 1e7}) run_large_bias(precision, shape, number);
+      run_single_keys(precision, shape);
+    }
+  }
+  return check::outcome();
+}
