@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "problem/inline.h"
 #include "problem/problem.h"
 
 namespace attn {
@@ -13,9 +14,9 @@ struct StreamValues {
   int64_t stride_b = 0;
   int64_t stride_r = 0;
 
-  explicit operator bool() const { return data != nullptr; }
+  ATTN_INLINE explicit operator bool() const { return data != nullptr; }
   template <class T>
-  T& at(int64_t b, int64_t slot = 0) const {
+  ATTN_INLINE T& at(int64_t b, int64_t slot = 0) const {
     return reinterpret_cast<T*>(data)[b * stride_b + slot * stride_r];
   }
 };
