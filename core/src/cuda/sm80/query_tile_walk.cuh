@@ -17,7 +17,8 @@ class QueryTileWalk {
       : a(arguments), p(arguments.problem), memory{shared_memory()} {
     const int64_t tiles = (p.Mq + Shape::kStationary - 1) / Shape::kStationary;
     const int64_t block = block_index().x;
-    first_row = block % tiles * Shape::kStationary;
+    // The last rows first: under a causal band they see the most keys.
+    first_row = (tiles - 1 - block % tiles) * Shape::kStationary;
     h = static_cast<int>(block / tiles % p.Hq);
     b = block / tiles / p.Hq;
   }
