@@ -8,20 +8,27 @@
 
 namespace attn::cuda {
 
-// No key is as far away from a query as this, nor has a sequence as many.
-constexpr int kFarKeys = 1 << 30;
+// No key is as far away from a query as this, nor has a sequence as many: what the host refuses.
+constexpr int kFarKeys = 1 << 29;
 
-// The band and the end of a sequence: query i sees the keys [i + first, i + last) of its `keys`.
+// The band and the end of a sequence, for a tile of its queries: row i of the tile sees the keys
+// [i + first, i + last) of the sequence's `keys`.
 struct KeyBand {
   int first, last, keys;
 
-  ATTN_DEVICE explicit KeyBand(const Sequence& s)
-      : first(near(s.first)), last(near(s.last)), keys(near(s.Mkv)) {}
+  ATTN_DEVICE KeyBand(const Band& band, const Sequence& s, int first_query)
+      : first(static_cast<int>(s.diagonal) + first_query - near(band.left)),
+        last(static_cast<int>(s.diagonal) + first_query + near(band.right) + 1),
+        keys(static_cast<int>(s.Mkv)) {}
 
   // Clamped to the keys that there are.
   ATTN_DEVICE int clamped(int key) const { return key < 0 ? 0 : key < keys ? key : keys; }
-  ATTN_DEVICE int begin(int query) const { return clamped(query + first); }
-  ATTN_DEVICE int end(int query) const { return clamped(query + last); }
+  ATTN_DEVICE int begin(int row) const { return clamped(row + first); }
+  ATTN_DEVICE int end(int row) const { return clamped(row + last); }
+  // Whether each of `rows` rows sees all keys [key, key_end).
+  ATTN_DEVICE bool is_whole(int rows, int key, int key_end) const {
+    return key >= begin(rows - 1) && key_end <= end(0);
+  }
 
  private:
   ATTN_DEVICE static int near(int64_t distance) {
@@ -31,22 +38,16 @@ struct KeyBand {
   }
 };
 
-// The keys that a tile of queries sees by the band, in whole tiles but for `end`. Every query of it
-// sees all of [full_begin, full_end).
+// The keys that a tile's first `rows` rows see by the band; `begin` is that of a tile of keys.
 struct KeySpan {
-  int begin = 0, full_begin = 0, full_end = 0, end = 0;
+  int begin = 0, end = 0;
 };
 
-// Of queries [first, first + rows).
 template <int kKeys>
-ATTN_DEVICE KeySpan key_span(const KeyBand& band, int first, int rows) {
-  const int last = first + rows - 1;
-  KeySpan span{.begin = band.begin(first) / kKeys * kKeys,
-               .full_begin = (band.begin(last) + kKeys - 1) / kKeys * kKeys,
-               .full_end = band.end(first) / kKeys * kKeys,
-               .end = band.last > band.first ? band.end(last) : 0};
-  if (span.begin >= span.end) return {};
-  return span;
+ATTN_DEVICE KeySpan key_span(const KeyBand& band, int rows) {
+  const int begin = band.begin(0) / kKeys * kKeys;
+  const int end = band.last > band.first ? band.end(rows - 1) : 0;
+  return begin < end ? KeySpan{begin, end} : KeySpan{};
 }
 
 // The ascending list of key blocks that a block of queries sees.

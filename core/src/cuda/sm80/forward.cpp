@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/aligned_rows.h"
 #include "cuda/sm80/forward_launch.h"
 #include "cuda/sm80/tiles.h"
 #include "problem/refusal.h"
@@ -10,15 +11,9 @@
 namespace attn::cuda::sm80 {
 namespace {
 
-constexpr int64_t kChunkBytes = 16;
-
-bool has_aligned_rows(const HeadRows& x, int64_t width) {
-  const auto is_whole = [&](int64_t elements) {
-    return elements * element_bytes(x.dtype) % kChunkBytes == 0;
-  };
-  return reinterpret_cast<uintptr_t>(x.data) % kChunkBytes == 0 && is_whole(width) &&
-         is_whole(x.stride_b) && is_whole(x.stride_m) && is_whole(x.stride_h);
-}
+// Kernels count rows in 32 bits.
+constexpr int64_t kMostRows = int64_t{1} << 29, kMostKeyRows = int64_t{1} << 32;
+constexpr double kLog2E = 1.4426950408889634;
 
 bool is_extended(const ForwardArguments& arguments) {
   const Problem& p = arguments.problem;
@@ -40,19 +35,35 @@ void require_shared_memory(const Problem& p, const DeviceProperties& device) {
       static_cast<long long>(p.Kv), static_cast<long long>(bytes));
 }
 
+void require_few_rows(const Problem& p) {
+  if (std::max(p.Mq, p.most_keys) < kMostRows && p.Mkv < kMostKeyRows) return;
+  refuse_unsupported(
+      "expected fewer than %lld queries, and keys of a sequence, on a GPU, got %lld and %lld; "
+      "split "
+      "them",
+      static_cast<long long>(kMostRows), static_cast<long long>(p.Mq),
+      static_cast<long long>(p.most_keys));
+}
+
 }  // namespace
 
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device) {
+  require_few_rows(problem);
   require_shared_memory(problem, device);
   return 0;
 }
 
 void forward(const ForwardProblem& problem, const DeviceProperties& device, void*, void* stream) {
+  require_few_rows(problem);
   require_shared_memory(problem, device);
-  const ForwardArguments arguments{.problem = problem,
-                                   .query_is_aligned = has_aligned_rows(problem.query, problem.K),
-                                   .key_is_aligned = has_aligned_rows(problem.key, problem.K),
-                                   .value_is_aligned = has_aligned_rows(problem.value, problem.Kv)};
+  const DType dtype = problem.query.dtype;
+  const ForwardArguments arguments{
+      .problem = problem,
+      .query_is_aligned = has_aligned_rows(problem.query, dtype, problem.K),
+      .key_is_aligned = has_aligned_rows(problem.key, dtype, problem.K),
+      .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
+      .scale = static_cast<float>(problem.scale * kLog2E),
+      .softcap = static_cast<float>(problem.softcap * kLog2E)};
   const bool extended = is_extended(arguments);
   switch (bucket(std::max(problem.K, problem.Kv))) {
     case 32: return launch_forward<32>(arguments, extended, stream);

@@ -36,7 +36,8 @@ struct ForwardTiles {
   using Output = OutputStage<kWidth>;
 
   static constexpr int kOperandBytes = Tile::bytes(kRows + 2 * kKeys);
-  static constexpr int kSharedBytes = kOperandBytes + (kExtended ? Biases::kBytes : 0);
+  static constexpr int kBiasesAt = kOperandBytes + kForwardFactsBytes;
+  static constexpr int kSharedBytes = kBiasesAt + (kExtended ? Biases::kBytes : 0);
   static_assert(kSharedBytes == forward_shared_bytes(sizeof(Element), kWidth, kExtended));
   static_assert(kSharedBytes <= kMostSharedBytes);
   static_assert(kShape.warps * Output::kBytes <= kOperandBytes);
@@ -47,6 +48,14 @@ struct ForwardTiles {
 // twice more: with such values as 0, and to find out which results they belong in.
 enum class ValuesRead { kAsTheyAre, kFiniteOnly, kWhetherNonfinite, kNoMore };
 
+// What all threads of a block read tile by tile, from shared memory: registers are short.
+struct ForwardFacts {
+  KeyBand band;
+  int end;                        // of the keys that any query sees
+  uint32_t b, key_row, key_head;  // key_row: of the sequence's first key, in memory; with pages 0
+};
+static_assert(sizeof(ForwardFacts) <= kForwardFactsBytes);
+
 template <class Tiles>
 class ForwardBlock {
  public:
@@ -54,16 +63,12 @@ class ForwardBlock {
       : arguments_(arguments),
         p_(arguments.problem),
         thread_(opaque(thread_index())),
-        at_(find_queries()),
-        b_(static_cast<int>(at_.sequence.b)),
-        query_row_(static_cast<int>(at_.sequence.q_begin) + at_.first),
-        band_(at_.sequence),
+        at_(query_tile<Tiles::kRows>(p_, static_cast<uint32_t>(block_index().x))),
         queries_(Tile(shared_memory()), warp_index() * Tiles::kWarpRows),
         keys_(shared_memory() + Tile::bytes(Tiles::kRows)),
         values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys)),
-        first_key_(first_row(p_.key, has_pages() ? 0 : at_.sequence.k_begin, key_head())),
-        first_value_(first_row(p_.value, has_pages() ? 0 : at_.sequence.k_begin, key_head())),
-        biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kOperandBytes)} {}
+        facts_(*reinterpret_cast<ForwardFacts*>(shared_memory() + Tiles::kOperandBytes)),
+        biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kBiasesAt)} {}
 
   // Returns how values are to be read next, if once more.
   ATTN_DEVICE ValuesRead run(ValuesRead read) {
@@ -79,21 +84,25 @@ class ForwardBlock {
   static constexpr int kRowTiles = Tiles::kRowTiles, kKeys = Tiles::kKeys;
   static constexpr bool kExtended = Tiles::kExtended;
 
-  // Found anew where it is needed after the loops, which have no registers left to keep it in.
-  ATTN_DEVICE QueryTile find_queries() const {
-    return query_tile<Tiles::kRows>(opaque<Problem>(p_), static_cast<uint32_t>(block_index().x));
-  }
-
   ATTN_DEVICE void attend(ValuesRead read) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       out_[m].clear();
       running_[m] = {};
     }
-    const KeySpan span = key_span<kKeys>(band_, opaque(at_.first), at_.rows);
-    int key = next_tile(span.begin, span.end);
+    const KeyBand band(p_.band, at_.sequence, at_.first);
+    const KeySpan span = key_span<kKeys>(band, at_.rows);
+    synchronise_block();
+    if (thread_ == 0) {
+      facts_ = {.band = band,
+                .end = span.end,
+                .b = static_cast<uint32_t>(at_.sequence.b),
+                .key_row = has_pages() ? 0 : static_cast<uint32_t>(at_.sequence.k_begin),
+                .key_head = static_cast<uint32_t>(at_.h / static_cast<int>(p_.G))};
+    }
     synchronise_block();
     load_queries();
+    int key = next_tile(span.begin, span.end);
     if (key < span.end) load_keys(key);
     commit_copies();
     if constexpr (Tiles::kShape.queries_in_registers) {
@@ -102,9 +111,9 @@ class ForwardBlock {
       queries_.load();
     }
 #pragma unroll 1
-    while (key < span.end) {
-      const int next = next_tile(key + kKeys, span.end);
-      attend_keys(key, next, span, read);
+    while (key < facts_.end) {
+      const int next = next_tile(key + kKeys, facts_.end);
+      attend_keys(key, next, read);
       key = next;
     }
     wait_for_copies<0>();
@@ -118,33 +127,32 @@ class ForwardBlock {
     return first < end ? first / kKeys * kKeys : end;
   }
 
-  // The tile that begins with `key`, whose keys are under way; `next` is the one that follows.
-  ATTN_DEVICE void attend_keys(int key, int next, const KeySpan& span, ValuesRead read) {
+  // The tile that begins with `key`, whose keys are under way; `next` is the one that follows, if
+  // there is one.
+  ATTN_DEVICE void attend_keys(int key, int next, ValuesRead read) {
     wait_for_copies<0>();
     synchronise_block();
     load_values(key);
     commit_copies();
-    const bool has_biases = kExtended && fill_biases(key, span.end);
+    const bool has_biases = kExtended && fill_biases(key);
     Sums<kKeys> scores[kRowTiles];
     multiply_queries(scores, queries_, keys_);
     wait_for_copies<0>();
     synchronise_block();
-    if (next < span.end) load_keys(next);
+    if (next < facts_.end) load_keys(next);
     commit_copies();
-    const bool is_whole = key >= span.full_begin && key < span.full_end;
+    const bool is_whole = facts_.band.is_whole(Tiles::kRows, key, key + kKeys);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      const int first_key = key + lane() % 4 * 2;
       if constexpr (kExtended) {
-        apply_scale(scores[m], kLog2E * static_cast<float>(p_.scale),
-                    kLog2E * static_cast<float>(p_.softcap));
+        apply_scale(scores[m], arguments_.scale, arguments_.softcap);
         if (has_biases) biases_.add_to(scores[m], warp_row(m));
       }
-      if (!is_whole) apply_band(scores[m], band_, opaque(query(m)), first_key);
+      if (!is_whole) apply_band(scores[m], facts_.band, row(m), key + first_column());
       soften(m, scores[m]);
       if (kExtended && p_.dropout.enabled) {
-        apply_dropout(scores[m], p_.dropout, b_, at_.h, query_row_ + warp_row(m) + lane() / 4,
-                      first_key);
+        apply_dropout(scores[m], p_.dropout, facts_.b, at_.h,
+                      at_.sequence.q_begin + at_.first + row(m), key + first_column());
       }
     }
     if (read != ValuesRead::kAsTheyAre) rewrite_values(read);
@@ -152,11 +160,11 @@ class ForwardBlock {
   }
 
   // Returns whether there are any.
-  ATTN_DEVICE bool fill_biases(int key, int end) const {
+  ATTN_DEVICE bool fill_biases(int key) const {
     bool excludes_blocks = false;
     if (p_.blocks) {
       const BlockTiles blocks(p_.blocks, at_.h, at_.first, at_.rows);
-      excludes_blocks = !blocks.sees_all(key, key + kKeys < end ? key + kKeys : end);
+      excludes_blocks = !blocks.sees_all(key, key + kKeys < facts_.end ? key + kKeys : facts_.end);
     }
     if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks) return false;
     biases_.fill(p_, at_.sequence, at_.h, at_.first, key, excludes_blocks);
@@ -164,9 +172,10 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {
-    const float factor = kExtended ? 1.0f : kLog2E * static_cast<float>(p_.scale);
     float rescale[2];
-    if (!any(update_softmax(scores, factor, running_[m], rescale))) return;
+    if (!any(update_softmax(scores, kExtended ? 1.0f : arguments_.scale, running_[m], rescale))) {
+      return;
+    }
 #pragma unroll
     for (int n = 0; n < Tiles::kWidth / 8; ++n) {
 #pragma unroll
@@ -182,14 +191,15 @@ class ForwardBlock {
   // Row tile m of this warp, within the block's tile.
   ATTN_DEVICE int warp_row(int m) const { return warp_index() * Tiles::kWarpRows + 16 * m; }
 
-  // The first of this lane's two queries in row tile m.
-  ATTN_DEVICE int query(int m) const { return at_.first + warp_row(m) + lane() / 4; }
+  // Where this lane's scores of row tile m begin, within the tile; no register is kept for that.
+  ATTN_DEVICE int row(int m) const {
+    const int thread = opaque(thread_);
+    return thread / kWarpLanes * Tiles::kWarpRows + 16 * m + thread % kWarpLanes / 4;
+  }
+  ATTN_DEVICE int first_column() const { return opaque(thread_) % 4 * 2; }
 
-  ATTN_DEVICE int key_head() const { return at_.h / static_cast<int>(p_.G); }
-
-  // The row of a head that lies first in the sequence, or with pages in memory.
-  ATTN_DEVICE const char* first_row(const HeadRows& x, int64_t row, int64_t h) const {
-    return x.data + bytes_of(opaque(b_) * x.stride_b + row * x.stride_m + h * x.stride_h);
+  ATTN_DEVICE const char* row_of(const HeadRows& x, uint32_t row, uint32_t h) const {
+    return x.data + bytes_of(facts_.b * x.stride_b + row * x.stride_m + h * x.stride_h);
   }
 
   ATTN_DEVICE static int64_t bytes_of(int64_t elements) {
@@ -199,7 +209,8 @@ class ForwardBlock {
   ATTN_DEVICE bool has_pages() const { return kExtended && at_.sequence.pages; }
 
   ATTN_DEVICE void load_queries() const {
-    const char* first = first_row(p_.query, opaque(query_row_), at_.h);
+    const char* first = row_of(p_.query, static_cast<uint32_t>(at_.sequence.q_begin + at_.first),
+                               static_cast<uint32_t>(at_.h));
     const int64_t stride = bytes_of(p_.query.stride_m);
     if (!kExtended || arguments_.query_is_aligned) {
       return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_.tile, thread_, first, stride,
@@ -211,24 +222,27 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void load_keys(int key) const {
-    load_key_rows(keys_, p_.key, first_key_, p_.K, arguments_.key_is_aligned, key);
+    load_key_rows(keys_, p_.key, p_.K, arguments_.key_is_aligned, key);
   }
 
   ATTN_DEVICE void load_values(int key) const {
-    load_key_rows(values_, p_.value, first_value_, p_.Kv, arguments_.value_is_aligned, key);
+    load_key_rows(values_, p_.value, p_.Kv, arguments_.value_is_aligned, key);
   }
 
-  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, const char* first,
-                                 int64_t width, bool is_aligned, int key) const {
-    const int64_t stride = bytes_of(x.stride_m);
+  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, int64_t width,
+                                 bool is_aligned, int key) const {
+    const int columns = static_cast<int>(width);
     if (!kExtended || (is_aligned && !has_pages())) {
-      return copy_rows<kKeys, Tiles::kThreads>(tile, thread_, first + key * stride, stride,
-                                               band_.keys - key, static_cast<int>(width));
+      return copy_rows<kKeys, Tiles::kThreads>(
+          tile, thread_, row_of(x, facts_.key_row + key, facts_.key_head), bytes_of(x.stride_m),
+          facts_.band.keys - key, columns);
     }
     load_rows<Tiles::kThreads>(
-        tile, kKeys, {x.dtype, static_cast<int>(width), is_aligned}, [&](int r) -> const char* {
-          if (key + r >= band_.keys) return nullptr;
-          return first + (has_pages() ? key_row_of(p_, at_.sequence, key + r) : key + r) * stride;
+        tile, kKeys, {x.dtype, columns, is_aligned}, [&](int r) -> const char* {
+          if (key + r >= facts_.band.keys) return nullptr;
+          const int64_t row =
+              has_pages() ? key_row_of(p_, at_.sequence, key + r) : facts_.key_row + key + r;
+          return row_of(x, static_cast<uint32_t>(row), facts_.key_head);
         });
   }
 
@@ -245,7 +259,8 @@ class ForwardBlock {
     }
     has_nan = any(has_nan);
     bool* found = reinterpret_cast<bool*>(shared_memory());  // of each warp
-    if (lane() == 0) found[warp_index()] = has_nan;
+    const int thread = opaque(thread_);
+    if (thread % kWarpLanes == 0) found[thread / kWarpLanes] = has_nan;
     synchronise_block();
     for (int warp = 0; warp < Tiles::kShape.warps; ++warp) has_nan |= found[warp];
     synchronise_block();
@@ -253,12 +268,15 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void store(ValuesRead read) const {
-    const QueryTile at = find_queries();
+    // Found anew: the loops have no registers left to keep it in.
+    const QueryTile at =
+        query_tile<Tiles::kRows>(opaque<Problem>(p_), static_cast<uint32_t>(block_index().x));
     const bool has_sink = p_.sink && !at.is_outside;
     const float sink =
         has_sink ? kLog2E * read_number(p_.sink.at(at.h), p_.sink.dtype) : -infinity();
     const bool marks = read == ValuesRead::kWhetherNonfinite;
-    const int warp = opaque(warp_index()), row = opaque(lane() / 4);
+    const int thread = opaque(thread_), warp = thread / kWarpLanes, mine = thread % kWarpLanes;
+    const int row = mine / 4;
     const typename Tiles::Output stage{
         reinterpret_cast<float*>(shared_memory() + warp * Tiles::Output::kBytes)};
 #pragma unroll
@@ -271,12 +289,12 @@ class ForwardBlock {
       for (int r = 0; r < 2; ++r) {
         const FinishedRow finished = finish_softmax(running_[m], r, sink);
         factors[r] = marks ? 1.0f : finished.factor * kept_scale();
-        if (p_.lse && lane() % 4 == 0 && row + 8 * r < rows) {
+        if (p_.lse && mine % 4 == 0 && row + 8 * r < rows) {
           p_.lse.at<float>(b, at.h, first + row + 8 * r) = finished.lse;
         }
       }
       stage.store(out_[m], factors, rows, static_cast<int>(p_.Kv), p_.out.dtype,
-                  marks ? Written::kNanWherePositive : Written::kAll,
+                  marks ? Written::kNanWherePositive : Written::kAll, mine,
                   [&](int r) { return p_.out.row(b, first + r, at.h); });
     }
   }
@@ -290,13 +308,9 @@ class ForwardBlock {
   const ForwardProblem& p_;
   const int thread_;
   const QueryTile at_;
-  const int b_;          // of the sequence
-  const int query_row_;  // of the first query, in memory
-  const KeyBand band_;
   typename Tiles::Queries queries_;
   const Tile keys_, values_;
-  const char* const first_key_;
-  const char* const first_value_;
+  ForwardFacts& facts_;
   const typename Tiles::Biases biases_;
   Sums<Tiles::kWidth> out_[kRowTiles];
   RunningSoftmax running_[kRowTiles];

@@ -9,6 +9,7 @@ struct ForwardArguments {
   ForwardProblem problem;
   // Whether rows can be copied in chunks of 16 bytes.
   bool query_is_aligned, key_is_aligned, value_is_aligned;
+  float scale, softcap;  // to base 2; softcap 0: none
 };
 
 // Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band and sequences.

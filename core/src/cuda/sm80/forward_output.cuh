@@ -44,11 +44,10 @@ struct OutputStage {
   float* data;
 
   // Writes the first `rows` of 16 rows, `width` numbers of each, where row_of(r) is the address of
-  // row r. `factors` multiply the lane's two rows.
+  // row r. `factors` multiply the two rows of lane `mine`.
   template <class RowOf>
   ATTN_DEVICE void store(const Sums<kColumns>& sums, const float (&factors)[2], int rows, int width,
-                         DType dtype, Written written, RowOf&& row_of) const {
-    const int mine = opaque(lane());
+                         DType dtype, Written written, int mine, RowOf&& row_of) const {
 #pragma unroll
     for (int part = 0; part < kColumns; part += kPart) {
       if (part >= width) return;

@@ -22,11 +22,11 @@ ATTN_DEVICE void each_score(Sums<kColumns>& scores, Map&& map) {
   }
 }
 
-// Excludes what the band and the sequence's end exclude. `query` and `key` are the lane's first.
+// Excludes what the band and the sequence's end exclude. `row` and `key` are the lane's first.
 template <int kColumns>
-ATTN_DEVICE void apply_band(Sums<kColumns>& scores, const KeyBand& band, int query, int key) {
-  const int begin[2] = {band.begin(query) - key, band.begin(query + 8) - key};
-  const int end[2] = {band.end(query) - key, band.end(query + 8) - key};
+ATTN_DEVICE void apply_band(Sums<kColumns>& scores, const KeyBand& band, int row, int key) {
+  const int begin[2] = {band.begin(row) - key, band.begin(row + 8) - key};
+  const int end[2] = {band.end(row) - key, band.end(row + 8) - key};
   each_score(scores, [&](float& x, int r, int c) {
     if (c < begin[r] || c >= end[r]) x = -infinity();
   });

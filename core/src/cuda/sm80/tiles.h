@@ -24,12 +24,12 @@ struct ForwardShape {
 constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
   if (element_bytes == 2 && !is_extended) {
     switch (width) {
-      case 32: return {4, 2, 64, true, 2};
+      case 32: return {4, 2, 64, true, 3};
       case 64: return {4, 2, 64, true, 2};
       case 96: return {4, 2, 64, false, 2};
       case 128: return {4, 2, 64, false, 2};
       case 192: return {8, 1, 48, false, 1};
-      default: return {4, 1, 64, false, 2};
+      default: return {4, 1, 48, false, 2};
     }
   }
   if (element_bytes == 2) {
@@ -49,13 +49,15 @@ constexpr int bucket(int64_t width) {
   return 0;
 }
 
-// Rows of queries, keys and values, each 16 bytes longer than its elements; and with the whole mask
-// a tile of biases, 8 floats wider than its keys.
+constexpr int kForwardFactsBytes = 32;
+
+// Rows of queries, keys and values, each 16 bytes longer than its elements; a few facts of the
+// block; and with the whole mask a tile of biases, 8 floats wider than its keys.
 constexpr int forward_shared_bytes(int element_bytes, int width, bool is_extended) {
   const ForwardShape shape = forward_shape(element_bytes, width, is_extended);
   const int queries = 16 * shape.warps * shape.row_tiles;
   const int biases = is_extended ? queries * (shape.keys + 8) * 4 : 0;
-  return (queries + 2 * shape.keys) * (width * element_bytes + 16) + biases;
+  return (queries + 2 * shape.keys) * (width * element_bytes + 16) + kForwardFactsBytes + biases;
 }
 
 }  // namespace attn::cuda::sm80
