@@ -86,6 +86,12 @@ def num_threads() -> int:
 def has_cuda() -> bool:
     """Return whether this build contains CUDA kernels."""
 
+def cuda_device_count() -> int:
+    """
+    Return the number of CUDA devices that this process can use; 0 without CUDA kernels in
+    this build, or without a driver.
+    """
+
 def float32_ceiling(num_threads: int, seconds: float) -> float:
     """
     Return the float32 multiply-adds that `num_threads` threads reach, in FLOP/s.

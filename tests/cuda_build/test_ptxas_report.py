@@ -1,0 +1,97 @@
+"""What ptxas says of the kernels: no spills in the plain ones, and registers as recorded.
+
+The files compiled are those of the commonest width. `python tests/cuda_build/test_ptxas_report.py`
+prints what `resources.txt` should hold.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECORD = Path(__file__).with_name("resources.txt")
+FILES = ("sm80/forward_128.cu", "sm80/backward_128.cu")
+ARCHITECTURES = ("80", "90")
+ALLOWED_MORE = 8
+"""Registers that another release of nvcc may use without this failing."""
+
+REPORT = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>sm_\w+)'.*?"
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+KERNEL = re.compile(
+    r"\d(?P<kernel>[a-z_]+_kernel)I.*?(?P<element>Half|BFloat16|f)ELi.*Lb(?P<extended>[01])E"
+)
+
+
+def cutlass() -> str | None:
+    """Return the folder of CUTLASS' headers: the one given, or one that CMake downloaded."""
+    given = os.environ.get("ATTN_CUTLASS_DIR")
+    found = sorted(map(str, ROOT.glob("build/**/cutlass/cutlass_library/source/include")))
+    return given or (found[0] if found else None)
+
+
+def compile_and_report(file: str, out: Path, headers: str) -> str:
+    """Return what ptxas says of one file, for each of the architectures."""
+    targets = [f"-gencode=arch=compute_80,code=sm_{number}" for number in ARCHITECTURES]
+    command = [
+        *("nvcc", "-std=c++20", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-Xptxas", "-v"),
+        *(*targets, "-I", ROOT / "core/src", "-I", ROOT / "core/include", "-isystem", headers),
+        *("-c", ROOT / "core/src/cuda" / file, "-o", out / Path(file).with_suffix(".o").name),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def resources(out: Path) -> dict[str, tuple[int, int]]:
+    """Return registers and spilled bytes of each kernel, by a readable name."""
+    headers = cutlass()
+    assert headers is not None
+    found = {}
+    for file in FILES:
+        report = compile_and_report(file, out, headers)
+        assert "C75" not in report, "ptxas serialised something"
+        for kernel in REPORT.finditer(report):
+            part = KERNEL.search(kernel["name"])
+            assert part is not None, kernel["name"]
+            element = {"f": "float32"}.get(part["element"], part["element"])
+            variant = "extended" if part["extended"] == "1" else "plain"
+            name = f"{part['kernel']} {element} 128 {variant} {kernel['architecture']}"
+            spilled = int(kernel["stores"]) + int(kernel["loads"])
+            found[name] = (int(kernel["registers"]), spilled)
+    return found
+
+
+def as_table(found: dict[str, tuple[int, int]]) -> str:
+    """Return one line for each kernel: its name, registers and spilled bytes."""
+    return "".join(f"{name} {r} {s}\n" for name, (r, s) in sorted(found.items()))
+
+
+def recorded() -> dict[str, tuple[int, int]]:
+    """Return what `resources.txt` holds."""
+    rows = (line.rsplit(maxsplit=2) for line in RECORD.read_text().splitlines())
+    return {name: (int(registers), int(spilled)) for name, registers, spilled in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+@pytest.mark.skipif(cutlass() is None, reason="no CUTLASS headers: set ATTN_CUTLASS_DIR")
+def test_kernels_use_what_is_recorded(tmp_path):
+    found, expected = resources(tmp_path), recorded()
+    assert found.keys() == expected.keys()
+    for name, (registers, spilled) in found.items():
+        assert spilled == 0 or " plain " not in name, f"{name} spills {spilled} bytes"
+        assert registers <= expected[name][0] + ALLOWED_MORE, f"{name}: {registers} registers"
+        assert spilled <= expected[name][1], f"{name}: {spilled} bytes spilled"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_table(resources(Path(sys.argv[1]))))
