@@ -43,6 +43,13 @@ attn_status call_with_workspace(Args& args,
                                 attn_status (*query)(const Args*, size_t*, attn_error*) noexcept,
                                 attn_status (*call)(const Args*, attn_error*) noexcept,
                                 attn_error& error) {
+  if (args.query && args.query->device_type == ATTN_DEVICE_CUDA) {
+    std::snprintf(
+        error.message, sizeof(error.message),
+        "attention: expected CPU arrays, got CUDA arrays; call torch.ops.attn_ops or the C "
+        "ABI, which know the stream and the workspace");
+    return ATTN_ERROR_UNSUPPORTED;
+  }
   size_t bytes = 0;
   attn_status status = query(&args, &bytes, &error);
   if (status != ATTN_OK) return status;

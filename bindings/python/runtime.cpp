@@ -35,6 +35,10 @@ void bind_runtime(nb::module_& module) {
   module.def(
       "has_cuda", [] { return attn_has_cuda() != 0; },
       "Return whether this build contains CUDA kernels.");
+  module.def(
+      "cuda_device_count", &attn_cuda_device_count,
+      "Return the number of CUDA devices that this process can use; 0 without CUDA kernels in\n"
+      "this build, or without a driver.");
 }
 
 }  // namespace attn::python

@@ -65,9 +65,8 @@ std::tuple<Tensor, Tensor> attention_forward(const Inputs& inputs,
   check_4d("query", inputs.query);
   const auto shape = inputs.query.sizes();
   const bool is_double = inputs.query.scalar_type() == ScalarType::Double;
-  const Tensor lse =
-      empty({shape[0], shape[2], shape[1]}, is_double ? ScalarType::Double : ScalarType::Float,
-            inputs.query);
+  const Tensor lse = empty({shape[0], shape[2], shape[1]},
+                           is_double ? ScalarType::Double : ScalarType::Float, inputs.query);
   const Tensor out = run_forward(inputs, output_dtype, &lse);
   return {out, lse};
 }

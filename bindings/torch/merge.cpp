@@ -82,10 +82,11 @@ std::tuple<Tensor, Tensor> merge(std::vector<Tensor> chunk_outs, std::vector<Ten
   const Chunks chunks(chunk_outs, chunk_lses);
   const int64_t* shape = chunks.outs.first().shape;
   const ScalarType dtype = chunk_outs[0].scalar_type();
-  const Tensor out = empty({shape[0], shape[1], shape[2], shape[3]}, output_dtype.value_or(dtype), chunk_outs[0]);
-  const Tensor lse = empty({shape[0], shape[2], shape[1]},
-                           dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float,
-                           chunk_outs[0]);
+  const Tensor out =
+      empty({shape[0], shape[1], shape[2], shape[3]}, output_dtype.value_or(dtype), chunk_outs[0]);
+  const Tensor lse =
+      empty({shape[0], shape[2], shape[1]},
+            dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float, chunk_outs[0]);
   const attn_tensor out_view = view(out), lse_view = view(lse);
   const DeviceOfCall device(chunk_outs[0]);
   const attn_exec exec = device.executor();

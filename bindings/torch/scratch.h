@@ -1,5 +1,5 @@
-// The memory a call works in: on the stack where little is needed, else on the heap; for CUDA tensors
-// from torch's allocator of their device.
+// The memory a call works in: on the stack where little is needed, else on the heap; for CUDA
+// tensors from torch's allocator of their device.
 #pragma once
 
 #include <cstddef>

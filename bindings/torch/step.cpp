@@ -18,7 +18,8 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
                   "step: expected 4-D query and value [B, 1, H, K], got ", query.dim(), " and ",
                   value.dim(), " dimensions");
   const auto shape = query.sizes();
-  const Tensor out = empty({shape[0], shape[1], shape[2], value.size(3)}, query.scalar_type(), query);
+  const Tensor out =
+      empty({shape[0], shape[1], shape[2], value.size(3)}, query.scalar_type(), query);
 
   const attn_tensor views[] = {view(query),      view(key),      view(value), view(key_ring),
                                view(value_ring), view(position), view(out)};
