@@ -1,13 +1,13 @@
 # Whether the CUDA kernels are built, for which GPUs, and with which CUTLASS headers.
 
 set(ATTN_CUDA auto CACHE STRING "Build the CUDA kernels: 1, 0, or auto: where nvcc is found")
-set(ATTN_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
-    "The GPUs to compile for, as in CMAKE_CUDA_ARCHITECTURES; kernels begin at 75")
+# A GPU also runs what was compiled for an older one of its generation: 80 serves 86 and 89, too.
+set(ATTN_CUDA_ARCHITECTURES "75;80;90;100;120" CACHE STRING "The GPUs to compile for, from 75 on")
 set(ATTN_CUTLASS_DIR "" CACHE PATH "Folder of CUTLASS' headers, which holds cute/; empty: found")
 # An environment's word goes first, since a build inside pip is told nothing else.
 foreach(choice IN ITEMS ATTN_CUDA ATTN_CUDA_ARCHITECTURES ATTN_CUTLASS_DIR)
   if(NOT "$ENV{${choice}}" STREQUAL "")
-    set(${choice} "$ENV{${choice}}")
+    set_property(CACHE ${choice} PROPERTY VALUE "$ENV{${choice}}")
   endif()
 endforeach()
 
@@ -16,7 +16,6 @@ macro(attn_choose_cuda)
   set(attn_builds_cuda OFF)
   if(ATTN_CUDA STREQUAL "auto" AND NOT ATTN_SANITIZE)
     include(CheckLanguage)
-    set(CMAKE_CUDA_ARCHITECTURES ${ATTN_CUDA_ARCHITECTURES})
     check_language(CUDA)
     if(CMAKE_CUDA_COMPILER)
       set(attn_builds_cuda ON)
@@ -25,14 +24,36 @@ macro(attn_choose_cuda)
     set(attn_builds_cuda ON)
   endif()
   if(attn_builds_cuda)
-    set(CMAKE_CUDA_ARCHITECTURES ${ATTN_CUDA_ARCHITECTURES})
+    set(CMAKE_CUDA_ARCHITECTURES OFF)  # attn_set_architectures names them
     enable_language(CUDA)
-    set(CMAKE_CUDA_STANDARD 20)
-    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    # CMake 3.25 does not know that nvcc takes C++20.
+    foreach(kind IN ITEMS STANDARD EXTENSION)
+      if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+        set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
+      endif()
+    endforeach()
   endif()
   message(STATUS "attn: CUDA kernels: ${attn_builds_cuda} (ATTN_CUDA=${ATTN_CUDA})")
 endmacro()
+
+# Compiles for each of ATTN_CUDA_ARCHITECTURES from one of two intermediate forms: no kernel uses an
+# instruction newer than those of 80, so half the compiler runs once for all of them. That form is
+# kept as well, for GPUs to come.
+function(attn_set_architectures target)
+  foreach(architecture IN LISTS ATTN_CUDA_ARCHITECTURES)
+    if(architecture LESS 80)
+      set(form 75)
+    else()
+      set(form 80)
+    endif()
+    target_compile_options(
+      ${target}
+      PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_${form},code=sm_${architecture}>")
+  endforeach()
+  target_compile_options(
+    ${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=compute_80>")
+endfunction()
 
 # Compilers of kernels need up to 2 GB each: no more of them than memory holds, or cores.
 function(attn_limit_cuda_jobs target)
@@ -102,8 +123,8 @@ function(attn_add_cuda_kernels)
   target_compile_options(
     attn_cuda_kernels PRIVATE -DNDEBUG
                               "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr;-Xptxas;-v>")
-  set_target_properties(
-    attn_cuda_kernels PROPERTIES
-    CUDA_COMPILER_LAUNCHER "sh;${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_ptxas_report.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}")
+  set(launcher sh ${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_ptxas_report.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
+  set_target_properties(attn_cuda_kernels PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
+  attn_set_architectures(attn_cuda_kernels)
   attn_limit_cuda_jobs(attn_cuda_kernels)
 endfunction()

@@ -12,8 +12,7 @@ constexpr size_t kFirstExecBytes = offsetof(attn_exec, stream) + sizeof(void*);
 
 Resources read_resources(Device device, const attn_exec* given, void* workspace,
                          size_t workspace_bytes) {
-  Resources resources{
-      .device = device, .workspace = workspace, .workspace_bytes = workspace_bytes};
+  Resources resources{.device = device, .workspace = workspace, .workspace_bytes = workspace_bytes};
   attn_exec& exec = resources.exec;
   if (given) exec = read_growable("exec", given, exec, kFirstExecBytes);
   if (exec.num_threads < 0) {

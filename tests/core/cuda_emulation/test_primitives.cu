@@ -201,7 +201,8 @@ ATTN_KERNEL void no_barrier(ATTN_ARGUMENTS const Output out) {
   float* shared = reinterpret_cast<float*>(shared_memory());
   shared[thread_index()] = 1.0f;
   synchronise_warp();
-  out.values[block_index().x * kThreads + thread_index()] = shared[(thread_index() + 32) % kThreads];
+  out.values[block_index().x * kThreads + thread_index()] =
+      shared[(thread_index() + 32) % kThreads];
 }
 ATTN_KERNEL void no_wait(ATTN_ARGUMENTS const Copied p) {
   float* shared = reinterpret_cast<float*>(shared_memory()) + 4 * thread_index();
