@@ -254,6 +254,16 @@ def test_grouped_projection_begins_with_no_bias():
     assert layer(torch.randn(5, 6)).shape == (5, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_positions_of_any_integers_however_far(dtype):
+    layer, inputs, _ = make_case()
+    ends = torch.iinfo(dtype)
+    furthest = torch.where(inputs["relative_positions"] < 0, ends.min, ends.max)
+    clipped = furthest.clamp(-COUNT, COUNT).long()
+    got = layer(**(inputs | {"relative_positions": furthest.to(dtype)}))
+    assert_close(got, layer(**(inputs | {"relative_positions": clipped})), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("empty", ["queries", "keys"])
 def test_empty_sequences(empty):
     layer, inputs, _ = make_case(**{empty: 0}, mask=2)

@@ -48,7 +48,7 @@ class DisentangledCall(NamedTuple):
     base: Tensor | None
     """[n or 1, h or 1, q or 1, k or 1], added."""
     positions: Tensor | None
-    """int64 [n or 1, q, k, coordinates]: which row of the tables each pair reads, from Z // 2."""
+    """integers [n or 1, q, k, coordinates]: which row of the tables each pair reads, from Z // 2."""
     no_position: Tensor | None
     """bool [n or 1, 1, q or 1, k or 1]: True leaves the terms of positions out."""
     keep: Tensor | None
@@ -155,9 +155,11 @@ def _rows(call: DisentangledCall, samples: slice) -> list[Tensor]:
     table = call.query_table if call.key_table is None else call.key_table
     if call.positions is None or table is None:
         return []
-    num_rows = table.shape[2]
+    last, middle = table.shape[2] - 1, table.shape[2] // 2
     positions = call.positions if call.positions.shape[0] == 1 else call.positions[samples]
-    return [(x + num_rows // 2).clamp_(0, num_rows - 1).unsqueeze(1) for x in positions.unbind(-1)]
+    # Clamped before the middle is added: the largest integers stand for "far away".
+    near = (x.to(torch.int64).clamp(-middle, last - middle) for x in positions.unbind(-1))
+    return [x.add_(middle).unsqueeze(1) for x in near]
 
 
 def _logits(call: DisentangledCall, piece: Piece) -> Tensor:

@@ -17,6 +17,7 @@ Mode = Literal["c2c", "c2p", "p2c"]
 """A term of the logits: content to content, content to position, position to content."""
 
 _MODES: Final = get_args(Mode)
+_INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class GroupedLinear(nn.Module):
@@ -161,7 +162,7 @@ class RelativeAttention(nn.Module):
         content_keys: [n, k, key_size]; default: the queries.
         content_values: [n, k, value_size]; None: nothing is pooled.
         mask: bool [n, k], [n, q, k] or [n, q, k, heads], True keeps a key; it counts for outputs.
-        relative_positions: int64 [n, q, k, coordinates], of keys from queries; None: the terms of
+        relative_positions: integers [n, q, k, coordinates], of keys from queries; None: the terms of
             positions are left out.
         no_position_mask: bool [n, q, k], True leaves them out for a pair.
         base_attn: [n, q, k, h], added to the logits.
@@ -280,7 +281,7 @@ class RelativeAttention(nn.Module):
         full = (queries.shape[0], queries.shape[1], keys.shape[1])
         exact = (1, 0, 0)  # where an extent of 1 stands for all
         if positions is not None and (
-            positions.dtype.is_floating_point
+            positions.dtype not in _INTEGERS
             or positions.dim() != 4
             or positions.shape[3] != self.n_coordinates
             or not _broadcasts(positions[..., 0], full, exact)
