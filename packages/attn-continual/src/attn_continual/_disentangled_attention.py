@@ -48,7 +48,7 @@ class DisentangledCall(NamedTuple):
     base: Tensor | None
     """[n or 1, h or 1, q or 1, k or 1], added."""
     positions: Tensor | None
-    """integers [n or 1, q, k, coordinates]: which row of the tables each pair reads, from Z // 2."""
+    """int [n or 1, q, k, coordinates]: which row of the tables each pair reads, from Z // 2."""
     no_position: Tensor | None
     """bool [n or 1, 1, q or 1, k or 1]: True leaves the terms of positions out."""
     keep: Tensor | None

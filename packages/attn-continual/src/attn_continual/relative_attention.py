@@ -162,7 +162,7 @@ class RelativeAttention(nn.Module):
         content_keys: [n, k, key_size]; default: the queries.
         content_values: [n, k, value_size]; None: nothing is pooled.
         mask: bool [n, k], [n, q, k] or [n, q, k, heads], True keeps a key; it counts for outputs.
-        relative_positions: integers [n, q, k, coordinates], of keys from queries; None: the terms of
+        relative_positions: int [n, q, k, coordinates], of keys from queries; None: the terms of
             positions are left out.
         no_position_mask: bool [n, q, k], True leaves them out for a pair.
         base_attn: [n, q, k, h], added to the logits.
