@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
     check_causal_hint,
+    check_sequences,
     project,
     torch_attention,
     torch_padding,
@@ -40,7 +41,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         forward_returns_attn_mask: bool,
         embed_dim_second: bool,
     ) -> None:
-        if sequence_len is None or sequence_len < 1:
+        if not isinstance(sequence_len, int) or sequence_len < 1:
             raise ValueError(
                 f"{type(self).__name__}: expected sequence_len, the steps of the window, got "
                 f"{sequence_len}"
@@ -135,7 +136,9 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         key_padding_mask: bool [N], True hides this step's key from every query.
         attn_mask: as torch's for the window, [L, L] or [N * num_heads, L, L].
         """
-        padding = None if key_padding_mask is None else torch_padding(key_padding_mask)[:, None]
+        padding = None
+        if key_padding_mask is not None:
+            padding = torch_padding(key_padding_mask, "N")[:, None]
         out, state, valid = self.run_rows(
             step_rows(x),
             None if key is None else step_rows(key),
@@ -172,7 +175,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
             None if key is None else to_rows(key),
             None if value is None else to_rows(value),
             state,
-            None if key_padding_mask is None else torch_padding(key_padding_mask),
+            None if key_padding_mask is None else torch_padding(key_padding_mask, "N", "T"),
             attn_mask,
             active=active,
             in_place=in_place,
@@ -266,6 +269,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         value = key if value is None else value
         check_causal_hint(attn_mask, is_causal)
         rows = [self.layout.to_rows(x) for x in (query, key, value)]
+        check_sequences(self, *rows, attn_mask)
         at = self.queries_of_forward(rows[0].shape[1])
         out, weights = torch_attention(
             self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, multi_head_attention_forward
 
+from attn_continual._step_checks import check_dtype
 from attn_ops import memory_efficient_attention
 
 
@@ -42,10 +43,10 @@ def project(
 ) -> Projected:
     """Project [N, T, features] with the layer's weights; `value` defaults to `key`.
 
-    Raises: ValueError if features are not as many as the weights take.
+    Raises: ValueError if features are not as many as the weights take, or of another dtype.
     """
     value = key if value is None else value
-    _check_features(mha, query, key, value)
+    check_features(mha, query, key, value)
     heads = (mha.num_heads, mha.head_dim)
     if mha.in_proj_weight is not None and query is key is value:
         rows = linear(query, mha.in_proj_weight, mha.in_proj_bias)
@@ -64,7 +65,11 @@ def project(
     )
 
 
-def _check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
+def check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise ValueError unless features are as many, and of the dtype, that the weights take."""
+    weight = mha.out_proj.weight
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        check_dtype(name, x, weight)
     given = (query.shape[-1], key.shape[-1], value.shape[-1])
     if given == (mha.embed_dim, mha.kdim, mha.vdim):
         return
@@ -77,15 +82,39 @@ def _check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, valu
             )
 
 
-def torch_padding(key_padding_mask: Tensor) -> Tensor:
+def check_sequences(
+    mha: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+) -> None:
+    """Raise ValueError unless whole sequences [N, T, features] and their mask fit."""
+    check_features(mha, query, key, value)
+    streams, length = query.shape[:2]
+    if key.shape[0] != streams or key.shape[:2] != value.shape[:2]:
+        raise ValueError(
+            f"attention: expected keys and values of {streams} streams, as many of each, got rows "
+            f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}"
+        )
+    pairs, heads = (length, key.shape[1]), streams * mha.num_heads
+    if attn_mask is not None and attn_mask.shape not in (pairs, (heads, *pairs)):
+        raise ValueError(
+            f"attn_mask: expected {list(pairs)}, of queries and keys, or [{heads}, ...] with "
+            f"streams * heads in front, got {list(attn_mask.shape)}"
+        )
+
+
+def torch_padding(key_padding_mask: Tensor, *axes: str) -> Tensor:
     """Return torch's key padding mask as bool, True hiding a key.
 
-    Raises: ValueError if it is not bool.
+    axes: what it has, for the message.
+    Raises: ValueError if it is not bool, or has other axes.
     """
-    if key_padding_mask.dtype != torch.bool:
+    if key_padding_mask.dtype != torch.bool or key_padding_mask.dim() != len(axes):
         raise ValueError(
-            "key_padding_mask: expected a bool tensor, True hiding a key, got "
-            f"{key_padding_mask.dtype}"
+            f"key_padding_mask: expected a bool tensor [{', '.join(axes)}], True hiding a key, got "
+            f"{key_padding_mask.dtype} {list(key_padding_mask.shape)}"
         )
     return key_padding_mask
 
@@ -96,10 +125,11 @@ def torch_window_mask(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
     Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
     """
     is_window = attn_mask.dim() in (2, 3) and attn_mask.shape[-2:] == (length, length)
-    if not is_window or (attn_mask.dim() == 3 and attn_mask.shape[0] % num_heads):
+    is_mask = attn_mask.dtype == torch.bool or attn_mask.is_floating_point()
+    if not is_window or not is_mask or (attn_mask.dim() == 3 and attn_mask.shape[0] % num_heads):
         raise ValueError(
             f"attn_mask: expected [{length}, {length}], the window's, or with N * num_heads in "
-            f"front, got {list(attn_mask.shape)}"
+            f"front, bool or floating point, got {attn_mask.dtype} {list(attn_mask.shape)}"
         )
     return (
         attn_mask[None, None] if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, num_heads))
@@ -109,7 +139,7 @@ def torch_window_mask(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
 def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: int) -> Tensor:
     """Return a query's row of torch's mask of a window, as what is added: [N or 1, H or 1, L].
 
-    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
+    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L], or of integers.
     """
     row = torch_window_mask(attn_mask, length, num_heads)[:, :, query_index]
     if row.dtype == torch.bool:

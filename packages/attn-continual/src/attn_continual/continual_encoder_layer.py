@@ -6,7 +6,9 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_continual._layout import step_rows
+from attn_continual._projections import check_features
 from attn_continual._sliding_rows import keep_rows, late_rows, sliding_windows
+from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.encoder_layer import TransformerEncoderLayer
 from attn_continual.retroactive import RetroactiveMultiheadAttention
@@ -107,9 +109,11 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
 
         single: whether T is 1, for which there is a shorter way.
         """
+        position = state.attention.position
+        check_rows(type(self).__name__, position.shape[0], active, rows=rows)
+        check_features(self.self_attn, rows, rows, rows)
         residual = self.residual_rows(rows, state)
         # Before attention, which may advance the position in place.
-        position = state.attention.position
         kept = keep_rows(state.rows, rows, position, active, in_place=single and in_place)
         attended, attention, valid = self.self_attn.run_rows(
             self.attention_input(rows),

@@ -101,7 +101,7 @@ class ContinualModule(nn.Module, ABC):
         update_state: False leaves the state as it is, to the bit.
         Raises: ValueError if the number of streams is another than before.
         """
-        state = self._state_for(x.shape[0], x)
+        state = self._state_for(x, 0)
         in_place = self._may_overwrite(update_state)
         out, new_state, _ = self.step(x, state, in_place=in_place, **inputs)
         seen = self._steps + 1
@@ -123,7 +123,7 @@ class ContinualModule(nn.Module, ABC):
         Raises: ValueError if the number of streams is another than before.
         """
         time = self.time_axis
-        state = self._state_for(x.shape[self.stream_axis], x)
+        state = self._state_for(x, self.stream_axis)
         in_place = self._may_overwrite(update_state)
         out, new_state, _ = self.steps(x, state, in_place=in_place, **inputs)
         if pad_end and self.delay > 0:
@@ -154,14 +154,16 @@ class ContinualModule(nn.Module, ABC):
             )
         given = tensors_of(state.tensors)
         num_streams = given[0].shape[0] if given and given[0].dim() > 0 else 0
-        own = tensors_of(self.initial_state(num_streams))
-        if [x.shape for x in given] != [x.shape for x in own]:
+        initial = self.initial_state(num_streams)
+        found, expected = ([_kind(x) for x in tensors] for tensors in (given, tensors_of(initial)))
+        if found != expected:
             raise ValueError(
-                f"{type(self).__name__}: expected a state of tensors "
-                f"{[list(x.shape) for x in own]}, got {[list(x.shape) for x in given]}; was it "
-                "made by a module of other sizes?"
+                f"{type(self).__name__}: expected a state of tensors {expected}, got {found}; was "
+                "it made by a module of other sizes?"
             )
-        self._state, self._steps, self._owns_state = snapshot(state.tensors), state.steps, True
+        copies = iter(given)
+        self._state = map_state(lambda _: next(copies).clone(), initial)
+        self._steps, self._owns_state = state.steps, True
         return None
 
     def clean_state(self) -> None:
@@ -206,8 +208,14 @@ class ContinualModule(nn.Module, ABC):
             return super().__call__(*arguments, **named)
         return getattr(self, mode)(*arguments, **named)
 
-    def _state_for(self, num_streams: int, x: Tensor) -> Any:  # noqa: ANN401
+    def _state_for(self, x: Tensor, stream_axis: int) -> Any:  # noqa: ANN401
         """Return the state to go on from, for inputs like `x`."""
+        if x.dim() <= stream_axis:
+            raise ValueError(
+                f"{type(self).__name__}: expected inputs with streams at axis {stream_axis}, got "
+                f"{list(x.shape)}"
+            )
+        num_streams = x.shape[stream_axis]
         if self._state is None:
             return self.initial_state(num_streams, device=x.device, dtype=x.dtype)
         tensors = tensors_of(self._state)
@@ -250,6 +258,12 @@ class ContinualModule(nn.Module, ABC):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles hold: the state without its history of gradients."""
-        state = None if self._state is None else detach(self._state)
+        """Return what copies and pickles hold: a state of their own, without its history."""
+        state = None if self._state is None else snapshot(detach(self._state))
         return {**self.__dict__, "_state": state}
+
+
+def _kind(x: Tensor) -> str:
+    """Return what a state's tensor cannot differ in: its shape, and whether it counts or hides."""
+    dtype = "floating" if x.is_floating_point() else str(x.dtype).removeprefix("torch.")
+    return f"{dtype} {list(x.shape)}"

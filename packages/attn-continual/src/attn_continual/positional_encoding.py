@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.cyclic_positional_encoding import CyclicPositionalEncoding
 
@@ -92,6 +93,7 @@ class RecyclingPositionalEncoding(ContinualModule):
         """Return x [N, C, T] with the next T rows added, the new state, and valid, bool [N, T]."""
         del in_place  # a new index costs nothing
         self._check(x)
+        check_rows(type(self).__name__, state.row.shape[0], active, x=x.transpose(1, 2))
         num_steps = x.shape[2]
         steps = torch.arange(num_steps, device=state.row.device)
         rows = (state.row[:, None] + steps) % self.num_embeds

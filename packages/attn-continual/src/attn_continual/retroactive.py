@@ -11,7 +11,14 @@ from attn_continual._multihead_attention import ContinualMultiheadAttention
 from attn_continual._projections import torch_window_mask
 from attn_continual._sliding_rows import sliding_windows
 from attn_continual.ring_cache import last_rows, slot_ages
-from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState, padding_of
+from attn_continual.window_attention import (
+    ExtraRows,
+    Rows,
+    Window,
+    WindowState,
+    check_window_rows,
+    padding_of,
+)
 
 
 class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
@@ -131,6 +138,7 @@ class RetroactiveWindow(Window):
         in_place: bool = False,
     ) -> tuple[Tensor, WindowState, Tensor]:
         """Return what `windows` does for one step without a mask: keys stay where they lie."""
+        check_window_rows(rows, state, None, active)
         state = self.write_step(rows, state, active, in_place)
         query = last_rows(state.query, state.position, self.length)
         ages = slot_ages(state.position, state.key.shape[1])
@@ -155,6 +163,7 @@ class RetroactiveWindow(Window):
         in_place: the memory of `state` may be used for the new one; only of a single step.
         Also returns the new state, and valid, bool [N, T].
         """
+        check_window_rows(rows, state, mask, active)
         num_streams, num_steps = rows.key.shape[:2]
         before, length = state.position, self.length
         query, key, value, padding = (

@@ -73,10 +73,10 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
             embed_dim_second=embed_dim_second,
         )
         length = self.sequence_len
-        if not -length <= query_index < length:
+        if not isinstance(query_index, int) or not -length <= query_index < length:
             raise ValueError(
-                f"SingleOutputMultiheadAttention: expected query_index in [{-length}, {length}), "
-                f"got {query_index}"
+                f"SingleOutputMultiheadAttention: expected query_index, an int in [{-length}, "
+                f"{length}), got {query_index}"
             )
         self.query_index = query_index
         self.single_output_forward = single_output_forward

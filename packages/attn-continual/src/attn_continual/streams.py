@@ -20,7 +20,7 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:  # noqa: AN
     first = states[0]
     if isinstance(first, Tensor):
         return function(*states)
-    parts = [map_state(function, *part) for part in zip(*states, strict=True)]
+    parts = [map_state(function, *part) for part in zip(*map(_parts, states), strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
@@ -28,7 +28,13 @@ def tensors_of(state: Any) -> list[Tensor]:  # noqa: ANN401
     """Return the tensors of a state in their order."""
     if isinstance(state, Tensor):
         return [state]
-    return [tensor for part in state for tensor in tensors_of(part)]
+    return [tensor for part in _parts(state) for tensor in tensors_of(part)]
+
+
+def _parts(state: Any) -> Sequence[Any]:  # noqa: ANN401
+    if not isinstance(state, tuple | list):
+        raise TypeError(f"state: expected a tensor, or a tuple of states, got {type(state)}")
+    return state
 
 
 def snapshot(state: Any) -> Any:  # noqa: ANN401

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attn_continual._step_checks import check_rows
 from attn_continual.ring_cache import advance, last_rows, next_slot, slot_ages, write, write_step
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
@@ -119,7 +120,7 @@ class Window:
         mask_row: [N or 1, H or 1, length], added to the scores of the window's keys, the oldest
             first.
         """
-        _check_rows(rows, state, mask_row)
+        check_window_rows(rows, state, mask_row, active)
         # The oldest query lies where the newest goes.
         waiting = next_slot(state.position, self.delay) if self.delay > 0 else None
         query = rows.query if waiting is None else state.query[waiting].unsqueeze(1)
@@ -189,7 +190,7 @@ class Window:
         in_place: as for `step`; a chunk makes new rings all the same.
         """
         del in_place
-        _check_rows(rows, state, mask_row)
+        check_window_rows(rows, state, mask_row, active)
         num_steps = rows.key.shape[1]
         before, history = state.position, self.length - 1
         key, value, padding = (
@@ -283,17 +284,22 @@ class Window:
         return valid if active is None else valid & active[:, None]
 
 
-def _check_rows(rows: Rows, state: WindowState, mask_row: Tensor | None) -> None:
-    given, held = rows.key.shape[0], state.position.shape[0]
-    if given != held:
-        raise ValueError(
-            f"window attention: expected rows of {held} streams, as the state has, got {given}; "
-            "select, stack or reset streams of the state to change them"
-        )
-    if mask_row is not None and mask_row.shape[0] not in (1, held):
-        raise ValueError(
-            f"attn_mask: expected masks of 1 or {held} streams, got {mask_row.shape[0]}"
-        )
+def check_window_rows(
+    rows: Rows, state: WindowState, mask: Tensor | None, active: Tensor | None
+) -> None:
+    """Raise ValueError unless what a window is given fits the state's streams."""
+    held = state.position.shape[0]
+    check_rows(
+        "window attention",
+        held,
+        active,
+        query=rows.query,
+        key=rows.key,
+        value=rows.value,
+        key_padding_mask=rows.padding,
+    )
+    if mask is not None and mask.shape[0] not in (1, held):
+        raise ValueError(f"attn_mask: expected masks of 1 or {held} streams, got {mask.shape[0]}")
 
 
 def padding_of(rows: Rows) -> Tensor:
