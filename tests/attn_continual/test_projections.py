@@ -92,7 +92,7 @@ def test_the_row_of_a_bool_mask_adds_minus_infinity_where_it_hides():
 def test_padding_is_bool():
     padding = torch.tensor([[True, False]])
     assert torch_padding(padding, "N", "T") is padding
-    with pytest.raises(ValueError, match="expected a bool tensor .*, True hiding a key, got"):
+    with pytest.raises(ValueError, match=r"expected a bool tensor .*, True hiding a key, got"):
         torch_padding(padding.float(), "N", "T")
 
 

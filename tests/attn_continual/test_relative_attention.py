@@ -380,6 +380,7 @@ def test_operator_keeps_what_torch_asks_of_operators():
         ({"p2c_index": "other"}, "expected p2c_index"),
         ({"n_heads": 3}, "expected key_size to be a multiple of n_heads"),
         ({"n_heads": 3, "head_size": 4}, "expected size to be a multiple of n_heads"),
+        ({"n_heads": 0}, "expected key_size to be a multiple of n_heads, got 8 and 0"),
         ({"n_coordinates": 3}, "expected head_size to be a multiple of n_coordinates"),
         ({"position_embedding": torch.randn(6, 5), "n_coordinates": 2}, "features to be a multi"),
         ({"position_embedding": torch.randn(6)}, r"expected position_embedding \[positions"),
@@ -402,6 +403,10 @@ def test_construction_names_what_is_wrong(change, message):
         ({"mask": torch.ones(3, 5)}, "expected mask, bool"),
         ({"mask": torch.ones(3, 4, dtype=torch.bool)}, "expected mask, bool"),
         ({"base_attn": torch.zeros(3, 5, 5, 3)}, "expected base_attn"),
+        ({"base_attn": torch.ones(3, 5, 5, HEADS) > 0}, "expected base_attn, floating point"),
+        ({"content_queries": torch.zeros(3, 5, 7)}, r"expected content_queries \[n, q, 8\]"),
+        ({"content_keys": torch.zeros(3, 5, 7)}, r"content_keys \[n, k, 8\]"),
+        ({"content_values": torch.zeros(3, 5, 7)}, r"expected content_values \[3, 5, 8\]"),
         ({"content_keys": torch.zeros(2, 5, SIZE)}, "expected content_queries"),
         ({"content_values": torch.zeros(3, 4, SIZE)}, "expected content_values"),
     ],
@@ -410,6 +415,12 @@ def test_calls_name_what_is_wrong(change, message):
     layer, inputs, _ = make_case(dtype=torch.float32)
     with pytest.raises(ValueError, match=message):
         layer(**(inputs | change))
+
+
+@pytest.mark.parametrize(("sizes", "name"), [((5, 4), "in"), ((4, 5), "out")])
+def test_groups_of_unequal_sizes_are_refused(sizes, name):
+    with pytest.raises(ValueError, match=f"GroupedLinear: expected {name}_features to be a multi"):
+        GroupedLinear(*sizes, n_groups=2)
 
 
 def test_positions_without_an_embedding_and_without_a_content_term():

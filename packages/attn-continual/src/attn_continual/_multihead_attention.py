@@ -269,7 +269,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         value = key if value is None else value
         check_causal_hint(attn_mask, is_causal)
         rows = [self.layout.to_rows(x) for x in (query, key, value)]
-        check_sequences(self, *rows, attn_mask)
+        check_sequences(self, rows, attn_mask)
         at = self.queries_of_forward(rows[0].shape[1])
         out, weights = torch_attention(
             self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.nn.functional import linear, multi_head_attention_forward
 
 from attn_continual._step_checks import check_dtype
 from attn_ops import memory_efficient_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Projected(NamedTuple):
@@ -83,13 +86,10 @@ def check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value
 
 
 def check_sequences(
-    mha: nn.MultiheadAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None,
+    mha: nn.MultiheadAttention, rows: Sequence[Tensor], attn_mask: Tensor | None
 ) -> None:
-    """Raise ValueError unless whole sequences [N, T, features] and their mask fit."""
+    """Raise ValueError unless queries, keys and values [N, T, features] and their mask fit."""
+    query, key, value = rows
     check_features(mha, query, key, value)
     streams, length = query.shape[:2]
     if key.shape[0] != streams or key.shape[:2] != value.shape[:2]:

@@ -31,6 +31,8 @@ class GroupedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, n_groups: int) -> None:
         super().__init__()
         self.n_groups = n_groups
+        _check_multiple("GroupedLinear", "in_features", in_features, "n_groups", n_groups)
+        _check_multiple("GroupedLinear", "out_features", out_features, "n_groups", n_groups)
         width, out_width = in_features // n_groups, out_features // n_groups
         self.weight = nn.Parameter(torch.empty(n_groups, width, out_width))
         self.bias = nn.Parameter(torch.empty(n_groups, out_width))
@@ -108,7 +110,7 @@ class RelativeAttention(nn.Module):
         key_size = size if key_size is None else key_size
         query_size = size if query_size is None else query_size
         if head_size is None:
-            _check_multiple("key_size", key_size, "n_heads", n_heads)
+            _check_multiple("RelativeAttention", "key_size", key_size, "n_heads", n_heads)
         self.size, self.n_heads = size, n_heads
         self.value_size = key_size if value_size is None else value_size
         self.head_size = key_size // n_heads if head_size is None else head_size
@@ -221,7 +223,7 @@ class RelativeAttention(nn.Module):
                 f"{self.p2c_index!r}"
             )
         if self.do_pooling:
-            _check_multiple("size", self.size, "n_heads", self.n_heads)
+            _check_multiple("RelativeAttention", "size", self.size, "n_heads", self.n_heads)
         if position_embedding is None:
             return
         if position_embedding.dim() != 2 or position_embedding.shape[0] == 0:
@@ -230,28 +232,35 @@ class RelativeAttention(nn.Module):
                 f"{list(position_embedding.shape)}"
             )
         features, of = position_embedding.shape[1], ("n_coordinates", self.n_coordinates)
-        _check_multiple("head_size", self.head_size, *of)
-        _check_multiple("position_embedding's features", features, *of)
+        _check_multiple("RelativeAttention", "head_size", self.head_size, *of)
+        _check_multiple("RelativeAttention", "position_embedding's features", features, *of)
 
     def _check_inputs(
         self, queries: Tensor, keys: Tensor, values: Tensor | None, base_attn: Tensor | None
     ) -> None:
-        """Raise ValueError unless samples and rows fit; the projections check features."""
-        if queries.dim() != 3 or keys.dim() != 3 or queries.shape[0] != keys.shape[0]:
+        """Raise ValueError unless samples, rows and features fit."""
+        sizes = (self.content_query_proj.in_features, self.content_key_proj.in_features)
+        axes = (queries.dim(), keys.dim())
+        features = (queries.shape[-1], keys.shape[-1])
+        if axes != (3, 3) or features != sizes or queries.shape[0] != keys.shape[0]:
             raise ValueError(
-                "RelativeAttention: expected content_queries [n, q, query_size] and content_keys "
-                f"[n, k, key_size], got {list(queries.shape)} and {list(keys.shape)}"
+                f"RelativeAttention: expected content_queries [n, q, {sizes[0]}] and content_keys "
+                f"[n, k, {sizes[1]}], got {list(queries.shape)} and {list(keys.shape)}"
             )
-        if values is not None and values.shape[:-1] != keys.shape[:-1]:
+        rows = (*keys.shape[:2], self.value_size)
+        if values is not None and values.shape != rows:
             raise ValueError(
-                f"RelativeAttention: expected content_values [{keys.shape[0]}, {keys.shape[1]}, "
-                f"value_size], a row for each key, got {list(values.shape)}"
+                f"RelativeAttention: expected content_values {list(rows)}, a row for each key, got "
+                f"{list(values.shape)}"
             )
         heads = self.n_heads + self.n_additional_heads
         full = (queries.shape[0], queries.shape[1], keys.shape[1], heads)
-        if base_attn is not None and not _broadcasts(base_attn, full):
+        if base_attn is not None and not (
+            base_attn.is_floating_point() and _broadcasts(base_attn, full)
+        ):
             raise ValueError(
-                f"RelativeAttention: expected base_attn {list(full)}, got {list(base_attn.shape)}"
+                f"RelativeAttention: expected base_attn, floating point {list(full)}, got "
+                f"{base_attn.dtype} {list(base_attn.shape)}"
             )
 
     def _terms(self, relative_positions: Tensor | None) -> tuple[Mode, ...]:
@@ -332,11 +341,10 @@ def _drawn_seed() -> Tensor:
     return torch.randint(2**62, (2,), dtype=torch.int64, device="cpu")
 
 
-def _check_multiple(name: str, number: int, of: str, divisor: int) -> None:
-    if number % divisor != 0:
+def _check_multiple(who: str, name: str, number: int, of: str, divisor: int) -> None:
+    if divisor < 1 or number % divisor != 0:
         raise ValueError(
-            f"RelativeAttention: expected {name} to be a multiple of {of}, got {number} and "
-            f"{divisor}"
+            f"{who}: expected {name} to be a multiple of {of}, got {number} and {divisor}"
         )
 
 
