@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from attn_continual.returnn import ContinualSelfAttention, RelPosCausalSelfAttention
 from attn_continual.streams import map_state
 from attn_continual.testing import verify_contract
 from running_mean import RunningMean, State
@@ -239,6 +240,31 @@ def test_a_broken_promise_is_named(broken):
 
 def test_gradients_of_rounding_are_no_difference():
     verify_contract(AddsNothing(), inputs())
+
+
+class OneKeyAfterAnother(ContinualSelfAttention):
+    """Sees one key at a time: its scores, as large as these are, have no gradient but rounding."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        sizes = {"key_dim_total": 64, "value_dim_total": 64, "num_heads": 2}
+        super().__init__(RelPosCausalSelfAttention(64, 64, **sizes, window=1))
+        for weight in self.parameters():
+            torch.nn.init.normal_(weight, std=2)
+
+
+class OneKeyWithAWrongGradient(OneKeyAfterAnother):
+    def steps(self, x, state, **options):
+        out, state, valid = super().steps(x, state, **options)
+        scale = 1.01 if x.shape[1] == 1 else 1
+        return out.detach() + scale * (out - out.detach()), state, valid
+
+
+def test_gradients_whose_scores_cancel_differ_by_rounding_alone():
+    x = torch.randn(3, 8, 64, generator=torch.Generator().manual_seed(2))
+    verify_contract(OneKeyAfterAnother(), x)
+    with pytest.raises(AssertionError, match="the gradient of the input through steps is"):
+        verify_contract(OneKeyWithAWrongGradient(), x)
 
 
 def test_what_cannot_be_pickled_is_found():
