@@ -1,6 +1,6 @@
 """`python -m attn_continual.benchmark`, on small cases, and what it compares with."""
 
-import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,18 +10,9 @@ from attn_continual.benchmark.cases import CASES
 from attn_continual.benchmark.rolling import RollingAttention
 from attn_continual.single_output import SingleOutputMultiheadAttention
 from attn_ops.benchmark import command
+from benchmark_runs import run_quickly
 
-
-@pytest.fixture(autouse=True)
-def _keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(folder, *arguments):
-    status = program.main(["--quick", "--threads", "1", "--out", str(folder), *arguments])
-    return status, json.loads((folder / "benchmark.json").read_text())
+run = partial(run_quickly, program)
 
 
 def test_names_tell_the_cases_apart():
