@@ -73,5 +73,7 @@ def test_what_has_no_residual_is_refused():
     )
     with pytest.raises(ValueError, match="shaped as its inputs"):
         Residual(windows).forward_step(x[:, 0])
+    with pytest.raises(TypeError, match="expected a ContinualModule, got Linear"):
+        Residual(torch.nn.Linear(E, E))
     with pytest.raises(ValueError, match="expected num_features"):
         Residual(Residual(make()))

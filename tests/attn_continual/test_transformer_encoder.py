@@ -239,6 +239,8 @@ def test_arguments_are_checked():
     factory = TransformerEncoderLayerFactory(E, H, F, sequence_len=L)
     with pytest.raises(ValueError, match="expected 1 layer or more, got 0"):
         TransformerEncoder(factory, 0)
+    with pytest.raises(TypeError, match="as a TransformerEncoderLayerFactory does, got a Retroac"):
+        TransformerEncoder(factory("retroactive"), 2)
     with pytest.raises(ValueError, match="expected one of retroactive"):
         factory("continual")
     with pytest.raises(ValueError, match="expected sequence_len"):

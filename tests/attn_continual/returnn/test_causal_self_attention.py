@@ -227,5 +227,13 @@ def test_what_does_not_fit_is_refused():
     _, state = layer(x)
     with pytest.raises(ValueError, match="the int 4, how many keys there are, got 3"):
         layer(x, state=state._replace(accum_axis=3))
-    with pytest.raises(ValueError, match="window, the keys that a query sees, of 1 or more"):
-        made(CausalSelfAttention, window=0)
+    for steps in (torch.full((2,), 4.0), torch.full((3,), 4)):
+        with pytest.raises(ValueError, match=r"accum_axis, int, to broadcast to \[2\], got torch"):
+            layer(x, state=state._replace(accum_axis=steps))
+    with pytest.raises(ValueError, match=r"expected a state of keys and values .*, \[\]\]"):
+        layer(x, state=state._replace(v_accum=None))
+    with pytest.raises(TypeError, match="expected a CausalSelfAttentionState, got <class 'tuple'>"):
+        layer(x, state=tuple(state))
+    for window in (0, 2.5):
+        with pytest.raises(ValueError, match="window, the keys that a query sees, of 1 or more"):
+            made(CausalSelfAttention, window=window)

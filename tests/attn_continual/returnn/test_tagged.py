@@ -217,6 +217,10 @@ def test_dims_are_told_apart_by_what_they_are():
 
 
 def test_sizes_of_dims():
+    with pytest.raises(
+        TypeError, match="Dim: expected an int, lengths as a tagged tensor, or None"
+    ):
+        Dim("time")
     free = Dim(None, name="free")
     with pytest.raises(ValueError, match=r"expected .*free.* to have a size"):
         _ = free.size

@@ -33,11 +33,13 @@ class Residual(ContinualModule):
 
     Shapes: those of the module, whose outputs are as wide as its inputs.
     num_features: of a step's input; default: the module's `embed_dim`.
-    Raises: ValueError if neither is known.
+    Raises: ValueError if neither is known; TypeError if the module is no continual one.
     """
 
     def __init__(self, module: ContinualModule, num_features: int | None = None) -> None:
         super().__init__()
+        if not isinstance(module, ContinualModule):
+            raise TypeError(f"Residual: expected a ContinualModule, got {type(module).__name__}")
         features = getattr(module, "embed_dim", None) if num_features is None else num_features
         if not isinstance(features, int):
             raise ValueError(  # noqa: TRY004  the number is missing, not of a wrong type

@@ -55,12 +55,25 @@ def select_streams(state: Any, index: Tensor | Sequence[int]) -> Any:  # noqa: A
 
 
 def stack_streams(states: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return one state of the streams of all `states`, in their order."""
+    """Return one state of the streams of all `states`, in their order.
+
+    Raises: ValueError for no states.
+    """
+    if not states:
+        raise ValueError("stack_streams: expected a state or more, got none")
     return map_state(lambda *tensors: torch.cat(tensors), *states)
 
 
 def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN401
-    """Return the streams of `mask`, bool [N], as in `chosen`, and the others as in `others`."""
+    """Return the streams of `mask`, bool [N], as in `chosen`, and the others as in `others`.
+
+    Raises: ValueError if the mask is another.
+    """
+    num_streams = max((x.shape[0] for x in tensors_of(others)), default=0)
+    if mask.dtype != torch.bool or mask.shape != (num_streams,):
+        raise ValueError(
+            f"streams: expected a mask, bool [{num_streams}], got {mask.dtype} {list(mask.shape)}"
+        )
 
     def choose(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y)

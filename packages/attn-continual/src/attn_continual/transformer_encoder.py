@@ -100,6 +100,12 @@ class ContinualTransformerEncoder(ContinualModule):
         num_layers: int,
         norm: nn.Module | None = None,
     ) -> None:
+        if isinstance(encoder_layer, nn.Module):
+            raise TypeError(
+                f"{type(self).__name__}: expected what makes layers, as a "
+                f"TransformerEncoderLayerFactory does, got a {type(encoder_layer).__name__}; "
+                "continual converts torch's encoders"
+            )
         if num_layers < 1:
             raise ValueError(f"{type(self).__name__}: expected 1 layer or more, got {num_layers}")
         super().__init__()
@@ -246,7 +252,7 @@ class TransformerEncoder(ContinualTransformerEncoder):
     encoder_layer: a `TransformerEncoderLayerFactory`, or what makes a layer of each kind.
     norm: applied to each row of the output.
     Positions: a window moves, so use `RecyclingPositionalEncoding`.
-    Raises: ValueError for no layers, or if `sequence_len` is missing.
+    Raises: ValueError for no layers, or if `sequence_len` is missing; TypeError for a layer.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.
     """
 
