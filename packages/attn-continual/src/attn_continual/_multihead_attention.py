@@ -34,6 +34,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
     A subclass defines `window`, `attend` and how its outputs are laid out.
     """
 
+    inputs_without_time = ("attn_mask",)
+
     def __init__(
         self,
         *torch_arguments: Any,  # noqa: ANN401  those of torch's layer
@@ -136,15 +138,12 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         key_padding_mask: bool [N], True hides this step's key from every query.
         attn_mask: as torch's for the window, [L, L] or [N * num_heads, L, L].
         """
-        padding = None
-        if key_padding_mask is not None:
-            padding = torch_padding(key_padding_mask, "N")[:, None]
         out, state, valid = self.run_rows(
             step_rows(x),
             None if key is None else step_rows(key),
             None if value is None else step_rows(value),
             state,
-            padding,
+            torch_padding(key_padding_mask, single=True),
             attn_mask,
             single=True,
             active=active,
@@ -175,7 +174,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
             None if key is None else to_rows(key),
             None if value is None else to_rows(value),
             state,
-            None if key_padding_mask is None else torch_padding(key_padding_mask, "N", "T"),
+            torch_padding(key_padding_mask),
             attn_mask,
             active=active,
             in_place=in_place,
@@ -304,8 +303,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         self, x: Tensor, inputs: dict[str, Tensor | None]
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return zeros for query, key and value; the mask of the window goes on."""
-        after: dict[str, Tensor | None] = {"attn_mask": inputs["attn_mask"]}
+        zeros, after = super()._after_the_end(x, inputs)
         for name in ("key", "value"):
             given = inputs[name]
             after[name] = None if given is None else self._zeros_after(given)
-        return self._zeros_after(x), after
+        return zeros, after

@@ -105,31 +105,34 @@ def check_sequences(
         )
 
 
-def torch_padding(key_padding_mask: Tensor, *axes: str) -> Tensor:
-    """Return torch's key padding mask as bool, True hiding a key.
+def torch_padding(key_padding_mask: Tensor | None, *, single: bool = False) -> Tensor | None:
+    """Return torch's key padding mask of steps as bool [N, T], True hiding a key.
 
-    axes: what it has, for the message.
+    single: the mask is [N], of one step.
     Raises: ValueError if it is not bool, or has other axes.
     """
+    if key_padding_mask is None:
+        return None
+    axes = ("N",) if single else ("N", "T")
     if key_padding_mask.dtype != torch.bool or key_padding_mask.dim() != len(axes):
         raise ValueError(
             f"key_padding_mask: expected a bool tensor [{', '.join(axes)}], True hiding a key, got "
             f"{key_padding_mask.dtype} {list(key_padding_mask.shape)}"
         )
-    return key_padding_mask
+    return key_padding_mask[:, None] if single else key_padding_mask
 
 
-def torch_window_mask(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
-    """Return torch's mask of a window by stream and head: [N or 1, num_heads or 1, L, L].
+def torch_mask_by_head(attn_mask: Tensor, length: int, num_heads: int) -> Tensor:
+    """Return torch's mask of `length` steps by stream and head: [N or 1, num_heads or 1, L, L].
 
-    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L].
+    Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L], or of integers.
     """
-    is_window = attn_mask.dim() in (2, 3) and attn_mask.shape[-2:] == (length, length)
+    is_square = attn_mask.dim() in (2, 3) and attn_mask.shape[-2:] == (length, length)
     is_mask = attn_mask.dtype == torch.bool or attn_mask.is_floating_point()
-    if not is_window or not is_mask or (attn_mask.dim() == 3 and attn_mask.shape[0] % num_heads):
+    if not is_square or not is_mask or (attn_mask.dim() == 3 and attn_mask.shape[0] % num_heads):
         raise ValueError(
-            f"attn_mask: expected [{length}, {length}], the window's, or with N * num_heads in "
-            f"front, bool or floating point, got {attn_mask.dtype} {list(attn_mask.shape)}"
+            f"attn_mask: expected [{length}, {length}], that of all steps, or with N * num_heads "
+            f"in front, bool or floating point, got {attn_mask.dtype} {list(attn_mask.shape)}"
         )
     return (
         attn_mask[None, None] if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, num_heads))
@@ -141,45 +144,58 @@ def torch_mask_row(attn_mask: Tensor, query_index: int, length: int, num_heads: 
 
     Raises: ValueError if the mask is neither [L, L] nor [N * num_heads, L, L], or of integers.
     """
-    row = torch_window_mask(attn_mask, length, num_heads)[:, :, query_index]
+    row = torch_mask_by_head(attn_mask, length, num_heads)[:, :, query_index]
     if row.dtype == torch.bool:
         row = torch.zeros(row.shape, device=row.device).masked_fill(row, -torch.inf)
     return row
 
 
+def torch_bias(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, length: int, num_heads: int
+) -> Tensor | None:
+    """Return torch's masks of sequences of `length` steps as one bias for `attend_rows`.
+
+    Each may be bool, True hiding a key, or what is added to scores, whatever the other is.
+    Raises: ValueError if the attn_mask is neither [T, T] nor [N * num_heads, T, T].
+    """
+    masks: list[Tensor] = []
+    if attn_mask is not None:
+        masks.append(torch_mask_by_head(attn_mask, length, num_heads))
+    if key_padding_mask is not None:
+        masks.append(key_padding_mask[:, None, None])
+    bias: Tensor | None = None
+    for mask in sorted(masks, key=lambda mask: mask.dtype == torch.bool):  # what is added first
+        if mask.dtype == torch.bool:
+            bias = where_kept(bias, ~mask)
+        else:
+            bias = mask if bias is None else bias + mask
+    return bias
+
+
+def where_kept(bias: Tensor | None, keep: Tensor) -> Tensor:
+    """Return a bias that besides leaves out what is False in `keep`, broadcasting.
+
+    bias: bool, True is seen; or what is added to scores.
+    """
+    if bias is None:
+        return keep
+    return bias & keep if bias.dtype == torch.bool else bias.masked_fill(~keep, -torch.inf)
+
+
 def attend_rows(
-    mha: nn.MultiheadAttention,
-    rows: Tensor,
-    queries: slice,
-    *,
-    attn_mask: Tensor | None = None,
-    key_padding_mask: Tensor | None = None,
-    is_causal: bool = False,
+    mha: nn.MultiheadAttention, rows: Tensor, queries: slice, bias: Tensor | None = None
 ) -> Tensor:
     """Return the outputs of some `queries` among the rows [N, T, E] that attend to all of them.
 
-    attn_mask, key_padding_mask, is_causal: as for torch's layer.
-    Raises: ValueError for is_causal without a mask.
+    bias: [N or 1, H or 1, T or 1, T]: bool, True is seen; or what is added to scores. A query
+        that sees no key gives 0 before the output projection.
     """
-    check_causal_hint(attn_mask, is_causal)
-    is_whole = queries == slice(None)
-    query = rows if is_whole else rows[:, queries]
-    if attn_mask is None and key_padding_mask is None:
-        projected = project(mha, query, rows, rows)
-        dropout = mha.dropout if mha.training else 0.0
-        return mha.out_proj(memory_efficient_attention(*projected, p=dropout).flatten(2))
-    out, _ = torch_attention(
-        mha,
-        query,
-        rows,
-        rows,
-        key_padding_mask=key_padding_mask,
-        need_weights=False,
-        attn_mask=None if attn_mask is None else attn_mask[..., queries, :],
-        average_attn_weights=False,
-        is_causal=is_causal and is_whole,
-    )
-    return out
+    query = rows if queries == slice(None) else rows[:, queries]
+    if bias is not None and bias.shape[2] > 1:
+        bias = bias[:, :, queries]
+    projected = project(mha, query, rows, rows)
+    dropout = mha.dropout if mha.training else 0.0
+    return mha.out_proj(memory_efficient_attention(*projected, bias, dropout).flatten(2))
 
 
 def check_causal_hint(attn_mask: Tensor | None, is_causal: bool) -> None:

@@ -42,6 +42,8 @@ class ContinualModule(nn.Module, ABC):
     """Steps from an input to the output of the same place in the sequence."""
     time_axis: int = 1
     """The axis of time in what `forward_steps` takes and returns."""
+    inputs_without_time: tuple[str, ...] = ()
+    """Names of further inputs of `steps` that are no sequence, as the mask of a window."""
     detaches_state: bool = True
     """Whether stepping cuts the history of gradients. False: back-propagation through time."""
 
@@ -232,9 +234,8 @@ class ContinualModule(nn.Module, ABC):
     def _after_the_end(
         self, x: Tensor, inputs: dict[str, Tensor | None]
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Return what `steps` is given for the `delay` steps after x: zeros alone."""
-        del inputs
-        return self._zeros_after(x), {}
+        """Return what `steps` is given for the `delay` steps after x: zeros."""
+        return self._zeros_after(x), {name: inputs.get(name) for name in self.inputs_without_time}
 
     def _zeros_after(self, x: Tensor) -> Tensor:
         """Return zeros like x, of `delay` steps."""

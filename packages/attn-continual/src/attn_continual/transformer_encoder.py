@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from attn_continual._layout import SequenceLayout, step_rows
+from attn_continual._projections import (
+    check_causal_hint,
+    torch_padding,
+    torch_bias,
+)
+from attn_continual._sliding_rows import late_rows
 from attn_continual.continual_encoder_layer import (
     ContinualEncoderLayer,
     EncoderLayerState,
@@ -20,6 +26,7 @@ from attn_continual.continual_encoder_layer import (
 )
 from attn_continual.continual_module import ContinualModule
 from attn_continual.encoder_layer import TransformerEncoderLayer
+from attn_continual.window_attention import padding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +95,11 @@ class ContinualTransformerEncoder(ContinualModule):
     """Layers in a row and a norm after them, with torch's names of parameters.
 
     A subclass says which kinds of layers there are, and how rows go through them.
+    Steps take torch's masks by name: `mask`, that of the window, and `src_key_padding_mask`, which
+    steps no query is to see.
     """
 
+    inputs_without_time = ("mask",)
     layers: Any
     """nn.ModuleList of `TransformerEncoderLayer`"""
     layout: SequenceLayout
@@ -116,6 +126,8 @@ class ContinualTransformerEncoder(ContinualModule):
         self.layout = first.layout
         self.time_axis = self.layout.time_axis
         self.receptive_field = self.receptive_field_of(num_layers, first.receptive_field)
+        continual = (layer for layer in self.layers if isinstance(layer, ContinualEncoderLayer))
+        self.delay = sum(layer.delay for layer in continual)
 
     @staticmethod
     @abstractmethod
@@ -170,12 +182,17 @@ class ContinualTransformerEncoder(ContinualModule):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout."""
+        """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout.
+
+        padding: bool [N, T], True hides a step. attn_mask: of the window, as torch's.
+        """
 
     def initial_state(
         self,
@@ -195,12 +212,24 @@ class ContinualTransformerEncoder(ContinualModule):
         x: Tensor,
         state: tuple[EncoderLayerState, ...],
         *,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Return the output [N, E] of the next step for x [N, E], the new state, and valid [N]."""
+        """Return the output [N, E] of the next step for x [N, E], the new state, and valid [N].
+
+        mask: as torch's for the window, [L, L] or [N * nhead, L, L], in every layer.
+        src_key_padding_mask: bool [N], True hides this step from every query of every layer.
+        """
         out, state, valid = self.run_rows(
-            step_rows(x), state, single=True, active=active, in_place=in_place
+            step_rows(x),
+            state,
+            torch_padding(src_key_padding_mask, single=True),
+            mask,
+            single=True,
+            active=active,
+            in_place=in_place,
         )
         return self._normed(out)[:, 0], state, valid[:, 0]
 
@@ -209,12 +238,23 @@ class ContinualTransformerEncoder(ContinualModule):
         x: Tensor,
         state: tuple[EncoderLayerState, ...],
         *,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Return the outputs of the next T steps, the new state, and valid, bool [N, T]."""
-        rows = self.layout.to_rows(x)
-        out, state, valid = self.run_rows(rows, state, active=active, in_place=in_place)
+        """Return the outputs of the next T steps, the new state, and valid, bool [N, T].
+
+        src_key_padding_mask: bool [N, T]. The rest as for `step`.
+        """
+        out, state, valid = self.run_rows(
+            self.layout.to_rows(x),
+            state,
+            torch_padding(src_key_padding_mask),
+            mask,
+            active=active,
+            in_place=in_place,
+        )
         return self.layout.from_rows(self._normed(out)), state, valid
 
     def forward(
@@ -228,9 +268,12 @@ class ContinualTransformerEncoder(ContinualModule):
 
         All rows; of a deep `TransformerEncoder` the last. Masks as for torch.
         """
+        check_causal_hint(mask, is_causal)
         rows = self.layout.to_rows(src)
+        heads = self.layers[0].self_attn.num_heads
+        bias = torch_bias(mask, src_key_padding_mask, rows.shape[1], heads)
         for layer in self.layers:
-            rows = layer.encode(rows, mask, src_key_padding_mask, is_causal=is_causal)
+            rows = layer.encode(rows, bias)
         return self.layout.from_rows(self._normed(rows))
 
     def _normed(self, rows: Tensor) -> Tensor:
@@ -279,6 +322,8 @@ class TransformerEncoder(ContinualTransformerEncoder):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
@@ -286,13 +331,17 @@ class TransformerEncoder(ContinualTransformerEncoder):
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
         """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout."""
         first, *others = self.layers
+        bias = None
+        if others:  # before the first layer, which may write into the state
+            hidden = padding_of(padding, rows)
+            bias = first.self_attn.bias_of_windows(hidden, state[0].attention, attn_mask)
         out, held, valid = first.run_rows(
-            rows, state[0], single=single, active=active, in_place=in_place
+            rows, state[0], padding, attn_mask, single=single, active=active, in_place=in_place
         )
         if others:
             windows = out.flatten(0, 1)
             for layer in others:
-                windows = layer.encode(windows)
+                windows = layer.encode(windows, bias)
             out = windows.reshape(rows.shape)
         return out, (held,), valid
 
@@ -327,6 +376,8 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
@@ -336,10 +387,19 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         before = state[0].attention.position
         new = torch.arange(1, rows.shape[1] + 1, device=before.device)
         valid = before[:, None] + new >= self.receptive_field
-        held = []
+        hidden, held = padding_of(padding, rows), []
         for layer, layer_state in zip(self.layers, state, strict=True):
+            attention = layer_state.attention
+            late = late_rows(attention.padding, hidden, attention.position, layer.delay)
             rows, layer_state, _ = layer.run_rows(  # noqa: PLW2901
-                rows, layer_state, single=single, active=active, in_place=in_place
+                rows,
+                layer_state,
+                hidden,
+                attn_mask,
+                single=single,
+                active=active,
+                in_place=in_place,
             )
             held.append(layer_state)
+            hidden = late
         return rows, tuple(held), valid if active is None else valid & active[:, None]

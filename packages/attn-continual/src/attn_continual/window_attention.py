@@ -198,7 +198,7 @@ class Window:
             for ring, more in (
                 (state.key, rows.key),
                 (state.value, rows.value),
-                (state.padding, padding_of(rows)),
+                (state.padding, padding_of(rows.padding, rows.key)),
             )
         )
         query = torch.cat([last_rows(state.query, before, self.delay), rows.query], dim=1)
@@ -230,7 +230,7 @@ class Window:
             key=put(state.key, rows.key, slot),
             value=put(state.value, rows.value, slot),
             query=put(state.query, rows.query, waiting) if self.delay > 0 else state.query,
-            padding=put(state.padding, padding_of(rows), slot),
+            padding=put(state.padding, padding_of(rows.padding, rows.key), slot),
             position=advance(state.position, 1, active),
         )
 
@@ -242,7 +242,7 @@ class Window:
             key=write(state.key, rows.key, before, active),
             value=write(state.value, rows.value, before, active),
             query=write(waiting, rows.query, before, active) if self.delay > 0 else waiting,
-            padding=write(state.padding, padding_of(rows), before, active),
+            padding=write(state.padding, padding_of(rows.padding, rows.key), before, active),
             position=advance(before, rows.key.shape[1], active),
         )
 
@@ -302,8 +302,8 @@ def check_window_rows(
         raise ValueError(f"attn_mask: expected masks of 1 or {held} streams, got {mask.shape[0]}")
 
 
-def padding_of(rows: Rows) -> Tensor:
-    """Return which keys are hidden, bool [N, T]: none by default."""
-    if rows.padding is not None:
-        return rows.padding
-    return torch.zeros(rows.key.shape[:2], dtype=torch.bool, device=rows.key.device)
+def padding_of(padding: Tensor | None, rows: Tensor) -> Tensor:
+    """Return which steps of rows [N, T, ...] are hidden, bool [N, T]: none by default."""
+    if padding is not None:
+        return padding
+    return torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
