@@ -8,10 +8,10 @@ from torch.testing import assert_close
 from attn_continual._projections import (
     project,
     torch_bias,
+    torch_mask_by_head,
     torch_mask_row,
     torch_padding,
     torch_settings,
-    torch_mask_by_head,
 )
 
 E, H, L, N = 6, 2, 4, 3

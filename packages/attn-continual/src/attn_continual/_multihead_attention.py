@@ -305,6 +305,6 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         """Return zeros for query, key and value; the mask of the window goes on."""
         zeros, after = super()._after_the_end(x, inputs)
         for name in ("key", "value"):
-            given = inputs[name]
+            given = inputs.get(name)
             after[name] = None if given is None else self._zeros_after(given)
         return zeros, after

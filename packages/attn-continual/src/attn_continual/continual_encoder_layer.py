@@ -6,8 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_continual._layout import step_rows
-from attn_continual._projections import torch_padding
-from attn_continual._projections import check_features
+from attn_continual._projections import check_features, torch_padding
 from attn_continual._sliding_rows import keep_rows, late_rows, sliding_windows
 from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from attn_continual._layout import SequenceLayout, step_rows
-from attn_continual._projections import (
-    check_causal_hint,
-    torch_padding,
-    torch_bias,
-)
+from attn_continual._projections import check_causal_hint, torch_bias, torch_padding
 from attn_continual._sliding_rows import late_rows
-from attn_continual.continual_encoder_layer import (
-    ContinualEncoderLayer,
-    EncoderLayerState,
-    RetroactiveTransformerEncoderLayer,
-    SingleOutputTransformerEncoderLayer,
-)
+from attn_continual.continual_encoder_layer import ContinualEncoderLayer, EncoderLayerState
 from attn_continual.continual_module import ContinualModule
-from attn_continual.encoder_layer import TransformerEncoderLayer
+from attn_continual.encoder_layer_factory import EncoderLayerKind, encoder_layer_class
 from attn_continual.window_attention import padding_of
 
 if TYPE_CHECKING:
@@ -33,62 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-EncoderLayerKind = Literal["retroactive", "single_output", "single_output_forward", "regular"]
-"""Whether a layer encodes, when stepping, a window's every row, or one row of a window of its own;
-and without steps one row of a sequence, or all."""
-
-
-@dataclass(frozen=True)
-class TransformerEncoderLayerFactory:
-    """Make the layers of an encoder: the arguments of `TransformerEncoderLayer`, kept for each.
-
-    >>> encoder_layer = TransformerEncoderLayerFactory(d_model=16, nhead=2, sequence_len=8)
-    >>> type(encoder_layer("retroactive")).__name__
-    'RetroactiveTransformerEncoderLayer'
-    """
-
-    d_model: int
-    nhead: int
-    dim_feedforward: int = 2048
-    dropout: float = 0.1
-    activation: str | Callable[[Tensor], Tensor] = relu
-    layer_norm_eps: float = 1e-5
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-    sequence_len: int | None = None
-    _: KW_ONLY
-    norm_first: bool = False
-    bias: bool = True
-    batch_first: bool = True
-    embed_dim_second: bool = True
-
-    def __call__(self, kind: EncoderLayerKind) -> TransformerEncoderLayer:
-        """Return a new layer.
-
-        Raises: ValueError if `kind` is none, or `sequence_len` is missing.
-        """
-        layer, options = encoder_layer_class(kind)
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        if isinstance(self.activation, nn.Module):
-            settings["activation"] = copy.deepcopy(self.activation)
-        return layer(**settings, **options)
-
-
-def encoder_layer_class(kind: object) -> tuple[type[TransformerEncoderLayer], dict[str, Any]]:
-    """Return the class of a kind of layer, and the arguments that make it of this kind.
-
-    Raises: ValueError if `kind` is none.
-    """
-    if kind not in get_args(EncoderLayerKind):
-        raise ValueError(
-            f"encoder layer: expected one of {', '.join(get_args(EncoderLayerKind))}, got {kind!r}"
-        )
-    if kind == "regular":
-        return TransformerEncoderLayer, {}
-    if kind == "retroactive":
-        return RetroactiveTransformerEncoderLayer, {}
-    is_restricted = kind == "single_output_forward"
-    return SingleOutputTransformerEncoderLayer, {"single_output_forward": is_restricted}
+    from attn_continual.encoder_layer import TransformerEncoderLayer
 
 
 class ContinualTransformerEncoder(ContinualModule):
@@ -353,7 +287,8 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
     their time. So nothing is computed twice, and a step costs O(n L E), but an output depends on
     n (L - 1) + 1 steps, n layers of windows of L. With one layer this is `TransformerEncoder`;
     with more it is another function, for which weights are best trained or tuned: train it with
-    `forward_steps`. `forward` is torch's encoder without windows.
+    `forward_steps`. `forward` is torch's encoder without windows. A mask is that of each layer's
+    own window. Layers may look ahead by a `query_index`; their delays add up.
 
     Shapes: forward_step [N, E], E = d_model, to the same, or None; forward_steps [N, E, T] to
         [N, E, T'], the steps from the (n (L - 1) + 1)-th on, or None; forward [N, E, T] to the
