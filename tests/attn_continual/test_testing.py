@@ -143,12 +143,10 @@ class PaddingStays(RunningMean):
 
 
 class TakesAnyNumberOfStreams(RunningMean):
-    def _state_for(self, num_streams, x):
-        state = super()._state_for(num_streams if self._state is None else self.held(), x)
-        return map_state(lambda t: t[:num_streams], state)
-
-    def held(self):
-        return self._state.position.shape[0]
+    def _state_for(self, x, stream_axis):
+        if self._state is None:
+            return super()._state_for(x, stream_axis)
+        return map_state(lambda t: t[: x.shape[stream_axis]], self._state)
 
 
 class CutsGradients(RunningMean):
