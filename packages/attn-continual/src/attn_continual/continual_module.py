@@ -204,10 +204,16 @@ class ContinualModule(nn.Module, ABC):
         self._call_mode = checked_call_mode(mode)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  those of the method
-        """Run the method of the call mode."""
+        """Run the method of the call mode.
+
+        In steps and chunks None is answered by None: modules in a row, as in nn.Sequential, wait
+        for each other's first output.
+        """
         mode = current_call_mode(self._call_mode)
         if mode == "forward":
             return super().__call__(*arguments, **named)
+        if arguments and arguments[0] is None:
+            return None
         return getattr(self, mode)(*arguments, **named)
 
     def _state_for(self, x: Tensor, stream_axis: int) -> Any:  # noqa: ANN401
