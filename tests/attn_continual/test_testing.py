@@ -180,11 +180,11 @@ class KeepsHistory(RunningMean):
 BROKEN = {
     StepsOff: "forward_step 3 equals the whole",
     ChunksForgetTheStateOfLongerOnes: r"chunks of \[5, 4\] steps equal the whole",
-    OneOutputTooMany: "step says which outputs are valid",
+    OneOutputTooMany: "step says that all outputs but the first warm_up_steps, 2, are valid",
     WritesIntoTheGivenState: "leaves a new state alone",
     OnePositionForAllStreams: "goes on among others as alone",
     IgnoresActive: "a stream that is not active keeps its state",
-    HeldStreamsAreValid: "says which outputs are valid",
+    HeldStreamsAreValid: "says that all outputs but the first warm_up_steps",
     HoldsNothingInPlace: "a stream that is not active keeps its state",
     LeaksWhatIsHeld: "stream 0, at a pace of its own, equals the whole",
     StateOfAllStreamsTogether: "the first axis of states is the stream",

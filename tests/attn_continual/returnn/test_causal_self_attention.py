@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from allocated_elements import AllocatedElements
+from attn_continual import select_streams
 from attn_continual.returnn import (
     CausalSelfAttention,
     CausalSelfAttentionState,
@@ -146,6 +147,19 @@ def test_the_bug_that_chunks_ignore_their_offset():
 def test_contract(cls):
     layer = made(cls, torch.float64, window=3)
     verify_contract(ContinualSelfAttention(layer), source(3, 8))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_streams_of_a_beam_are_chosen_anew_at_every_step(window):
+    """A hypothesis that begins like another goes on from the other's state."""
+    layer, x = made(CausalSelfAttention, window=window), source(3, 6)
+    chosen = [[0, 0, 1], [2, 0, 0], [1, 1, 2], [0, 2, 2], [2, 1, 0], [0, 1, 2]]
+    seen, state = x[:, :0], layer.default_initial_state(batch_dims=[3])
+    for step, origins in enumerate(chosen):
+        seen = torch.cat([seen, x[:, step : step + 1]], 1)
+        out, state = layer(x[:, step], axis=single_step_dim, state=state)
+        assert_close(out, layer(seen)[0][:, -1])
+        seen, state = seen[origins], select_streams(state, origins)
 
 
 def test_continual_form_needs_a_window():

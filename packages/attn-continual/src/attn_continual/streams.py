@@ -1,7 +1,8 @@
 """States of many streams: choosing, stacking, resetting and holding single ones.
 
 A state is a tensor, or a NamedTuple or tuple of states; the first axis of every tensor is that of
-the streams. It holds nothing else, so that graphs take and return it.
+the streams. It holds nothing else, so that graphs take and return it; but those of RETURNN's layers
+may hold an int, the steps that all streams have seen.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:  # noqa: AN
     first = states[0]
     if isinstance(first, Tensor):
         return function(*states)
+    if isinstance(first, int | torch.SymInt):
+        if any(number != first for number in states):
+            raise ValueError(f"state: expected streams that have seen as many steps, got {states}")
+        return first
     parts = [map_state(function, *part) for part in zip(*map(_parts, states), strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
@@ -28,6 +33,8 @@ def tensors_of(state: Any) -> list[Tensor]:  # noqa: ANN401
     """Return the tensors of a state in their order."""
     if isinstance(state, Tensor):
         return [state]
+    if isinstance(state, int | torch.SymInt):
+        return []
     return [tensor for part in _parts(state) for tensor in tensors_of(part)]
 
 
@@ -48,8 +55,16 @@ def detach(state: Any) -> Any:  # noqa: ANN401
 
 
 def select_streams(state: Any, index: Tensor | Sequence[int]) -> Any:  # noqa: ANN401
-    """Return the state of some streams: `index` holds their numbers, or is a bool mask [N]."""
+    """Return the state of some streams: `index` holds their numbers, or is a bool mask [N].
+
+    Raises: ValueError if the index has more axes than one.
+    """
     chosen = torch.as_tensor(index)
+    if chosen.dim() != 1:
+        raise ValueError(
+            "select_streams: expected the numbers of streams, or a mask, along one axis, got "
+            f"{list(chosen.shape)}; make one axis of those of batch and beam"
+        )
     chosen = chosen if chosen.numel() else chosen.long()  # an empty list would be of floats
     return map_state(lambda x: x[chosen.to(x.device)], state)
 

@@ -130,7 +130,9 @@ def _check_functional_form(trial: Trial, claim: Claim) -> None:
         claim.same(f"{name} leaves the given state alone", first.state, before)
         outs, valids = (torch.cat(pair, 1) for pair in zip(first[::2], second[::2], strict=True))
         claim.holds(
-            f"{name} says which outputs are valid", torch.equal(valids, valid.expand_as(valids))
+            f"{name} says that all outputs but the first warm_up_steps, "
+            f"{trial.module.warm_up_steps}, are valid",
+            torch.equal(valids, valid.expand_as(valids)),
         )
         claim.close(f"{name} equals the whole", outs[:, valid], whole)
     overwritten = trial.step_by_step(trial.x, state, in_place=True)

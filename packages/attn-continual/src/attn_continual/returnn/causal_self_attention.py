@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class CausalSelfAttentionState(NamedTuple):
     """Keys and values of the steps seen. No call changes a state that it is given.
 
+    `select_streams` chooses along the first batch axis, as a beam search does after each step; it
+    wants batch and beam in one axis.
     Of tagged calls the fields are tagged tensors and a `Dim`, whose lengths are the steps seen
     where they differ. An empty one stands for the beginning.
     """
