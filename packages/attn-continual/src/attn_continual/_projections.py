@@ -51,15 +51,16 @@ def project(
     value = key if value is None else value
     check_features(mha, query, key, value)
     heads = (mha.num_heads, mha.head_dim)
-    if mha.in_proj_weight is not None and query is key is value:
-        rows = linear(query, mha.in_proj_weight, mha.in_proj_bias)
+    packed, bias = mha.in_proj_weight, mha.in_proj_bias  # once: torch looks for them anew each time
+    if packed is not None and query is key is value:
+        rows = linear(query, packed, bias)
         q, k, v = rows.view(*query.shape[:-1], 3, *heads).unbind(-3)
         return Projected(q, k, v)
-    if mha.in_proj_weight is not None:
-        weights = mha.in_proj_weight.chunk(3)
+    if packed is not None:
+        weights = packed.chunk(3)
     else:
         weights = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
-    biases = (None,) * 3 if mha.in_proj_bias is None else mha.in_proj_bias.chunk(3)
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
     return Projected(
         *(
             linear(x, weight, bias).unflatten(-1, heads)
@@ -70,9 +71,11 @@ def project(
 
 def check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise ValueError unless features are as many, and of the dtype, that the weights take."""
-    weight = mha.out_proj.weight
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        check_dtype(name, x, weight)
+    weight = mha.in_proj_weight
+    weight = mha.q_proj_weight if weight is None else weight
+    if not query.dtype == key.dtype == value.dtype == weight.dtype:
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            check_dtype(name, x, weight)
     given = (query.shape[-1], key.shape[-1], value.shape[-1])
     if given == (mha.embed_dim, mha.kdim, mha.vdim):
         return
