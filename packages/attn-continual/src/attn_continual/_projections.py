@@ -69,6 +69,28 @@ def project(
     )
 
 
+PackedWeights = tuple[Tensor, "Tensor | None", Tensor, "Tensor | None"]
+"""in_proj_weight [3 E, E], its bias, out_proj.weight [E, E], its bias."""
+
+
+def packed_weights(mha: nn.MultiheadAttention) -> PackedWeights | None:
+    """Return the weights, or None if there are others than these, or they do not lie in rows.
+
+    Looked up in torch's own tables: the attributes of modules take longer than a small step. What
+    a parametrization computes is not there.
+    """
+    own, out = mha._parameters, mha.out_proj._parameters  # noqa: SLF001
+    try:
+        in_weight, in_bias = own["in_proj_weight"], own["in_proj_bias"]
+        out_weight, out_bias = out["weight"], out["bias"]
+    except KeyError:
+        return None
+    if in_weight is None or out_weight is None:
+        return None
+    packed = in_weight, in_bias, out_weight, out_bias
+    return packed if all(x is None or x.is_contiguous() for x in packed) else None
+
+
 def check_features(mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise ValueError unless features are as many, and of the dtype, that the weights take."""
     weight = mha.in_proj_weight

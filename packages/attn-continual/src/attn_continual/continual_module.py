@@ -258,6 +258,10 @@ class ContinualModule(nn.Module, ABC):
         # Not one by one: torch looks for parameters in all that a module is given.
         vars(self).update(_state=state, _steps=steps, _owns_state=not records)
 
+    def _count_step(self) -> None:
+        """Count a step that was written into the state which the module holds."""
+        vars(self)["_steps"] += 1  # as in `_keep`
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401  torch's own signature
         """Move the state along with the parameters."""
         if self._state is not None:
