@@ -1,10 +1,15 @@
 """Fixtures of every test. This file imports no torch: some tests run where there is none."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from wheels import Installation, build_wheel, install_wheel
+
+# Torch's threads spin while they wait for each other: beside other programs, 30 times as long as
+# these tests compute. The OpenMP runtime reads this once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "attn/mask.h"
 #include "merge.h"
+#include "multihead_step.h"
 #include "operator_stack.h"
 #include "step.h"
 
@@ -102,13 +103,20 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
       "_merge_backward(Tensor[] chunk_outs, Tensor[] chunk_lses, Tensor grad_out, "
       "Tensor? grad_lse, *, bool need_outs, bool need_lses) "
       "-> (Tensor[] grad_chunk_outs, Tensor[] grad_chunk_lses)");
-  m.def(
-      "_attention_step_(Tensor query, Tensor key, Tensor value, Tensor(a!) key_ring, "
-      "Tensor(b!) value_ring, Tensor(c!) position, SymInt window, Tensor? padding=None, "
-      "Tensor(d!)? padding_ring=None, Tensor? active=None, Tensor? bias=None, "
-      "float? scale=None) -> Tensor");
+  const std::string step =
+      "Tensor(a!) key_ring, Tensor(b!) value_ring, Tensor(c!) position, SymInt window, "
+      "Tensor? padding=None, Tensor(d!)? padding_ring=None, Tensor? active=None, "
+      "Tensor? bias=None, float? scale=None) -> Tensor";
+  m.def(("_attention_step_(Tensor query, Tensor key, Tensor value, " + step).c_str());
+  m.def(("_multihead_attention_step_(Tensor x, Tensor in_weight, Tensor? in_bias, "
+         "Tensor out_weight, Tensor? out_bias, " +
+         step)
+            .c_str());
 }
 
-STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) { attn_torch::register_kernels(m); }
+STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
+  attn_torch::register_kernels(m);
+  m.impl("_multihead_attention_step_", TORCH_BOX(&attn_torch::multihead_attention_step_));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CUDA, m) { attn_torch::register_kernels(m); }

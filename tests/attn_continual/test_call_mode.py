@@ -79,3 +79,20 @@ def test_a_compiled_module_has_its_own_mode():
     x = torch.randn(3, 5, 4)
     with call_mode("forward_step"):
         torch.testing.assert_close(compiled(x)[0], module.forward(x)[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunks", [[1] * 9, [2, 3, 0, 4], [9]])
+def test_modules_in_a_row_wait_for_each_other(chunks):
+    torch.manual_seed(0)
+    layers = [
+        SingleOutputMultiheadAttention(4, 2, sequence_len=length).eval() for length in (3, 2, 4)
+    ]
+    x = torch.randn(2, 9, 4)
+    expected = x
+    for layer in layers:
+        expected = layer.forward_steps(expected)
+        layer.clean_state()
+    with call_mode("forward_steps"):
+        outs = [torch.nn.Sequential(*layers)(chunk) for chunk in x.split(chunks, 1)]
+    torch.testing.assert_close(torch.cat([y for y in outs if y is not None], 1), expected)

@@ -111,6 +111,14 @@ def from_pickle(layer):
     return pickle.loads(pickle.dumps(layer))  # noqa: S301
 
 
+@torch.no_grad()
+def test_a_shallow_copy_has_a_state_of_its_own(layer, sequence):
+    expected = whole_of(layer, sequence)[:, 1:]
+    step_through(layer, sequence[:, :L])
+    step_through(copy.copy(layer), 1 - sequence)
+    assert_close(layer.forward_steps(sequence[:, L:]), expected)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, from_pickle])
 def test_copies_hold_no_history(layer, sequence, duplicate):
     layer.detaches_state = False
@@ -145,13 +153,24 @@ def test_states_of_others_are_refused(layer, sequence):
     step_through(layer, sequence)
     state = layer.get_state()
     longer = SingleOutputMultiheadAttention(E, 2, sequence_len=L + 1)
-    with pytest.raises(ValueError, match=r"expected a state of tensors \[\[2, 5, 2, 3\].*got \[\["):
+    with pytest.raises(ValueError, match=r"state of tensors \['floating \[2, 5, 2, 3\].*got \["):
         longer.set_state(state)
     with pytest.raises(ValueError, match="was it made by a module of other sizes"):
         layer.set_state(ModuleState((), 3))
     with pytest.raises(ValueError, match="was it made by a module of other sizes"):
         layer.set_state(ModuleState(map_state(torch.sum, state.tensors), 3))
+    counts_in_floats = state.tensors._replace(position=state.tensors.position.double())
+    with pytest.raises(ValueError, match=r"'int64 \[2\]'\], got"):
+        layer.set_state(ModuleState(counts_in_floats, 3))
+    with pytest.raises(TypeError, match="state: expected a tensor, or a tuple of states, got"):
+        layer.set_state(ModuleState("tensors", 3))
     assert longer.get_state() is None
+
+
+def test_a_state_may_come_back_as_plain_tuples(layer, sequence):
+    step_through(layer, sequence[:, :L])
+    layer.set_state(ModuleState(tuple(tensors_of(layer.get_state().tensors)), L))
+    assert_close(layer.forward_steps(sequence[:, L:]), whole_of(layer, sequence)[:, 1:])
 
 
 def test_a_state_of_fewer_streams_may_go_on(layer, sequence):

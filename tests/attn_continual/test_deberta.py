@@ -88,6 +88,8 @@ def test_what_cannot_be_taken_over_is_named():
     attention = make_encoder(position_buckets=4).layer[0].attention.self
     with pytest.raises(ValueError, match="expected rel_embeddings with 8 rows"):
         relative_attention_from_deberta(attention, torch.zeros(7, 12))
+    with pytest.raises(TypeError, match=r"the attention\.self of a layer, got Linear"):
+        relative_attention_from_deberta(torch.nn.Linear(2, 2), torch.zeros(8, 12))
     attention.relative_attention = False
     with pytest.raises(ValueError, match="expected relative_attention"):
         relative_attention_from_deberta(attention, torch.zeros(8, 12))

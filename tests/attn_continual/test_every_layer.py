@@ -73,6 +73,46 @@ def test_contract_with_time_first(name):
     verify_contract(module, x)
 
 
+@every_layer
+def test_what_is_refused_leaves_the_state_alone(name):
+    module, x = make(name, torch.float32)
+    rows = {
+        "streams": torch.zeros(N - 1, E),
+        "features": torch.zeros(N, E - 1),
+        "one feature": torch.zeros(N, 1),
+        "no axes": torch.zeros(()),
+    }
+    if "causal" not in name:  # torch says it of their projections, before anything is written
+        rows["dtype"] = torch.zeros(N, E, dtype=torch.float64)
+    with torch.no_grad():
+        module.forward_steps(x)
+        before = module.get_state()
+        for row in rows.values():
+            chunk = row[:, None] if row.dim() else row
+            for run, given in ((module.forward_step, row), (module.forward_steps, chunk)):
+                with pytest.raises(ValueError, match=r"expected .* got"):
+                    run(given)
+                assert_close(module.get_state(), before, rtol=0, atol=0)
+
+
+@every_layer
+@pytest.mark.parametrize(
+    "active", [torch.ones(1).bool(), torch.ones(N), torch.ones(N, 1).bool(), torch.ones(4).bool()]
+)
+def test_active_streams_are_told_by_one_bool_each(name, active):
+    module, x = make(name, torch.float32)
+    state = module.initial_state(N)
+    with torch.no_grad():
+        for run, given, in_place in (
+            (module.step, x[:, 0], False),
+            (module.step, x[:, 0], True),
+            (module.steps, x, False),
+        ):
+            with pytest.raises(ValueError, match=r"expected active, bool \[3\], got"):
+                run(given, state, active=active, in_place=in_place)
+            assert_close(state, module.initial_state(N), rtol=0, atol=0)
+
+
 def assert_same_steps(got, expected, rows):
     state = other = expected.initial_state(N)
     with torch.no_grad():

@@ -151,7 +151,9 @@ def test_it_is_the_module_that_it_holds():
     assert_close(y, x @ module.weight)
 
 
-def test_another_number_of_tensors_is_refused():
+def test_another_number_of_tensors_and_another_method_are_refused():
+    with pytest.raises(ValueError, match="expected method 'step' or 'steps', got 'forward'"):
+        FunctionalStep(make(), "forward")
     step = FunctionalStep(make())
     with pytest.raises(ValueError, match="expected the 5 tensors of a state, got 4"):
         step(inputs()[:, 0], *step.initial_state(N)[:-1])

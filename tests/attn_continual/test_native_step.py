@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attn_continual import window_attention
+from attn_continual import SingleOutputMultiheadAttention, single_output, window_attention
 from attn_continual.streams import snapshot, tensors_of
 from attn_continual.window_attention import ExtraRows, Rows, Window
 
@@ -112,3 +112,101 @@ def test_one_graph_across_the_fill_boundary():
             assert torch.equal(is_valid, is_valid_too)
             for ours, theirs in zip(tensors_of(own), tensors_of(state), strict=True):
                 assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def layer_calls(monkeypatch):
+    """The native steps of whole layers that were taken."""
+    taken = []
+    native = single_output.multihead_attention_step_
+
+    def count(*inputs, **options):
+        taken.append(inputs)
+        return native(*inputs, **options)
+
+    monkeypatch.setattr(single_output, "multihead_attention_step_", count)
+    return taken
+
+
+@torch.no_grad()
+def make_layer(**options):
+    torch.manual_seed(0)
+    layer = SingleOutputMultiheadAttention(H * K, H, sequence_len=4, dtype=torch.float64, **options)
+    layer.forward_step(torch.randn(N, H * K, dtype=torch.float64))
+    return layer.eval()
+
+
+def draw_step(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(N, H * K, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_steps_of_a_layer_are_one_call(layer_calls, bias):
+    layer = make_layer(bias=bias)
+    state = layer.get_state().tensors
+    for step in range(9):
+        x = draw_step(step)
+        expected, state, is_valid = layer.step(x, state)
+        before = len(layer_calls)
+        own = snapshot(layer.get_state().tensors)
+        out, kept, is_valid_too = layer.step(x, own, in_place=True)
+        from_module = layer.forward_step(x)
+        assert len(layer_calls) == before + 2
+        assert torch.equal(is_valid, is_valid_too)
+        assert (from_module is not None) == bool(is_valid.all())
+        torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+        for tensors in (kept, layer.get_state().tensors):
+            for ours, theirs in zip(tensors_of(tensors), tensors_of(state), strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(from_module, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs"),
+    [
+        ({"query_index": -2}, {}),
+        ({"add_bias_kv": True}, {}),
+        ({"add_zero_attn": True}, {}),
+        ({}, {"key": draw_step(5)}),
+        ({}, {"key_padding_mask": torch.zeros(N, dtype=torch.bool)}),
+        ({}, {"attn_mask": torch.zeros(4, 4)}),
+        ({}, {"update_state": False}),
+    ],
+)
+@torch.no_grad()
+def test_other_steps_of_a_layer_go_the_long_way(layer_calls, settings, inputs):
+    layer = make_layer(**settings)
+    layer_calls.clear()
+    layer.forward_step(draw_step(), **inputs)
+    assert not layer_calls
+
+
+@torch.no_grad()
+def test_parametrized_weights_are_computed(layer_calls):
+    layer, doubled = make_layer(), make_layer()
+    twice = torch.nn.Module()
+    twice.forward = lambda weight: 2 * weight
+    torch.nn.utils.parametrize.register_parametrization(doubled, "in_proj_weight", twice)
+    layer.in_proj_weight.mul_(2)
+    layer.clean_state()
+    doubled.clean_state()
+    layer_calls.clear()
+    for step in range(6):
+        out, expected = (each.forward_step(draw_step(step)) for each in (doubled, layer))
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+    assert len(layer_calls) == 6  # the other layer's
+
+
+@torch.no_grad()
+def test_rows_and_weights_that_lie_otherwise():
+    layer, strided = make_layer(), make_layer()
+    strided.out_proj.weight = torch.nn.Parameter(layer.out_proj.weight.T.contiguous().T)
+    for step in range(6):
+        x = draw_step(step)
+        columns = x.T.contiguous().T
+        expected, out = layer.forward_step(x), strided.forward_step(columns)
+        assert (out is None) == (expected is None)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(layer.forward_step(columns), strided.forward_step(x))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from attn_continual import (
@@ -68,6 +69,28 @@ def test_forward_takes_batches_of_any_size():
     for call, streams in enumerate((3, 1, 4)):
         zeros = torch.zeros(streams, C, T, dtype=torch.float64)
         assert_close(encoding(zeros), expected_rows(encoding, call)[:1].expand(streams, -1, -1))
+
+
+def test_forward_leaves_streams_alone_and_begins_new_ones():
+    encoding = make(forward_update_index_steps=3)
+    windows, zeros = torch.zeros(5, C, T).double(), torch.zeros(N, C, T).double()
+    encoding(windows)
+    assert encoding.get_state() is None
+    assert_close(encoding.forward_steps(zeros), expected_rows(encoding, 3))
+    encoding(windows)
+    assert_close(encoding.forward_steps(zeros), expected_rows(encoding, 3 + T))
+    encoding.clean_state()
+    assert_close(encoding.forward_steps(zeros), expected_rows(encoding, 0))
+
+
+def test_one_compiled_graph_serves_every_call():
+    torch.compiler.reset()
+    encoding, graphs = make(), CompileCounter()
+    compiled = torch.compile(encoding, fullgraph=True, backend=graphs)
+    for call in range(4):
+        out = compiled(torch.zeros(N, C, T, dtype=torch.float64))
+        assert_close(out, expected_rows(encoding, call))
+    assert graphs.frame_count == 1
 
 
 def test_a_step_keeps_its_row_while_it_moves_through_windows():

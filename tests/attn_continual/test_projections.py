@@ -7,10 +7,11 @@ from torch.testing import assert_close
 
 from attn_continual._projections import (
     project,
+    torch_bias,
+    torch_mask_by_head,
     torch_mask_row,
     torch_padding,
     torch_settings,
-    torch_window_mask,
 )
 
 E, H, L, N = 6, 2, 4, 3
@@ -68,16 +69,17 @@ def test_other_numbers_of_features_are_refused():
 
 def test_a_window_mask_has_streams_and_heads_apart():
     mask = random(N * H, L, L)
-    got = torch_window_mask(mask, L, H)
+    got = torch_mask_by_head(mask, L, H)
     assert got.shape == (N, H, L, L)
     assert torch.equal(got[2, 1], mask[2 * H + 1])
-    assert torch_window_mask(mask[0], L, H).shape == (1, 1, L, L)
+    assert torch_mask_by_head(mask[0], L, H).shape == (1, 1, L, L)
 
 
 @pytest.mark.parametrize("shape", [(L,), (L, L + 1), (3, L, L), (1, N * H, L, L)], ids=str)
 def test_masks_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"attn_mask: expected \[4, 4\], the window's, or with N"):
-        torch_window_mask(torch.zeros(shape), L, H)
+    expected = r"attn_mask: expected \[4, 4\], that of all steps, or with N"
+    with pytest.raises(ValueError, match=expected):
+        torch_mask_by_head(torch.zeros(shape), L, H)
 
 
 def test_the_row_of_a_bool_mask_adds_minus_infinity_where_it_hides():
@@ -91,9 +93,29 @@ def test_the_row_of_a_bool_mask_adds_minus_infinity_where_it_hides():
 
 def test_padding_is_bool():
     padding = torch.tensor([[True, False]])
+    assert torch_padding(None) is None
     assert torch_padding(padding) is padding
-    with pytest.raises(ValueError, match="expected a bool tensor, True hiding a key, got"):
+    assert torch_padding(padding[0], single=True).tolist() == [[True], [False]]
+    with pytest.raises(ValueError, match=r"expected a bool tensor \[N, T\], True hiding a key"):
         torch_padding(padding.float())
+
+
+def test_masks_of_both_kinds_hide_and_add_together():
+    hidden, added = torch.zeros(L, L, dtype=torch.bool), random(N * H, L, L)
+    hidden[1, 2] = True
+    padding = torch.zeros(N, L, dtype=torch.bool)
+    padding[2, 0] = True
+    late = torch.zeros(N, L).masked_fill(padding, -torch.inf)
+    assert torch_bias(None, None, L, H) is None
+    for mask in (padding, late):
+        bias = torch_bias(added, mask, L, H)
+        assert torch.equal(bias[:2], added.view(N, H, L, L)[:2])
+        assert bias[2, :, :, 0].tolist() == [[-torch.inf] * L] * H
+    keep = torch_bias(hidden, padding, L, H)
+    assert keep.shape == (N, 1, L, L)
+    assert torch.equal(keep, ~(hidden | padding[:, None, None]))
+    assert torch.equal(torch_bias(hidden, None, L, H), ~hidden[None, None])
+    assert torch.equal(torch_bias(hidden, late, L, H) == 0, keep)
 
 
 @pytest.mark.parametrize(

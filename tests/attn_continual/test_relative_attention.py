@@ -1,12 +1,20 @@
 """Relative attention against its definition pair by pair, and everything its peer crashes on."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from allocated_elements import AllocatedElements
-from attn_continual import GroupedLinear, RelativeAttention, _disentangled_attention
+from attn_continual import (
+    GroupedLinear,
+    RelativeAttention,
+    _disentangled_attention,
+    _disentangled_logits,
+    relative_attention,
+)
 from reference.continual import relative_attention as reference
 
 CASES = {
@@ -25,6 +33,16 @@ CASES = {
     "no position for some": {"has_unplaced": True},
     "no positions": {"positions": None},
     "one for all samples": {"positions": "shared"},
+    "distances": {"positions": "distances", "keys": 9},
+    "distances of two coordinates": {"positions": "distances", "coordinates": 2, "queries": 9},
+    "distances transposed": {"positions": "distances", "p2c_index": "transposed"},
+    "distances and all else": {
+        "positions": "distances",
+        "extra_heads": 1,
+        "has_base": True,
+        "mask": 4,
+        "mode": ("p2c", "c2c"),
+    },
     "base logits": {"has_base": True, "extra_heads": 1},
     "mask of keys": {"mask": 2},
     "mask of pairs": {"mask": 3},
@@ -82,6 +100,11 @@ def make_case(
     if positions is not None:
         shape = (samples if positions == "own" else 1, queries, keys, coordinates)
         inputs["relative_positions"] = torch.randint(-4, 5, shape)
+    if positions == "distances":
+        distance = torch.arange(keys) - torch.arange(queries)[:, None]
+        of_distance = torch.tensor([0, 3, -1, -2, 1, 2, -3, 0, 1, 2, -1, 3, -2, 4])
+        columns = [of_distance.roll(c)[distance + queries] for c in range(coordinates)]
+        inputs["relative_positions"] = torch.stack(columns, -1).expand(samples, -1, -1, -1)
     if has_unplaced:
         inputs["no_position_mask"] = torch.rand(samples, queries, keys) < 0.3
     if has_base:
@@ -124,10 +147,11 @@ def expected_of(layer, inputs, settings):
     return results, gradients(results, [*wide.values(), *own.values()])
 
 
-def results_of(layer, inputs):
-    results = layer(**inputs)
+def results_of(call, inputs, layer=None):
+    results = call(**inputs)
     results = [results] if isinstance(results, torch.Tensor) else list(results)
-    return results, gradients(results, [*inputs.values(), *layer.parameters()])
+    parameters = (call if layer is None else layer).parameters()
+    return results, gradients(results, [*inputs.values(), *parameters])
 
 
 def gradients(results, inputs):
@@ -164,6 +188,30 @@ def test_results_in_other_dtypes(dtype, tolerance):
         assert_close([x.double() for x in grads], list(expected_grads), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("case", ["everything", "distances and all else", "mask of keys"])
+def test_without_logits_there_are_the_same_outputs_and_gradients(case):
+    layer, inputs, settings = make_case(**CASES[case])
+    found, grads = results_of(partial(layer, need_logits=False), inputs, layer)
+    (expected, _), _ = expected_of(layer, inputs, settings)
+    assert_close(found, [expected], rtol=0, atol=1e-12)
+    wanted, _ = layer(**inputs)
+    assert_close(grads, gradients([wanted], [*inputs.values(), *layer.parameters()]))
+
+
+def test_outputs_by_distance_come_from_attention_by_position(monkeypatch):
+    def lowered(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(relative_attention, "attend_by_position", lowered)
+    for case in ("distances", "distances transposed"):
+        layer, inputs, _ = make_case(**CASES[case])
+        with pytest.raises(NotImplementedError):
+            layer(**inputs)
+        x = inputs["relative_positions"].clone()
+        x[1, 2, 3] += 1
+        layer(**(inputs | {"relative_positions": x}))
+
+
 @pytest.mark.parametrize("used", [0, 1])
 def test_gradients_of_one_of_the_results(used):
     layer, inputs, settings = make_case(**CASES["everything"])
@@ -186,7 +234,7 @@ def test_gradients_of_one_of_the_results(used):
 def test_heads_and_samples_taken_apart_give_the_same(logits, monkeypatch):
     layer, inputs, _ = make_case(**{**CASES["everything"], "keys": 5})
     together = results_of(layer, inputs)
-    monkeypatch.setattr(_disentangled_attention, "_LOGITS_PER_THREAD", logits)
+    monkeypatch.setattr(_disentangled_logits, "_LOGITS_PER_THREAD", logits)
     assert_close(results_of(layer, inputs), together, rtol=0, atol=1e-12)
 
 
@@ -254,6 +302,16 @@ def test_grouped_projection_begins_with_no_bias():
     assert layer(torch.randn(5, 6)).shape == (5, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_positions_of_any_integers_however_far(dtype):
+    layer, inputs, _ = make_case()
+    ends = torch.iinfo(dtype)
+    furthest = torch.where(inputs["relative_positions"] < 0, ends.min, ends.max)
+    clipped = furthest.clamp(-COUNT, COUNT).long()
+    got = layer(**(inputs | {"relative_positions": furthest.to(dtype)}))
+    assert_close(got, layer(**(inputs | {"relative_positions": clipped})), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("empty", ["queries", "keys"])
 def test_empty_sequences(empty):
     layer, inputs, _ = make_case(**{empty: 0}, mask=2)
@@ -319,16 +377,36 @@ def attend_in_training(layer, attend, queries):
     return attend(queries)
 
 
-def test_nothing_has_pairs_times_anything():
+@pytest.mark.parametrize("positions", ["own", "distances"])
+def test_nothing_has_pairs_times_anything(positions):
     length = 128
     layer = RelativeAttention(SIZE, HEADS, position_embedding=torch.randn(COUNT, 4))
     x = torch.randn(1, length, SIZE, requires_grad=True)
-    places = torch.arange(length)
-    positions = (places - places[:, None])[None, :, :, None]
-    mask = torch.ones(1, length, dtype=torch.bool)
+    relative = torch.arange(length) - torch.arange(length)[:, None]
+    relative = relative if positions == "distances" else relative.square()
+    inputs = {"content_values": x, "relative_positions": relative[None, :, :, None]}
     with AllocatedElements() as allocated:
-        sum(result.sum() for result in layer(x, x, x, mask, positions)).backward()
+        sum(result.sum() for result in layer(x, **inputs)).backward()
     assert allocated.largest == HEADS * length**2, allocated.operation
+    with AllocatedElements() as allocated:
+        layer(x, **inputs, need_logits=False).sum().backward()
+    assert allocated.largest < length**2, allocated.operation
+
+
+def test_operator_has_no_pairs_of_all_queries(monkeypatch):
+    length = 128
+    monkeypatch.setattr(_disentangled_logits, "_LOGITS_PER_THREAD", 8 * length)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    query, key, value = torch.randn(3, 1, length, HEADS, 4).unbind()
+    table, positions = torch.randn(1, HEADS, COUNT, 4), torch.randint(-2, 3, (1, length, length, 1))
+    call = (query, key, value, table, table, None, None, positions, *[None] * 3, 0.3, 0.0, True)
+    forward, backward = (
+        getattr(_disentangled_attention, name)._init_fn for name in ("_forward", "_differentiate")
+    )
+    with AllocatedElements() as allocated:
+        results = forward(*call, False, False)
+        backward(None, results[1], *results, False, *call, False, False)
+    assert allocated.largest <= 8 * length, allocated.operation
 
 
 def test_compiled_in_one_graph_with_gradients():
@@ -357,7 +435,7 @@ def test_operator_keeps_what_torch_asks_of_operators():
     inputs = [query, key, value, *tables, torch.randn(2), torch.randn(2, 2, 4, 4)]
     inputs = [x.requires_grad_() for x in inputs]
     keep = torch.rand(2, 1, 4, 4) < 0.7
-    arguments = (*inputs, positions, None, keep, None, 0.3, 0.0, True, False)
+    arguments = (*inputs, positions, None, keep, None, 0.3, 0.0, True, False, True)
     torch.library.opcheck(torch.ops.attn_continual.disentangled_attention, arguments)
 
 
@@ -370,6 +448,7 @@ def test_operator_keeps_what_torch_asks_of_operators():
         ({"p2c_index": "other"}, "expected p2c_index"),
         ({"n_heads": 3}, "expected key_size to be a multiple of n_heads"),
         ({"n_heads": 3, "head_size": 4}, "expected size to be a multiple of n_heads"),
+        ({"n_heads": 0}, "expected key_size to be a multiple of n_heads, got 8 and 0"),
         ({"n_coordinates": 3}, "expected head_size to be a multiple of n_coordinates"),
         ({"position_embedding": torch.randn(6, 5), "n_coordinates": 2}, "features to be a multi"),
         ({"position_embedding": torch.randn(6)}, r"expected position_embedding \[positions"),
@@ -392,6 +471,10 @@ def test_construction_names_what_is_wrong(change, message):
         ({"mask": torch.ones(3, 5)}, "expected mask, bool"),
         ({"mask": torch.ones(3, 4, dtype=torch.bool)}, "expected mask, bool"),
         ({"base_attn": torch.zeros(3, 5, 5, 3)}, "expected base_attn"),
+        ({"base_attn": torch.ones(3, 5, 5, HEADS) > 0}, "expected base_attn, floating point"),
+        ({"content_queries": torch.zeros(3, 5, 7)}, r"expected content_queries \[n, q, 8\]"),
+        ({"content_keys": torch.zeros(3, 5, 7)}, r"content_keys \[n, k, 8\]"),
+        ({"content_values": torch.zeros(3, 5, 7)}, r"expected content_values \[3, 5, 8\]"),
         ({"content_keys": torch.zeros(2, 5, SIZE)}, "expected content_queries"),
         ({"content_values": torch.zeros(3, 4, SIZE)}, "expected content_values"),
     ],
@@ -400,6 +483,12 @@ def test_calls_name_what_is_wrong(change, message):
     layer, inputs, _ = make_case(dtype=torch.float32)
     with pytest.raises(ValueError, match=message):
         layer(**(inputs | change))
+
+
+@pytest.mark.parametrize(("sizes", "name"), [((5, 4), "in"), ((4, 5), "out")])
+def test_groups_of_unequal_sizes_are_refused(sizes, name):
+    with pytest.raises(ValueError, match=f"GroupedLinear: expected {name}_features to be a multi"):
+        GroupedLinear(*sizes, n_groups=2)
 
 
 def test_positions_without_an_embedding_and_without_a_content_term():
@@ -412,6 +501,12 @@ def test_positions_without_an_embedding_and_without_a_content_term():
     layer = RelativeAttention(SIZE, HEADS, position_embedding=torch.randn(4, 4), mode=("c2p",))
     with pytest.raises(ValueError, match="expected relative_positions with mode"):
         layer(x)
+
+
+def test_neither_outputs_nor_logits_are_nothing_to_ask_for():
+    layer, inputs, _ = make_case(do_pooling=False)
+    with pytest.raises(ValueError, match="got neither outputs nor logits"):
+        layer(**inputs, need_logits=False)
 
 
 def test_transposed_positions_need_a_square():

@@ -55,6 +55,20 @@ def test_contract(options, axes):
     verify_contract(Residual(make(**options)), random(N, T, E).permute(axes))
 
 
+def test_masks_are_the_modules():
+    attention, x = make(query_index=-2), random(N, T, E)
+    padding = random(N, T, seed=1) > 1
+    masks = {"key_padding_mask": padding, "attn_mask": random(L, L, seed=2)}
+    expected = attention.forward_steps(x, pad_end=True, **masks) + x[:, L - 2 :]
+    residual = Residual(attention)
+    assert_close(residual.forward_steps(x, pad_end=True, **masks), expected, rtol=0, atol=1e-12)
+    residual.clean_state()
+    for t in range(T):
+        masks["key_padding_mask"] = padding[:, t]
+        out = residual.forward_step(x[:, t], **masks)
+    assert_close(out, expected[:, -2], rtol=0, atol=1e-12)
+
+
 def test_residuals_nest():
     verify_contract(Residual(Residual(make(query_index=-2)), num_features=E), random(N, T, E))
 
@@ -73,5 +87,7 @@ def test_what_has_no_residual_is_refused():
     )
     with pytest.raises(ValueError, match="shaped as its inputs"):
         Residual(windows).forward_step(x[:, 0])
+    with pytest.raises(TypeError, match="expected a ContinualModule, got Linear"):
+        Residual(torch.nn.Linear(E, E))
     with pytest.raises(ValueError, match="expected num_features"):
         Residual(Residual(make()))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from attn_continual import SingleOutputMultiheadAttention
 
@@ -12,15 +13,15 @@ def make(**options):
     return SingleOutputMultiheadAttention(E, 2, **{"sequence_len": L, **options})
 
 
-@pytest.mark.parametrize("length", [None, 0, -3])
+@pytest.mark.parametrize("length", [None, 0, -3, 2.5, "3"])
 def test_sequence_len_is_needed(length):
     with pytest.raises(ValueError, match="expected sequence_len, the steps of the window, got"):
         make(sequence_len=length)
 
 
-@pytest.mark.parametrize("query_index", [L, L + 3, -L - 1])
+@pytest.mark.parametrize("query_index", [L, L + 3, -L - 1, 1.5, None])
 def test_query_index_lies_within_the_window(query_index):
-    with pytest.raises(ValueError, match=r"query_index in \[-4, 4\), got"):
+    with pytest.raises(ValueError, match=r"query_index, an int in \[-4, 4\), got"):
         make(query_index=query_index)
 
 
@@ -64,7 +65,7 @@ def test_the_number_of_streams_stays(method):
 def test_inputs_of_one_stream_are_not_spread_over_others(method):
     layer = make()
     x = torch.zeros(1, E) if method == "step" else torch.zeros(1, 2, E)
-    with pytest.raises(ValueError, match="expected rows of 3 streams, as the state has, got 1"):
+    with pytest.raises(ValueError, match="expected query of 3 streams, as the state has, got 1"):
         getattr(layer, method)(x, layer.initial_state(3))
 
 
@@ -73,12 +74,49 @@ def test_masks_are_of_the_window_and_padding_is_bool(method):
     layer = make()
     x = torch.zeros(2, E) if method == "forward_step" else torch.zeros(2, 3, E)
     run = getattr(layer, method)
-    with pytest.raises(ValueError, match=r"attn_mask: expected \[4, 4\].*got \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"attn_mask: expected \[4, 4\].*got .* \[3, 4\]"):
         run(x, attn_mask=torch.zeros(3, 4))
     with pytest.raises(ValueError, match="attn_mask: expected"):
         run(x, attn_mask=torch.zeros(4))
     with pytest.raises(ValueError, match="key_padding_mask: expected a bool tensor"):
         run(x, key_padding_mask=torch.zeros(x.shape[:-1]))
+
+
+@pytest.mark.parametrize("query_index", [-1, -2])
+@pytest.mark.parametrize("records", [False, True])
+def test_keys_values_and_padding_are_of_every_stream_and_step(query_index, records):
+    layer = make(query_index=query_index)
+    x, sequence = torch.ones(3, E), torch.ones(3, 2, E)
+    layer.forward_step(x)
+    before = layer.get_state()
+    refused = [
+        lambda: layer.forward_step(x, x, x[:1]),
+        lambda: layer.forward_step(x, x[:2]),
+        lambda: layer.forward_step(x, key_padding_mask=torch.zeros(1, dtype=torch.bool)),
+        lambda: layer.forward_step(x, key_padding_mask=torch.zeros(3, 1, dtype=torch.bool)),
+        lambda: layer.forward_step(x, attn_mask=torch.zeros(L, L, dtype=torch.int64)),
+        lambda: layer.forward_steps(sequence, sequence.repeat(1, 2, 1)),
+        lambda: layer.forward_steps(sequence, sequence, sequence[:, :1]),
+        lambda: layer.forward_steps(sequence, key_padding_mask=torch.zeros(3, 3) > 0),
+        lambda: layer.forward_steps(sequence, key_padding_mask=torch.zeros(3) > 0),
+    ]
+    with torch.set_grad_enabled(records):
+        for call in refused:
+            with pytest.raises(ValueError, match=r"expected .* got"):
+                call()
+            assert_close(layer.get_state(), before, rtol=0, atol=0)
+
+
+def test_forward_names_what_does_not_fit():
+    x = torch.ones(3, 5, E)
+    for message, arguments in {
+        "query: expected 8 features": {"query": torch.ones(3, 5, 7)},
+        "query: expected torch.float32": {"query": x.double()},
+        "expected keys and values of 3 streams": {"query": x, "key": x[:2]},
+        r"attn_mask: expected \[5, 5\]": {"query": x, "attn_mask": torch.zeros(4, 4)},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            make()(**arguments)
 
 
 def test_a_mask_of_another_number_of_streams():

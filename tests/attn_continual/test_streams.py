@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -64,6 +65,34 @@ def test_streams_are_selected_by_number_and_by_mask():
 
 def test_streams_are_stacked_in_order():
     assert_same(stack_streams([state_of(4), state_of(1, 2), state_of(0)]), state_of(4, 1, 2, 0))
+
+
+def test_an_int_is_of_all_streams():
+    state = (torch.arange(3), 5)
+    assert tensors_of(state) == [state[0]]
+    chosen, steps = select_streams(state, [2, 0])
+    assert (chosen.tolist(), steps) == ([2, 0], 5)
+    stacked, steps = stack_streams([state, state])
+    assert (stacked.tolist(), steps) == ([0, 1, 2, 0, 1, 2], 5)
+    with pytest.raises(ValueError, match="expected streams that have seen as many steps"):
+        stack_streams([state, (torch.arange(3), 4)])
+
+
+def test_what_is_no_state_and_no_mask_of_its_streams():
+    state = state_of(0, 1, 2)
+    with pytest.raises(
+        ValueError, match=r"select_streams: expected .* along one axis, got \[1, 2\]"
+    ):
+        select_streams(state, torch.tensor([[0, 1]]))
+    with pytest.raises(ValueError, match="expected a state or more, got none"):
+        stack_streams([])
+    for mask in (torch.tensor([True]), torch.tensor([0, 1, 1]), torch.ones(3, 1) > 0):
+        with pytest.raises(ValueError, match=r"expected a mask, bool \[3\], got"):
+            reset_streams(state, state_of(3, 4, 5), mask)
+    with pytest.raises(TypeError, match="expected a tensor, or a tuple of states, got"):
+        tensors_of((state, "no tensor"))
+    with pytest.raises(TypeError, match="expected a tensor, or a tuple of states, got"):
+        map_state(torch.neg, None)
 
 
 def test_streams_are_chosen_and_reset():

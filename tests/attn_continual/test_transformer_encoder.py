@@ -67,28 +67,40 @@ def make(kind, num_layers, *, has_norm=True, dropout=0.1, **settings):
     return encoder, torchs.eval()
 
 
-def by_steps(encoder, x):
+def by_steps(encoder, x, padding=None, **masks):
     """Return the outputs [N, T', E] that single steps of [N, T, E] have."""
-    outs = [encoder.forward_step(row) for row in x.unbind(1)]
+    hidden = [{}] * x.shape[1]
+    if padding is not None:
+        hidden = [{"src_key_padding_mask": column} for column in padding.unbind(1)]
+    outs = [
+        encoder.forward_step(row, **now, **masks)
+        for row, now in zip(x.unbind(1), hidden, strict=True)
+    ]
     early = encoder.receptive_field - 1
     assert all((out is None) == (t < early) for t, out in enumerate(outs))
     return torch.stack(outs[early:], 1)
 
 
-def by_chunks(encoder, x, lengths=(1, 2, 7, 3)):
+def by_chunks(encoder, x, lengths, padding=None, **masks):
     """Return the outputs [N, T', E] that chunks have."""
-    outs = [encoder.forward_steps(encoder.layout.from_rows(c)) for c in x.split(lengths, 1)]
+    hidden = [{}] * len(lengths)
+    if padding is not None:
+        hidden = [{"src_key_padding_mask": columns} for columns in padding.split(lengths, 1)]
+    outs = [
+        encoder.forward_steps(encoder.layout.from_rows(chunk), **now, **masks)
+        for chunk, now in zip(x.split(lengths, 1), hidden, strict=True)
+    ]
     return torch.cat([encoder.layout.to_rows(out) for out in outs if out is not None], 1)
 
 
-def assert_outputs(encoder, x, expected):
+def assert_outputs(encoder, x, expected, **masks):
+    """Hold steps, uneven chunks and one chunk to what is expected, whichever has its state left."""
+    rest = x.shape[1] - 10
     with torch.no_grad():
-        assert_close(by_steps(encoder, x), expected, rtol=0, atol=1e-12)
-        encoder.clean_state()
-        assert_close(by_chunks(encoder, x), expected, rtol=0, atol=1e-12)
-        encoder.clean_state()
-        whole = encoder.layout.to_rows(encoder.forward_steps(encoder.layout.from_rows(x)))
-        assert_close(whole, expected, rtol=0, atol=1e-12)
+        assert_close(by_steps(encoder, x, **masks), expected, rtol=0, atol=1e-12)
+        for lengths in ((1, 2, 7, rest), (10 + rest,)):
+            encoder.clean_state()
+            assert_close(by_chunks(encoder, x, lengths, **masks), expected, rtol=0, atol=1e-12)
 
 
 @by_settings
@@ -110,10 +122,80 @@ def test_stacked_encoder_sees_each_layers_last_outputs(num_layers, settings):
     assert encoder.receptive_field == num_layers * (L - 1) + 1
     with torch.no_grad():
         expected = stacked_rows(torchs, x, L)
+    assert_outputs(encoder, x, expected)
+
+
+MASKS = {  # of a window, and whether steps are hidden too: of each window one at most
+    "padding": (None, True),
+    "causal": (torch.ones(L, L, dtype=torch.bool).triu(1), False),
+    "bool": (torch.eye(L, dtype=torch.bool).roll(1, 0), True),
+    "by stream and head": (random(N * H, L, L, seed=6), True),
+}
+FORMS = {
+    "windowed": (TransformerEncoder, newest_rows),
+    "stacked": (StackedTransformerEncoder, stacked_rows),
+}
+by_form = pytest.mark.parametrize(("form", "reference"), FORMS.values(), ids=list(FORMS))
+
+
+def hidden_steps(steps=T):
+    padding = torch.zeros(N, steps, dtype=torch.bool)
+    padding[0, 1::5] = padding[1, 3:10:5] = True
+    return padding
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("num_layers", [1, 3])
+@by_form
+def test_masks_of_the_window_and_of_steps(form, reference, num_layers, name):
+    encoder, torchs = make(form, num_layers)
+    mask, is_padded = MASKS[name]
+    x, padding = random(N, T + 2, E), hidden_steps(T + 2) if is_padded else None
+    # With gradients: torch's quick way without them takes no floating-point masks.
+    expected = reference(torchs, x, L, padding=padding, mask=mask).detach()
+    assert_outputs(encoder, x, expected, padding=padding, mask=mask)
+
+
+@by_form
+def test_what_hidden_steps_hold_reaches_no_other(form, reference):
+    """Nor do windows of which every step is hidden, where torch gives NaN."""
+    del reference
+    encoder, _ = make(form, 3)
+    x, padding, lengths = random(N, T, E), torch.zeros(N, T, dtype=torch.bool), (3, 4, T - 7)
+    padding[:, 1:6] = True
     with torch.no_grad():
-        assert_close(by_steps(encoder, x), expected, rtol=0, atol=1e-12)
+        expected = by_chunks(encoder, x, lengths, padding)
+        x[:, 1:6] = torch.nan
         encoder.clean_state()
-        assert_close(by_chunks(encoder, x, (1, 2, 8, 3)), expected, rtol=0, atol=1e-12)
+        got = by_chunks(encoder, x, lengths, padding)
+    first = max(6 - encoder.warm_up_steps, 0)
+    assert got[:, first:].isfinite().all()
+    assert torch.equal(got[:, first:], expected[:, first:])
+
+
+@pytest.mark.parametrize("query_index", [-2, 0])
+def test_rows_of_stacked_layers_that_look_ahead(query_index):
+    """What each layer waits for adds up, and hidden steps wait along."""
+    _, torchs = make(StackedTransformerEncoder, 3)
+    encoder = StackedTransformerEncoder.build_from(torchs, L, query_index=query_index)
+    assert encoder.delay == 3 * (-1 - query_index) % (3 * L)
+    x, padding = random(N, T + 2, E), hidden_steps(T + 2)
+    with torch.no_grad():
+        expected = stacked_rows(torchs, x, L, query_index, padding=padding)
+    assert_outputs(encoder, x, expected, padding=padding)
+    encoder.clean_state()
+    verify_contract(encoder, random(N, T + 2, E))
+
+
+def test_masks_that_steps_cannot_take_are_refused():
+    encoder, _ = make(TransformerEncoder, 2)
+    x = random(N, E, T)
+    with pytest.raises(ValueError, match=r"attn_mask: expected \[4, 4\]"):
+        encoder.forward_steps(x, mask=torch.zeros(T, T))
+    with pytest.raises(ValueError, match=r"expected a bool tensor \[N, T\]"):
+        encoder.forward_steps(x, src_key_padding_mask=torch.zeros(N, T))
+    with pytest.raises(TypeError, match="is_causal"):
+        encoder.forward_steps(x, is_causal=True)
 
 
 def test_the_two_forms_are_the_same_function_with_one_layer_only():
@@ -239,6 +321,8 @@ def test_arguments_are_checked():
     factory = TransformerEncoderLayerFactory(E, H, F, sequence_len=L)
     with pytest.raises(ValueError, match="expected 1 layer or more, got 0"):
         TransformerEncoder(factory, 0)
+    with pytest.raises(TypeError, match="as a TransformerEncoderLayerFactory does, got a Retroac"):
+        TransformerEncoder(factory("retroactive"), 2)
     with pytest.raises(ValueError, match="expected one of retroactive"):
         factory("continual")
     with pytest.raises(ValueError, match="expected sequence_len"):

@@ -1,6 +1,7 @@
 """`python -m attn_ops.benchmark`, on small cases."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,20 +9,9 @@ import torch
 import attn_ops
 from attn_ops.benchmark import __main__ as program
 from attn_ops.benchmark import command, masked, merging
+from benchmark_runs import run_quickly
 
-QUICK = ("--quick", "--threads", "1")
-
-
-@pytest.fixture(autouse=True)
-def _keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(folder, *arguments):
-    status = program.main([*QUICK, "--out", str(folder), *arguments])
-    return status, json.loads((folder / "benchmark.json").read_text())
+run = partial(run_quickly, program)
 
 
 @pytest.mark.parametrize(

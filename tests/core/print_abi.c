@@ -141,6 +141,18 @@ static void print_step(void) {
   FIELD(attn_step_args, exec);
 }
 
+static void print_linear(void) {
+  STRUCT(attn_linear_args);
+  FIELD(attn_linear_args, struct_size);
+  FIELD(attn_linear_args, x);
+  FIELD(attn_linear_args, weight);
+  FIELD(attn_linear_args, bias);
+  FIELD(attn_linear_args, out);
+  FIELD(attn_linear_args, workspace);
+  FIELD(attn_linear_args, workspace_bytes);
+  FIELD(attn_linear_args, exec);
+}
+
 static void print_constants(void) {
   CONSTANT(ATTN_OK);
   CONSTANT(ATTN_ERROR_INVALID_ARGUMENT);
@@ -167,6 +179,7 @@ int main(void) {
   print_backward();
   print_merge();
   print_step();
+  print_linear();
   print_constants();
   return 0;
 }

@@ -1,12 +1,12 @@
 """What the documents show works: examples run, commands exist, links and paths lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tomllib
+
+from warm_python import WarmPython
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = (
@@ -46,6 +46,13 @@ def shell_lines():
     ]
 
 
+@pytest.fixture(scope="module")
+def warm_python():
+    python = WarmPython()
+    yield python
+    python.close()
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -54,30 +61,34 @@ def shell_lines():
         for number, program in enumerate(blocks(document, "python"))
     ],
 )
-def test_python_block_runs(program):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_python_block_runs(warm_python, program):
+    done = warm_python.run(program)
+    assert done.returncode == 0, done.printed
+
+
+def test_a_block_that_fails_is_seen(warm_python):
+    done = warm_python.run("import warnings; warnings.warn('careful')")
+    assert done.returncode == 1
+    assert "UserWarning: careful" in done.printed
+    assert warm_python.run("print('well')") == (0, "well\n")
 
 
 @pytest.mark.parametrize("line", shell_lines())
-def test_shell_command_exists(line):
+def test_shell_command_exists(warm_python, line):
     program, *arguments = line.split()
     if program == "./dev":
         assert re.search(rf"^ +{arguments[0]}\) ", (REPOSITORY / "dev").read_text(), re.MULTILINE)
     elif arguments[:2] == ["-m", "attn_ops"]:
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        assert warm_python.run_module(*arguments[1:]).returncode == 0
     elif program.endswith("/pip"):
         for folder, extra in re.findall(r'"(\S+)\[(\w+)\]"', line):
             project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
             assert extra in project["project"]["optional-dependencies"]
     else:
         module, *options = arguments[1:]
-        printed = subprocess.run(
-            [sys.executable, "-m", module, "--help"], check=True, capture_output=True, text=True
-        ).stdout
-        assert all(option in printed for option in options if option.startswith("--"))
+        done = warm_python.run_module(module, "--help")
+        assert done.returncode == 0, done.printed
+        assert all(option in done.printed for option in options if option.startswith("--"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)

@@ -3,6 +3,7 @@
 #define ATTN_ATTN_H
 
 #include "attn/attention.h"
+#include "attn/linear.h"
 #include "attn/mask.h"
 #include "attn/merge.h"
 #include "attn/runtime.h"

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "parallel/task_runner.h"
+#include "problem/linear_problem.h"
 #include "problem/merge_problem.h"
 #include "problem/problem.h"
 
@@ -18,6 +19,8 @@ struct KernelTable {
   void (*backward)(const BackwardProblem& problem, void* workspace, const TaskRunner& runner);
   void (*merge_forward)(const MergeForwardProblem& problem, const TaskRunner& runner);
   void (*merge_backward)(const MergeBackwardProblem& problem, const TaskRunner& runner);
+  size_t (*linear_workspace)(const LinearProblem& problem, int workers);  // bytes
+  void (*linear)(const LinearProblem& problem, void* workspace, const TaskRunner& runner);
 };
 
 // One per file in isa/; a build has those its architecture allows.

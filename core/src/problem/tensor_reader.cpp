@@ -256,6 +256,13 @@ StreamValues TensorReader::stream_values(const TensorSpec& spec, int ndim,
   return {.data = all.data, .stride_b = all.strides[0], .stride_r = ndim > 1 ? all.strides[1] : 0};
 }
 
+TensorReader::TypedRows TensorReader::rows(const TensorSpec& spec, int ndim,
+                                           const attn_tensor* tensor) {
+  const View all = view(spec, ndim, tensor);
+  if (!all.empty) check_contiguous_rows(spec, *tensor);
+  return {.rows = {.data = all.data, .stride = ndim > 1 ? all.strides[0] : 0}, .dtype = all.dtype};
+}
+
 TensorReader::Integers TensorReader::integers(const TensorSpec& spec, int ndim,
                                               const attn_tensor* tensor) {
   const View all = view(spec, ndim, tensor);

@@ -6,6 +6,7 @@
 
 #include "attn/tensor.h"
 #include "problem/device.h"
+#include "problem/linear_problem.h"
 #include "problem/problem.h"
 #include "problem/step_problem.h"
 
@@ -56,6 +57,12 @@ class TensorReader {
   HeadParameters head_parameters(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
   // [B] or [B, R], any strides.
   StreamValues stream_values(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
+  struct TypedRows {
+    Rows rows;
+    DType dtype;
+  };
+  // [rows, width] or [width]; the last axis must be contiguous.
+  TypedRows rows(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
   struct Integers {
     const int32_t* data;  // never null
     int64_t stride;       // of the first of two axes

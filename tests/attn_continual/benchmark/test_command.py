@@ -1,41 +1,52 @@
 """`python -m attn_continual.benchmark`, on small cases, and what it compares with."""
 
-import json
+from functools import partial
 
 import pytest
 import torch
 
 from attn_continual.benchmark import __main__ as program
 from attn_continual.benchmark.cases import CASES
+from attn_continual.benchmark.literal import attend_by_looking_up, attend_by_shifting
+from attn_continual.benchmark.positions import RelativeAttentionCase
 from attn_continual.benchmark.rolling import RollingAttention
+from attn_continual.relative_attention import RelativeAttention
+from attn_continual.returnn import RelPosSelfAttention, relative_positional_encoding
 from attn_continual.single_output import SingleOutputMultiheadAttention
 from attn_ops.benchmark import command
+from benchmark_runs import run_quickly
+from reference.continual import relative_attention as pair_by_pair
+from reference.continual import returnn as reference
 
-
-@pytest.fixture(autouse=True)
-def _keep_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(folder, *arguments):
-    status = program.main(["--quick", "--threads", "1", "--out", str(folder), *arguments])
-    return status, json.loads((folder / "benchmark.json").read_text())
+run = partial(run_quickly, program)
 
 
 def test_names_tell_the_cases_apart():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("only", ["^step N1 E512.*512$", "^chunk.*E512", "^step 100000"])
+POSITIONS = ["^rel-pos M", "^rel-pos causal", "^c2c.*p2c M", "without logits", "2D"]
+STARTED_SELDOM = POSITIONS[1:-1]  # each measures memory in a process of its own
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        pytest.param(only, marks=[pytest.mark.slow] * (only in STARTED_SELDOM))
+        for only in ["^step N1 E512.*512$", "^chunk.*E512", "^step 100000", *POSITIONS]
+    ],
+)
 def test_a_case_is_checked_timed_and_written(tmp_path, only):
     status, report = run(tmp_path, "--only", only)
     assert status == 0
     (measured,) = report["results"]
     assert 0 <= measured["error"] <= measured["error_allowed"]
     assert measured["speedup"] == measured["baseline"]["median"] / measured["ours"]["median"]
-    assert measured["name"] in (tmp_path / "benchmark.md").read_text()
+    written = (tmp_path / "benchmark.md").read_text()
+    assert measured["name"] in written
+    peaks = measured["peak_bytes"]
+    assert (peaks is not None) == (only in POSITIONS) == ("MiB" in written)
+    assert peaks is None or min(peaks.values()) > 0
 
 
 @pytest.mark.parametrize("only", ["^step N1 E512.*512$", "^chunk.*E512", "^step 100000"])
@@ -54,6 +65,52 @@ def test_a_wrong_result_is_reported_and_never_timed(tmp_path, monkeypatch, only)
     status, report = run(tmp_path, "--only", only)
     assert status == 1
     assert report["results"][0]["ours"] is None
+
+
+@pytest.mark.parametrize(
+    ("only", "cls"),
+    [("^rel-pos M", RelPosSelfAttention), ("2D", RelativeAttention)],
+)
+def test_a_wrong_gradient_is_reported_and_never_timed(tmp_path, monkeypatch, only, cls):
+    honest = cls.forward
+
+    def spoilt(layer, x, *inputs, **named):
+        return honest(layer, x.detach() + 1.1 * (x - x.detach()), *inputs, **named)
+
+    monkeypatch.setattr(cls, "forward", spoilt)
+    monkeypatch.setattr(command, "time_in_turns", lambda *_: pytest.fail("a wrong one was timed"))
+    status, report = run(tmp_path, "--only", only)
+    assert status == 1
+    assert report["results"][0]["peak_bytes"] is None
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_shift_is_attention_by_relative_positions(is_causal):
+    layer = RelPosSelfAttention(6, 5, key_dim_total=8, value_dim_total=10, num_heads=2).double()
+    x = torch.randn(1, 7, 6, dtype=torch.float64)
+    encodings, _ = relative_positional_encoding(7, 6, dtype=torch.float64)
+    encodings = encodings[:7] if is_causal else encodings
+    got = attend_by_shifting(layer, x, encodings, is_causal=is_causal)
+    expected = reference.self_attention(layer, x[0], lambda i, j: j <= i or not is_causal)
+    torch.testing.assert_close(got[0], expected)
+
+
+def test_the_lookups_are_relative_attention():
+    case = RelativeAttentionCase(rows=5, width=8, heads=2, coordinates=2)
+    layer = case.make_layer().double()
+    for weight in layer.parameters():
+        torch.nn.init.normal_(weight)
+    x, positions = torch.randn(1, 5, 8, dtype=torch.float64), case._relative_positions()
+    expected = pair_by_pair.attend(
+        dict(layer.named_parameters()),
+        x,
+        x,
+        x,
+        relative_positions=positions,
+        heads=2,
+        coordinates=2,
+    )
+    torch.testing.assert_close(attend_by_looking_up(layer, x, positions), expected)
 
 
 def test_rolling_is_attention_over_the_last_steps():

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from allocated_elements import AllocatedElements
+from attn_continual import select_streams
 from attn_continual.returnn import (
     CausalSelfAttention,
     CausalSelfAttentionState,
@@ -148,6 +149,19 @@ def test_contract(cls):
     verify_contract(ContinualSelfAttention(layer), source(3, 8))
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_streams_of_a_beam_are_chosen_anew_at_every_step(window):
+    """A hypothesis that begins like another goes on from the other's state."""
+    layer, x = made(CausalSelfAttention, window=window), source(3, 6)
+    chosen = [[0, 0, 1], [2, 0, 0], [1, 1, 2], [0, 2, 2], [2, 1, 0], [0, 1, 2]]
+    seen, state = x[:, :0], layer.default_initial_state(batch_dims=[3])
+    for step, origins in enumerate(chosen):
+        seen = torch.cat([seen, x[:, step : step + 1]], 1)
+        out, state = layer(x[:, step], axis=single_step_dim, state=state)
+        assert_close(out, layer(seen)[0][:, -1])
+        seen, state = seen[origins], select_streams(state, origins)
+
+
 def test_continual_form_needs_a_window():
     with pytest.raises(ValueError, match="expected a layer with a window"):
         ContinualSelfAttention(made(CausalSelfAttention))
@@ -227,5 +241,13 @@ def test_what_does_not_fit_is_refused():
     _, state = layer(x)
     with pytest.raises(ValueError, match="the int 4, how many keys there are, got 3"):
         layer(x, state=state._replace(accum_axis=3))
-    with pytest.raises(ValueError, match="window, the keys that a query sees, of 1 or more"):
-        made(CausalSelfAttention, window=0)
+    for steps in (torch.full((2,), 4.0), torch.full((3,), 4)):
+        with pytest.raises(ValueError, match=r"accum_axis, int, to broadcast to \[2\], got torch"):
+            layer(x, state=state._replace(accum_axis=steps))
+    with pytest.raises(ValueError, match=r"expected a state of keys and values .*, \[\]\]"):
+        layer(x, state=state._replace(v_accum=None))
+    with pytest.raises(TypeError, match="expected a CausalSelfAttentionState, got <class 'tuple'>"):
+        layer(x, state=tuple(state))
+    for window in (0, 2.5):
+        with pytest.raises(ValueError, match="window, the keys that a query sees, of 1 or more"):
+            made(CausalSelfAttention, window=window)

@@ -82,5 +82,12 @@ def test_what_does_not_fit_is_refused():
     layer = made()
     with pytest.raises(ValueError, match=r"CrossAttention: expected source \[..., 7\]"):
         layer.transform_encoder(rows(2, 3, 6))
+    encoder = layer.transform_encoder(rows(2, 3, 7))
+    with pytest.raises(ValueError, match=r"projection: expected 6 features, got \[2, 4, 5\]"):
+        layer(rows(2, 4, 5), encoder)
+    with pytest.raises(ValueError, match=r"projection: expected torch.float64, as the weights"):
+        layer(rows(2, 4, 6).half(), encoder)
+    with pytest.raises(ValueError, match="batch axes of query, keys and values"):
+        layer(rows(3, 4, 6), encoder)
     with pytest.raises(ValueError, match="to be a multiple"):
         CrossAttention(8, 8, 8, key_dim_total=8, value_dim_total=8, num_heads=3)

@@ -92,6 +92,14 @@ def test_what_does_not_fit_is_refused():
         dot_attention(q, k, v[0])
     with pytest.raises(ValueError, match=r"mask, bool, True keeping a key, got torch.float64"):
         dot_attention(q, k, v, mask=torch.ones(4, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"lengths and mask, to broadcast to \[2, 4, 5\]"):
+        dot_attention(q, k, v, mask=torch.ones(4, 4) > 0)
+    with pytest.raises(ValueError, match=r"lengths and mask, to broadcast to \[2, 4, 5\]"):
+        dot_attention(q, k, v, lengths=torch.tensor([3, 2, 1]))
+    with pytest.raises(ValueError, match=r"expected lengths, int, got torch\.float32"):
+        dot_attention(q, k, v, lengths=torch.tensor([3.0, 2.0]))
+    with pytest.raises(ValueError, match=r"batch axes of query, .* got \[2\], \[3\], \[3\]"):
+        dot_attention(q, k[[0, 0, 1]], v[[0, 0, 1]])
     dims = [Dim(2), Dim(5), Dim(6)]
     with pytest.raises(TypeError, match="query, keys and values of one kind"):
         dot_attention(q, convert_to_tensor(k, dims=dims), v)

@@ -96,6 +96,18 @@ def test_what_a_call_must_give():
         relative_positional_encoding(3)
     with pytest.raises(ValueError, match="an offset, the position of the single step"):
         sinusoidal_positional_encoding(spatial_dim=single_step_dim, feat_dim=4)
+    for dtype in ("flaot", "int32", torch.int64):
+        with pytest.raises(ValueError, match="expected dtype, floating point, got"):
+            relative_positional_encoding(3, 4, dtype=dtype)
+        with pytest.raises(ValueError, match="expected dtype, floating point, got"):
+            LearnedRelativePositionalEncoding(4, dtype=dtype)
+
+
+def test_distances_of_no_queries_and_no_keys():
+    table, count = relative_positional_encoding(0, 4)
+    assert (table.shape, count) == ((0, 4), 0)
+    with pytest.raises(ValueError, match="expected 0 queries and keys or more, got -3"):
+        relative_positional_encoding(-3, 4)
 
 
 @pytest.mark.parametrize("features", [2, 4, 10])

@@ -182,6 +182,38 @@ def test_dot_attention_whose_query_has_the_axis_or_nothing():
         assert_close(out.raw_tensor[n], right)
 
 
+def test_lengths_of_a_dim_that_values_alone_have():
+    width, keys = Dim(3), Tensor("k", [Dim(5, name="place"), KEY], raw_tensor=rows(5, 8))
+    lengths = Tensor("lengths", [batch_dim], raw_tensor=torch.tensor([5, 2]))
+    history = Dim(lengths, name="history")
+    keys, _ = rf.replace_dim(keys, in_dim=keys.dims[0], out_dim=history)
+    values = Tensor("v", [batch_dim, history, width], raw_tensor=rows(2, 5, 3, seed=1))
+    one = Tensor("q", [KEY], raw_tensor=rows(8, seed=2))
+    out = rf.dot_attention(one, keys, values, key_dim=KEY, axis=history)
+    for n, length in enumerate((5, 2)):
+        right = rf.dot_attention(
+            one.raw_tensor, keys.raw_tensor[:length], values.raw_tensor[n, :length]
+        )
+        assert_close(out.copy_transpose([batch_dim, width]).raw_tensor[n], right)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("begin", ["default_initial_state", "empty"])
+def test_steps_of_a_single_sequence(window, begin):
+    layer = rf.CausalSelfAttention(
+        IN, None, key_dim_total=8, value_dim_total=8, num_heads=2, window=window
+    )
+    layer = layer.double().eval()
+    raw = rows(4, IN.size)
+    state = rf.CausalSelfAttentionState()
+    if begin == "default_initial_state":
+        state = layer.default_initial_state(batch_dims=[])
+    for step, right in enumerate(layer(raw)[0]):
+        row = Tensor("row", [IN], raw_tensor=raw[step])
+        out, state = layer(row, axis=single_step_dim, state=state)
+        assert_close(out.raw_tensor, right)
+
+
 def test_lengths_that_depend_on_the_query():
     """RETURNN's way to say causal: the keys of query i have a length of i + 1."""
     place, time_dim = Dim(4), Dim(4)
@@ -217,6 +249,10 @@ def test_dims_are_told_apart_by_what_they_are():
 
 
 def test_sizes_of_dims():
+    with pytest.raises(
+        TypeError, match="Dim: expected an int, lengths as a tagged tensor, or None"
+    ):
+        Dim("time")
     free = Dim(None, name="free")
     with pytest.raises(ValueError, match=r"expected .*free.* to have a size"):
         _ = free.size

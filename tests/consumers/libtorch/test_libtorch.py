@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import attn_ops
-from attn_continual import FunctionalStep, SingleOutputMultiheadAttention
+from attn_continual import FunctionalStep, SingleOutputMultiheadAttention, continual
+from attn_continual.streams import tensors_of
 from attn_ops import _library
 from wheels import REPOSITORY, locked, run
 
@@ -85,29 +86,40 @@ def saved(file, tensors):
     return file
 
 
-def traced(step, arguments, file):
+def traced(step, arguments, folder):
+    file = folder / "step.pt"
     torch.jit.trace(step, arguments).save(str(file))
     return file
 
 
-def compiled(step, arguments, file):
+def compiled(step, arguments, folder):
     program = torch.export.export(step, arguments)
-    return torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+    file = str(folder / "step.pt2")
+    return torch._inductor.aoti_compile_and_package(program, package_path=file)
+
+
+def attention():
+    return SingleOutputMultiheadAttention(8, 2, sequence_len=4, query_index=-2)
+
+
+def encoder():
+    """A layer that remembers rows, one of whole windows, and one of their last rows."""
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    return continual(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), sequence_len=4)
 
 
 @compiling
-@pytest.mark.parametrize(
-    ("save", "name"), [(traced, "step.pt"), (compiled, "step.pt2")], ids=["traced", "compiled"]
-)
-def test_state_of_a_stream_carried_in_cpp(run_program, save, name, tmp_path):
+@pytest.mark.parametrize("save", [traced, compiled])
+@pytest.mark.parametrize("make", [attention, encoder])
+def test_state_of_a_stream_carried_in_cpp(run_program, make, save, tmp_path):
     torch.manual_seed(0)
-    layer = SingleOutputMultiheadAttention(8, 2, sequence_len=4, query_index=-2).eval()
+    layer = make().eval()
     step, inputs = FunctionalStep(layer), make_input(9, 3, 8).unbind()
     with torch.no_grad():
         active = torch.tensor([True, False, True])  # so that streams are at different positions
         _, begun, _ = layer.step(inputs[0], layer.initial_state(3), active=active)
-        state = list(begun)
-        file = save(step, (inputs[0], *state), tmp_path / name)
+        state = tensors_of(begun)
+        file = save(step, (inputs[0], *state), tmp_path)
         state_file, outs = saved(tmp_path / "state.pt", state), []
         for x in inputs:
             y, *state, valid = step(x, *state)

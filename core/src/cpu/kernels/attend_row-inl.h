@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/pack-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
 #include "cpu/kernels/softmax-inl.h"

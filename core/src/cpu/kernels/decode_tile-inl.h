@@ -15,7 +15,8 @@ struct DecodeTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kSplitKeys = 1024;
   static constexpr int64_t kTileKeys = 64;
-  static constexpr int64_t kStepKeys = larger(8, Op::S::kWidth);  // whose runs are read together
+  static constexpr int64_t kLeastStepKeys = larger(8, Op::S::kWidth);
+  static constexpr int64_t kStepBytes = 16384;        // of keys whose runs are read together
   static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
   static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
 
@@ -25,6 +26,7 @@ struct DecodeTiling {
   int64_t splits;         // of the longest sequence
   int64_t heads;          // key heads per task
   int64_t groups;         // of heads, per sequence
+  int64_t step_keys;      // whole vectors
   int64_t wave;           // sequences whose partial results are kept at a time
   int64_t tasks;          // per wave: a split of a group each
 
@@ -34,7 +36,8 @@ struct DecodeTiling {
         value_columns(round_up(p.Kv, Op::S::kWidth)),
         splits(splits_of(p.most_keys)),
         heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads) {
+        groups((p.Hkv + heads - 1) / heads),
+        step_keys(step_keys_of(heads * p.K * element_bytes(p.key.dtype))) {
     const int64_t partial_bytes =
         p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
     wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
@@ -42,6 +45,10 @@ struct DecodeTiling {
     tasks = wave * groups * splits;
   }
 
+  static int64_t step_keys_of(int64_t run_bytes) {
+    const int64_t keys = kStepBytes / run_bytes / kLeastStepKeys * kLeastStepKeys;
+    return smaller(larger(keys, kLeastStepKeys), kTileKeys);
+  }
   static int64_t splits_of(int64_t keys) { return larger((keys + kSplitKeys - 1) / kSplitKeys, 1); }
 };
 
@@ -67,7 +74,7 @@ struct DecodeScratch {
   Unit* queries;          // [heads, rows, key_units]
   DecodeState<Op> state;  // [heads, rows]
   Real* scores;           // [heads, rows, kTileKeys]
-  Unit* converted;        // [kStepKeys, key_units or value_columns]
+  Unit* converted;        // [step_keys, key_units or value_columns]
   TileMask* masks;        // [heads]
   RowWeights<Op> weights;
   // Rows of the first of the heads; those of the others follow at the stride of heads.
@@ -78,8 +85,7 @@ struct DecodeScratch {
       : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
         state(scratch, t, t.heads * t.rows),
         scores(scratch.take<Real>(t.heads * t.rows * DecodeTiling<Op>::kTileKeys)),
-        converted(
-            scratch.take<Unit>(DecodeTiling<Op>::kStepKeys * larger(t.key_units, t.value_columns))),
+        converted(scratch.take<Unit>(t.step_keys * larger(t.key_units, t.value_columns))),
         masks(scratch.take<TileMask>(t.heads)),
         weights(scratch, DecodeTiling<Op>::kTileKeys) {}
 };
@@ -169,18 +175,18 @@ class DecodeTile {
   // With few rows the hardware's own prefetching is ahead.
   Prefetch prefetch(const HeadRows& x, const char* const* rows, int64_t n, int64_t width,
                     int64_t head, int64_t k) const {
-    const int64_t count = rows_ > kScoreRows<S> ? smaller(Tiling::kStepKeys, n - k) : 0;
+    const int64_t count = rows_ > kScoreRows<S> ? smaller(t_.step_keys, n - k) : 0;
     return {rows + k, larger(count, 0), offset(x, head), width * element_bytes(x.dtype)};
   }
 
   // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile.
   template <class F>
   void each_step(const HeadRows& x, const char* const* first_head_rows, F&& f) {
-    for (int64_t k = 0; k < n_; k += Tiling::kStepKeys) {
-      const int64_t n = smaller(Tiling::kStepKeys, n_ - k);
+    for (int64_t k = 0; k < n_; k += t_.step_keys) {
+      const int64_t n = smaller(t_.step_keys, n_ - k);
       for (int64_t head = 0; head < heads_; ++head) {
         if (s_.masks[head] == TileMask::kNothing) continue;
-        const char* rows[Tiling::kStepKeys];
+        const char* rows[Tiling::kTileKeys];
         for (int64_t j = 0; j < n; ++j) rows[j] = first_head_rows[k + j] + offset(x, head);
         f(head, k, n, rows);
       }
@@ -284,10 +290,15 @@ class DecodeTile {
                                                       Tiling::kTileKeys, rows, n, column, width);
       };
       int64_t c = 0;
-      for (; c + kVectors * S::kWidth <= width; c += kVectors * S::kWidth) {
-        of_columns.template operator()<kVectors>(c);
-      }
-      for (; c < width; c += S::kWidth) of_columns.template operator()<1>(c);
+      const auto of_runs = [&]<int kCount>() {
+        for (; c + kCount * S::kWidth <= width; c += kCount * S::kWidth) {
+          of_columns.template operator()<kCount>(c);
+        }
+      };
+      of_runs.template operator()<kVectors>();
+      if constexpr (kVectors > 4) of_runs.template operator()<4>();
+      if constexpr (kVectors > 2) of_runs.template operator()<2>();
+      of_runs.template operator()<1>();
     };
     int64_t r = 0;
     for (; r + 4 <= rows_; r += 4) of_rows.template operator()<4, 2>(r);

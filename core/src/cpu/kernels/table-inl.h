@@ -6,6 +6,7 @@
 #include "cpu/kernels/bias_gradient-inl.h"
 #include "cpu/kernels/decode-inl.h"
 #include "cpu/kernels/forward-inl.h"
+#include "cpu/kernels/linear-inl.h"
 #include "cpu/kernels/merge-inl.h"
 #include "cpu/kernels/parameter_gradients-inl.h"
 #include "cpu/kernels/split_lse-inl.h"
@@ -83,13 +84,23 @@ struct Kernels {
     with_operand<S, SingleOperand<S>>(p.dtype,
                                       [&]<class Op>() { run_merge<Op, MergeBackward>(p, runner); });
   }
+  static size_t linear_workspace(const LinearProblem& p, int workers) {
+    return with_operand<S, BFloat16Operand>(p.dtype, [&]<class Op>() {
+      return static_cast<size_t>(linear_layer_workspace<Op>(p, workers));
+    });
+  }
+  static void linear(const LinearProblem& p, void* workspace, const TaskRunner& runner) {
+    with_operand<S, BFloat16Operand>(p.dtype,
+                                     [&]<class Op>() { linear_layer<Op>(p, workspace, runner); });
+  }
 };
 
 template <class S, class BFloat16Operand>
 constexpr KernelTable make_kernel_table(const char* isa) {
   using K = Kernels<S, BFloat16Operand>;
-  return {isa,         K::forward_workspace, K::forward,       K::backward_workspace,
-          K::backward, K::merge_forward,     K::merge_backward};
+  return {isa,         K::forward_workspace, K::forward,        K::backward_workspace,
+          K::backward, K::merge_forward,     K::merge_backward, K::linear_workspace,
+          K::linear};
 }
 
 }  // namespace

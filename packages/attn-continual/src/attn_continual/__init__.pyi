@@ -12,6 +12,8 @@ from .cyclic_positional_encoding import CyclicPositionalEncoding as CyclicPositi
 from .deberta import log_bucket_positions as log_bucket_positions
 from .deberta import relative_attention_from_deberta as relative_attention_from_deberta
 from .encoder_layer import TransformerEncoderLayer as TransformerEncoderLayer
+from .encoder_layer_factory import EncoderLayerKind as EncoderLayerKind
+from .encoder_layer_factory import TransformerEncoderLayerFactory as TransformerEncoderLayerFactory
 from .functional_step import FunctionalStep as FunctionalStep
 from .position_attention import attend_by_position as attend_by_position
 from .positional_encoding import RecyclingPositionalEncoding as RecyclingPositionalEncoding
@@ -24,9 +26,7 @@ from .streams import choose_streams as choose_streams
 from .streams import reset_streams as reset_streams
 from .streams import select_streams as select_streams
 from .streams import stack_streams as stack_streams
-from .transformer_encoder import EncoderLayerKind as EncoderLayerKind
 from .transformer_encoder import StackedTransformerEncoder as StackedTransformerEncoder
 from .transformer_encoder import TransformerEncoder as TransformerEncoder
-from .transformer_encoder import TransformerEncoderLayerFactory as TransformerEncoderLayerFactory
 
 __version__: str

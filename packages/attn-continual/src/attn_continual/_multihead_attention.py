@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
     check_causal_hint,
+    check_sequences,
     project,
     torch_attention,
     torch_padding,
@@ -33,6 +34,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
     A subclass defines `window`, `attend` and how its outputs are laid out.
     """
 
+    inputs_without_time = ("attn_mask",)
+
     def __init__(
         self,
         *torch_arguments: Any,  # noqa: ANN401  those of torch's layer
@@ -40,7 +43,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         forward_returns_attn_mask: bool,
         embed_dim_second: bool,
     ) -> None:
-        if sequence_len is None or sequence_len < 1:
+        if not isinstance(sequence_len, int) or sequence_len < 1:
             raise ValueError(
                 f"{type(self).__name__}: expected sequence_len, the steps of the window, got "
                 f"{sequence_len}"
@@ -135,13 +138,12 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         key_padding_mask: bool [N], True hides this step's key from every query.
         attn_mask: as torch's for the window, [L, L] or [N * num_heads, L, L].
         """
-        padding = None if key_padding_mask is None else torch_padding(key_padding_mask)[:, None]
         out, state, valid = self.run_rows(
             step_rows(x),
             None if key is None else step_rows(key),
             None if value is None else step_rows(value),
             state,
-            padding,
+            torch_padding(key_padding_mask, single=True),
             attn_mask,
             single=True,
             active=active,
@@ -172,7 +174,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
             None if key is None else to_rows(key),
             None if value is None else to_rows(value),
             state,
-            None if key_padding_mask is None else torch_padding(key_padding_mask),
+            torch_padding(key_padding_mask),
             attn_mask,
             active=active,
             in_place=in_place,
@@ -266,6 +268,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         value = key if value is None else value
         check_causal_hint(attn_mask, is_causal)
         rows = [self.layout.to_rows(x) for x in (query, key, value)]
+        check_sequences(self, rows, attn_mask)
         at = self.queries_of_forward(rows[0].shape[1])
         out, weights = torch_attention(
             self,
@@ -300,8 +303,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         self, x: Tensor, inputs: dict[str, Tensor | None]
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return zeros for query, key and value; the mask of the window goes on."""
-        after: dict[str, Tensor | None] = {"attn_mask": inputs["attn_mask"]}
+        zeros, after = super()._after_the_end(x, inputs)
         for name in ("key", "value"):
-            given = inputs[name]
+            given = inputs.get(name)
             after[name] = None if given is None else self._zeros_after(given)
-        return self._zeros_after(x), after
+        return zeros, after

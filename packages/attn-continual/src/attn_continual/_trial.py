@@ -31,11 +31,17 @@ class Claim:
             raise self.broken(promise)
 
     def close(
-        self, promise: str, got: Tensor | None, expected: Tensor | None, size: float | None = None
+        self,
+        promise: str,
+        got: Tensor | None,
+        expected: Tensor | None,
+        size: float | None = None,
+        besides: float = 0.0,
     ) -> None:
         """Hold `got` to `expected`; outputs that there are not are None.
 
         size: what differences are measured by; default: the largest number of `expected`.
+        besides: how much they may differ in any case.
         """
         shapes = [None if t is None else list(t.shape) for t in (got, expected)]
         self.holds(f"{promise}; got {shapes[0]}, expected {shapes[1]}", shapes[0] == shapes[1])
@@ -44,9 +50,10 @@ class Claim:
         size = expected.abs().max().item() if size is None else size
         size = max(size, torch.finfo(expected.dtype).tiny)
         error = (got.double() - expected.double()).abs().max().item() / size
+        allowed = self.tolerance + besides / size
         self.holds(
-            f"{promise}; they differ by {error:.2g} of their size, more than {self.tolerance:.2g}",
-            error <= self.tolerance,
+            f"{promise}; they differ by {error:.2g} of their size, more than {allowed:.2g}",
+            error <= allowed,
         )
 
     def same(self, promise: str, got: Any, expected: Any) -> None:  # noqa: ANN401  states

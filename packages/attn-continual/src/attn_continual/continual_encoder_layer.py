@@ -6,7 +6,9 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attn_continual._layout import step_rows
+from attn_continual._projections import check_features, torch_padding
 from attn_continual._sliding_rows import keep_rows, late_rows, sliding_windows
+from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.encoder_layer import TransformerEncoderLayer
 from attn_continual.retroactive import RetroactiveMultiheadAttention
@@ -31,10 +33,12 @@ class EncoderLayerState(NamedTuple):
 class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
     """An encoder layer over a sliding window, step by step; subclasses say which rows it encodes.
 
-    Without masks when stepping: streams of different lengths are told apart by `active`.
+    Steps take torch's masks by name: `src_mask`, that of the window, and `src_key_padding_mask`,
+    which steps no query is to see.
     """
 
     self_attn: ContinualMultiheadAttention
+    inputs_without_time = ("src_mask",)
 
     def _attend_with(
         self, attention: type[ContinualMultiheadAttention], options: dict[str, Any]
@@ -72,12 +76,24 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
         x: Tensor,
         state: EncoderLayerState,
         *,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, EncoderLayerState, Tensor]:
-        """Return the output of the next step for x [N, E], the new state, and valid, bool [N]."""
+        """Return the output of the next step for x [N, E], the new state, and valid, bool [N].
+
+        src_mask: as torch's for the window, [L, L] or [N * nhead, L, L].
+        src_key_padding_mask: bool [N], True hides this step from every query.
+        """
         out, state, valid = self.run_rows(
-            step_rows(x), state, single=True, active=active, in_place=in_place
+            step_rows(x),
+            state,
+            torch_padding(src_key_padding_mask, single=True),
+            src_mask,
+            single=True,
+            active=active,
+            in_place=in_place,
         )
         return self.layout.from_step(out), state, valid[:, 0]
 
@@ -86,18 +102,31 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
         x: Tensor,
         state: EncoderLayerState,
         *,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, EncoderLayerState, Tensor]:
-        """Return the outputs of the next T steps, the new state, and valid, bool [N, T]."""
-        rows = self.layout.to_rows(x)
-        out, state, valid = self.run_rows(rows, state, active=active, in_place=in_place)
+        """Return the outputs of the next T steps, the new state, and valid, bool [N, T].
+
+        src_key_padding_mask: bool [N, T]. The rest as for `step`.
+        """
+        out, state, valid = self.run_rows(
+            self.layout.to_rows(x),
+            state,
+            torch_padding(src_key_padding_mask),
+            src_mask,
+            active=active,
+            in_place=in_place,
+        )
         return self.layout.from_chunk(out), state, valid
 
     def run_rows(
         self,
         rows: Tensor,
         state: EncoderLayerState,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
@@ -107,15 +136,19 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
 
         single: whether T is 1, for which there is a shorter way.
         """
+        position = state.attention.position
+        check_rows(type(self).__name__, position.shape[0], active, rows=rows)
+        check_features(self.self_attn, rows, rows, rows)
         residual = self.residual_rows(rows, state)
         # Before attention, which may advance the position in place.
-        position = state.attention.position
         kept = keep_rows(state.rows, rows, position, active, in_place=single and in_place)
         attended, attention, valid = self.self_attn.run_rows(
             self.attention_input(rows),
             None,
             None,
             state.attention,
+            key_padding_mask,
+            attn_mask,
             single=single,
             active=active,
             in_place=in_place,

@@ -42,6 +42,8 @@ class ContinualModule(nn.Module, ABC):
     """Steps from an input to the output of the same place in the sequence."""
     time_axis: int = 1
     """The axis of time in what `forward_steps` takes and returns."""
+    inputs_without_time: tuple[str, ...] = ()
+    """Names of further inputs of `steps` that are no sequence, as the mask of a window."""
     detaches_state: bool = True
     """Whether stepping cuts the history of gradients. False: back-propagation through time."""
 
@@ -101,7 +103,7 @@ class ContinualModule(nn.Module, ABC):
         update_state: False leaves the state as it is, to the bit.
         Raises: ValueError if the number of streams is another than before.
         """
-        state = self._state_for(x.shape[0], x)
+        state = self._state_for(x, 0)
         in_place = self._may_overwrite(update_state)
         out, new_state, _ = self.step(x, state, in_place=in_place, **inputs)
         seen = self._steps + 1
@@ -123,7 +125,7 @@ class ContinualModule(nn.Module, ABC):
         Raises: ValueError if the number of streams is another than before.
         """
         time = self.time_axis
-        state = self._state_for(x.shape[self.stream_axis], x)
+        state = self._state_for(x, self.stream_axis)
         in_place = self._may_overwrite(update_state)
         out, new_state, _ = self.steps(x, state, in_place=in_place, **inputs)
         if pad_end and self.delay > 0:
@@ -154,14 +156,16 @@ class ContinualModule(nn.Module, ABC):
             )
         given = tensors_of(state.tensors)
         num_streams = given[0].shape[0] if given and given[0].dim() > 0 else 0
-        own = tensors_of(self.initial_state(num_streams))
-        if [x.shape for x in given] != [x.shape for x in own]:
+        initial = self.initial_state(num_streams)
+        found, expected = ([_kind(x) for x in tensors] for tensors in (given, tensors_of(initial)))
+        if found != expected:
             raise ValueError(
-                f"{type(self).__name__}: expected a state of tensors "
-                f"{[list(x.shape) for x in own]}, got {[list(x.shape) for x in given]}; was it "
-                "made by a module of other sizes?"
+                f"{type(self).__name__}: expected a state of tensors {expected}, got {found}; was "
+                "it made by a module of other sizes?"
             )
-        self._state, self._steps, self._owns_state = snapshot(state.tensors), state.steps, True
+        copies = iter(given)
+        self._state = map_state(lambda _: next(copies).clone(), initial)
+        self._steps, self._owns_state = state.steps, True
         return None
 
     def clean_state(self) -> None:
@@ -200,14 +204,26 @@ class ContinualModule(nn.Module, ABC):
         self._call_mode = checked_call_mode(mode)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  those of the method
-        """Run the method of the call mode."""
+        """Run the method of the call mode.
+
+        In steps and chunks None is answered by None: modules in a row, as in nn.Sequential, wait
+        for each other's first output.
+        """
         mode = current_call_mode(self._call_mode)
         if mode == "forward":
             return super().__call__(*arguments, **named)
+        if arguments and arguments[0] is None:
+            return None
         return getattr(self, mode)(*arguments, **named)
 
-    def _state_for(self, num_streams: int, x: Tensor) -> Any:  # noqa: ANN401
+    def _state_for(self, x: Tensor, stream_axis: int) -> Any:  # noqa: ANN401
         """Return the state to go on from, for inputs like `x`."""
+        if x.dim() <= stream_axis:
+            raise ValueError(
+                f"{type(self).__name__}: expected inputs with streams at axis {stream_axis}, got "
+                f"{list(x.shape)}"
+            )
+        num_streams = x.shape[stream_axis]
         if self._state is None:
             return self.initial_state(num_streams, device=x.device, dtype=x.dtype)
         tensors = tensors_of(self._state)
@@ -224,9 +240,8 @@ class ContinualModule(nn.Module, ABC):
     def _after_the_end(
         self, x: Tensor, inputs: dict[str, Tensor | None]
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Return what `steps` is given for the `delay` steps after x: zeros alone."""
-        del inputs
-        return self._zeros_after(x), {}
+        """Return what `steps` is given for the `delay` steps after x: zeros."""
+        return self._zeros_after(x), {name: inputs.get(name) for name in self.inputs_without_time}
 
     def _zeros_after(self, x: Tensor) -> Tensor:
         """Return zeros like x, of `delay` steps."""
@@ -243,6 +258,10 @@ class ContinualModule(nn.Module, ABC):
         # Not one by one: torch looks for parameters in all that a module is given.
         vars(self).update(_state=state, _steps=steps, _owns_state=not records)
 
+    def _count_step(self) -> None:
+        """Count a step that was written into the state which the module holds."""
+        vars(self)["_steps"] += 1  # as in `_keep`
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401  torch's own signature
         """Move the state along with the parameters."""
         if self._state is not None:
@@ -250,6 +269,12 @@ class ContinualModule(nn.Module, ABC):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles hold: the state without its history of gradients."""
-        state = None if self._state is None else detach(self._state)
+        """Return what copies and pickles hold: a state of their own, without its history."""
+        state = None if self._state is None else snapshot(detach(self._state))
         return {**self.__dict__, "_state": state}
+
+
+def _kind(x: Tensor) -> str:
+    """Return what a state's tensor cannot differ in: its shape, and whether it counts or hides."""
+    dtype = "floating" if x.is_floating_point() else str(x.dtype).removeprefix("torch.")
+    return f"{dtype} {list(x.shape)}"

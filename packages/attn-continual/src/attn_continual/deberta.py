@@ -58,15 +58,22 @@ def relative_attention_from_deberta(
 
     It equals the original in evaluation; call it with content_queries, content_keys and
     content_values all the hidden states, mask [n, q, k], and relative_positions of
-    `log_bucket_positions`. A query without keys gives 0, not the mean of all values.
+    `log_bucket_positions(q, k, attention.position_buckets, attention.max_relative_positions)`. A
+    query without keys gives 0, not the mean of all values.
 
     attention: transformers' `DisentangledSelfAttention`, the `attention.self` of a layer.
     rel_embeddings: [rows, hidden], after the model's LayerNorm if it has one: what
         `encoder.get_rel_embedding()` returns. A `Parameter` stays one.
     dropout_p: of the layer, whose places are not all of DeBERTa's.
-    Raises: ValueError if the attention has no relative positions, or there are too few rows.
+    Raises: ValueError if the attention has no relative positions, or there are too few rows;
+        TypeError if it is another module.
     """
     source: Any = attention
+    if not hasattr(source, "pos_ebd_size"):
+        raise TypeError(
+            "relative_attention_from_deberta: expected a DisentangledSelfAttention, the "
+            f"attention.self of a layer, got {type(attention).__name__}"
+        )
     if not source.relative_attention or not source.pos_att_type:
         raise ValueError(
             "relative_attention_from_deberta: expected relative_attention with c2p or p2c, got "

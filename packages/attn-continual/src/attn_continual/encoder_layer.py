@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from attn_continual._layout import SequenceLayout
-from attn_continual._projections import attend_rows
+from attn_continual._projections import attend_rows, check_causal_hint, torch_bias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,8 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
     """Encode every row of a sequence, as torch's layer does, with its parameters.
 
     Shapes: forward [N, E, T], E = d_model, to the same; [N, T, E] without `embed_dim_second`,
-        [T, N, E] without both it and `batch_first`. Masks as for torch's layer.
+        [T, N, E] without both it and `batch_first`. Masks as for torch's layer; a query that sees
+        no key gets 0 from attention before its projection.
     sequence_len: the window, L, of the layers that step; this one takes any length.
     activation: "relu", "gelu", a module or a function.
     norm_first, bias: as for torch's layer.
@@ -98,28 +99,18 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """Return the encoded sequence, without a window; see the class for shapes."""
+        check_causal_hint(src_mask, is_causal)
         rows = self.layout.to_rows(src)
-        out = self.encode(rows, src_mask, src_key_padding_mask, is_causal=is_causal)
-        return self.layout.from_rows(out)
+        bias = torch_bias(src_mask, src_key_padding_mask, rows.shape[1], self.self_attn.num_heads)
+        return self.layout.from_rows(self.encode(rows, bias))
 
-    def encode(
-        self,
-        rows: Tensor,
-        attn_mask: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """Return the encoded rows [N, T, E], or those that `forward` is restricted to."""
+    def encode(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the encoded rows [N, T, E], or those that `forward` is restricted to.
+
+        bias: of attention, as for `attend_rows`.
+        """
         queries = self.queries_of_forward(rows.shape[1])
-        attended = attend_rows(
-            self.self_attn,
-            self.attention_input(rows),
-            queries,
-            attn_mask=attn_mask,
-            key_padding_mask=key_padding_mask,
-            is_causal=is_causal,
-        )
+        attended = attend_rows(self.self_attn, self.attention_input(rows), queries, bias)
         return self.after_attention(rows[:, queries], attended)
 
     def queries_of_forward(self, length: int) -> slice:

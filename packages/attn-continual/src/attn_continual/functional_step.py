@@ -19,6 +19,7 @@ class FunctionalStep(nn.Module):
     valid), where `initial_state` gives the first state. `module` is held, not copied.
 
     method: "step", or "steps" for chunks.
+    Raises: ValueError for another method.
 
     >>> import torch
     >>> from attn_continual import SingleOutputMultiheadAttention
@@ -30,6 +31,8 @@ class FunctionalStep(nn.Module):
 
     def __init__(self, module: ContinualModule, method: Literal["step", "steps"] = "step") -> None:
         super().__init__()
+        if method not in ("step", "steps"):
+            raise ValueError(f"FunctionalStep: expected method 'step' or 'steps', got {method!r}")
         self.module = module
         self.method = method
         self._structure = module.initial_state(1, device="meta")

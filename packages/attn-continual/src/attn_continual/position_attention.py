@@ -111,6 +111,13 @@ def _cast_under_autocast(*tensors: Tensor) -> list[Tensor]:
 
 def _check(call: PositionCall) -> None:
     """Raise ValueError unless what attn_ops does not see fits; it checks the rest."""
+    rows = (call.query, call.key, call.value)
+    key_heads = call.key.shape[2] if call.key.dim() == 4 else 0
+    if any(x.dim() != 4 for x in rows) or key_heads == 0 or call.query.shape[2] % key_heads != 0:
+        raise ValueError(
+            "attend_by_position: expected query [B, Mq, H, K], key [B, Mkv, Hkv, K] and value [B, "
+            f"Mkv, Hkv, Kv], H a multiple of Hkv, got {', '.join(str(list(x.shape)) for x in rows)}"
+        )
     batch, queries, heads, _ = call.query.shape
     keys = call.key.shape[1]
     _check_term("key_table", call.key_table, "position_query", call.position_query, queries, call)
@@ -123,7 +130,8 @@ def _check(call: PositionCall) -> None:
             size == 1 or size == expected  # noqa: PLR1714  see below
             for size, expected in zip(mask.shape, full, strict=True)
         )
-        if not fits or (mask.dtype == torch.bool) != (name == "keep"):
+        has_dtype = mask.dtype == torch.bool if name == "keep" else mask.is_floating_point()
+        if not fits or not has_dtype:
             raise ValueError(
                 f"attend_by_position: expected {name}, {'bool' if name == 'keep' else 'floating'}"
                 f", to broadcast to {list(full)} with all 4 axes, got {mask.dtype} "
@@ -156,8 +164,11 @@ def _check_term(
             f"attend_by_position: expected {table_name} [{heads} or 1, distances, {width}], as wide"
             f" as {rows_name}, got {list(table.shape)}"
         )
-    if table.shape[1] == 0:
-        raise ValueError(f"attend_by_position: expected {table_name} with a row, got none")
+    if table.shape[1] == 0 or not (table.is_floating_point() and rows.is_floating_point()):
+        raise ValueError(
+            f"attend_by_position: expected {table_name} with a row, floating point as {rows_name}, "
+            f"got {table.dtype} {list(table.shape)} and {rows.dtype}"
+        )
 
 
 @torch.library.custom_op(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.cyclic_positional_encoding import CyclicPositionalEncoding
 
@@ -34,6 +35,8 @@ class RecyclingPositionalEncoding(ContinualModule):
     """
 
     time_axis = 2
+    _first_row: Tensor
+    """int64 []: where streams begin"""
 
     def __init__(
         self,
@@ -55,6 +58,9 @@ class RecyclingPositionalEncoding(ContinualModule):
         self.embed_dim = embed_dim
         self.num_embeds = num_embeds
         self.forward_update_index_steps = forward_update_index_steps
+        # A tensor, so that a graph of `forward` serves every call.
+        first_row = torch.zeros((), dtype=torch.int64, device=device)
+        self.register_buffer("_first_row", first_row, persistent=False)
 
     def initial_state(
         self,
@@ -92,6 +98,7 @@ class RecyclingPositionalEncoding(ContinualModule):
         """Return x [N, C, T] with the next T rows added, the new state, and valid, bool [N, T]."""
         del in_place  # a new index costs nothing
         self._check(x)
+        check_rows(type(self).__name__, state.row.shape[0], active, x=x.transpose(1, 2))
         num_steps = x.shape[2]
         steps = torch.arange(num_steps, device=state.row.device)
         rows = (state.row[:, None] + steps) % self.num_embeds
@@ -104,7 +111,8 @@ class RecyclingPositionalEncoding(ContinualModule):
     def forward(self, x: Tensor, update_index_steps: int | None = None) -> Tensor:
         """Return x [N, C, T] with T rows added, and go on by less than T.
 
-        Streams of a batch begin at the same row. Any number of them may come next.
+        All sequences of a batch begin at the same row, at which streams that begin later do too.
+        Those that have begun are left alone.
         update_index_steps: how many rows to go on; default: `forward_update_index_steps`.
         Raises: ValueError for more steps than rows.
         """
@@ -115,17 +123,21 @@ class RecyclingPositionalEncoding(ContinualModule):
                 f"RecyclingPositionalEncoding: expected at most {self.num_embeds} steps, as many "
                 f"as there are rows, got {num_steps}; take more num_embeds"
             )
-        state = self._state
-        if state is None:
-            state = self.initial_state(num_streams, device=x.device)
-        elif state.row.shape[0] != num_streams:
-            state = RecyclingState(state.row[:1].expand(num_streams))
-        out, _, _ = self.steps(x, state)
+        out, _, _ = self.steps(x, self._moved(self.initial_state(num_streams), self._first_row))
         go_on = (
             self.forward_update_index_steps if update_index_steps is None else update_index_steps
         )
-        self._keep(self._moved(state, go_on), self._steps + go_on)
+        self._first_row = (self._first_row + go_on) % self.num_embeds
         return out
+
+    def clean_state(self) -> None:
+        """Forget every step, and go back to the first row."""
+        super().clean_state()
+        self._first_row = torch.zeros_like(self._first_row)
+
+    def _state_for(self, x: Tensor, stream_axis: int) -> RecyclingState:
+        state = super()._state_for(x, stream_axis)
+        return self._moved(state, self._first_row) if self._state is None else state
 
     def _moved(self, state: RecyclingState, steps: Tensor | int) -> RecyclingState:
         return RecyclingState((state.row + steps) % self.num_embeds)

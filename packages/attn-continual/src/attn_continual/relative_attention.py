@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from attn_continual._disentangled_attention import DisentangledCall, disentangled_attention
+from attn_continual._disentangled_attention import disentangled_attention
+from attn_continual._disentangled_logits import DisentangledCall
+from attn_continual._distance_rows import DistanceRows
+from attn_continual.position_attention import attend_by_position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +20,7 @@ Mode = Literal["c2c", "c2p", "p2c"]
 """A term of the logits: content to content, content to position, position to content."""
 
 _MODES: Final = get_args(Mode)
+_INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class GroupedLinear(nn.Module):
@@ -30,6 +34,8 @@ class GroupedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, n_groups: int) -> None:
         super().__init__()
         self.n_groups = n_groups
+        _check_multiple("GroupedLinear", "in_features", in_features, "n_groups", n_groups)
+        _check_multiple("GroupedLinear", "out_features", out_features, "n_groups", n_groups)
         width, out_width = in_features // n_groups, out_features // n_groups
         self.weight = nn.Parameter(torch.empty(n_groups, width, out_width))
         self.bias = nn.Parameter(torch.empty(n_groups, out_width))
@@ -59,8 +65,10 @@ class RelativeAttention(nn.Module):
 
     Shapes: see `forward`. Letters: n samples, d = head_size, Z position_embedding's rows, h =
         n_heads + n_additional_heads.
-    Cost: time O(n h (q k + (q + k) Z) d). Memory, beyond the logits: that of a few heads, forward
-        and backward.
+    Cost: time O(n h (q k + (q + k) Z) d). Memory, beyond the logits: O(k (q + Z)) of a few queries
+        and heads, forward and backward. Where positions count distances alone, as in a sequence,
+        outputs come from `attend_by_position`, which takes a fraction of the time; compiled graphs
+        do not look.
     size: of the output, and the default of `query_size`, `key_size`.
     value_size: of the values; default: `key_size`.
     head_size: d; default: key_size / n_heads.
@@ -71,7 +79,8 @@ class RelativeAttention(nn.Module):
     same_positional_key_query_proj: one for positions alone.
     n_coordinates: how many coordinates positions have; each owns a slice of the embedding's
         features and of every head.
-    head_bias: add a learned number per head to the logits; weights do not change with it.
+    head_bias: add a learned number per head to the logits; weights do not change with it, so that
+        it may have no gradient where logits are not used.
     do_pooling: whether values are attended; without, there are logits alone.
     mode: the terms, each once.
     n_additional_heads: heads with logits and no values, which come before the others.
@@ -107,7 +116,7 @@ class RelativeAttention(nn.Module):
         key_size = size if key_size is None else key_size
         query_size = size if query_size is None else query_size
         if head_size is None:
-            _check_multiple("key_size", key_size, "n_heads", n_heads)
+            _check_multiple("RelativeAttention", "key_size", key_size, "n_heads", n_heads)
         self.size, self.n_heads = size, n_heads
         self.value_size = key_size if value_size is None else value_size
         self.head_size = key_size // n_heads if head_size is None else head_size
@@ -154,6 +163,8 @@ class RelativeAttention(nn.Module):
         relative_positions: Tensor | None = None,
         no_position_mask: Tensor | None = None,
         base_attn: Tensor | None = None,
+        *,
+        need_logits: bool = True,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the outputs and the logits, or without values or pooling the logits alone.
 
@@ -161,12 +172,14 @@ class RelativeAttention(nn.Module):
         content_keys: [n, k, key_size]; default: the queries.
         content_values: [n, k, value_size]; None: nothing is pooled.
         mask: bool [n, k], [n, q, k] or [n, q, k, heads], True keeps a key; it counts for outputs.
-        relative_positions: int64 [n, q, k, coordinates], of keys from queries; None: the terms of
+        relative_positions: int [n, q, k, coordinates], of keys from queries; None: the terms of
             positions are left out.
         no_position_mask: bool [n, q, k], True leaves them out for a pair.
         base_attn: [n, q, k, h], added to the logits.
+        need_logits: False returns the outputs alone, and makes no tensor of logits.
         Returns outputs [n, q, size], 0 for queries without keys, and logits [n, q, k, h].
-        Raises: ValueError if a tensor does not fit, or positions are given without an embedding.
+        Raises: ValueError if a tensor does not fit, positions are given without an embedding, or
+            neither outputs nor logits are wanted.
         """
         content_keys = content_queries if content_keys is None else content_keys
         if not self.do_pooling:
@@ -184,28 +197,35 @@ class RelativeAttention(nn.Module):
             self._check_positions(relative_positions, no_position_mask, queries, keys)
         else:
             relative_positions = no_position_mask = None
-        p = self.dropout_p if self.training and values is not None else 0.0
-        logits, pooled = disentangled_attention(
-            DisentangledCall(
-                query=queries.unflatten(-1, (heads, self.head_size)),
-                key=keys.unflatten(-1, (heads, self.head_size)),
-                value=values,
-                key_table=self._table(self.position_key_proj) if "c2p" in terms else None,
-                query_table=self._table(self.position_query_proj) if "p2c" in terms else None,
-                head_bias=self.bias,
-                base=None if base_attn is None else base_attn.permute(0, 3, 1, 2),
-                positions=relative_positions,
-                no_position=None if no_position_mask is None else no_position_mask[:, None],
-                keep=None if mask is None or values is None else self._keep(mask, queries, keys),
-                dropout_seed=_drawn_seed() if p > 0 else None,
-                scale=1 / math.sqrt(self.head_size * len(terms)),
-                p=p,
-                has_content="c2c" in terms,
-                transposes=self.p2c_index == "transposed",
+        if values is None and not need_logits:
+            raise ValueError(
+                "RelativeAttention: expected content_values and do_pooling with need_logits=False, "
+                "got neither outputs nor logits to return"
             )
+        p = self.dropout_p if self.training and values is not None else 0.0
+        call = DisentangledCall(
+            query=queries.unflatten(-1, (heads, self.head_size)),
+            key=keys.unflatten(-1, (heads, self.head_size)),
+            value=values,
+            key_table=self._table(self.position_key_proj) if "c2p" in terms else None,
+            query_table=self._table(self.position_query_proj) if "p2c" in terms else None,
+            head_bias=self.bias,
+            base=None if base_attn is None else base_attn.permute(0, 3, 1, 2),
+            positions=relative_positions,
+            no_position=None if no_position_mask is None else no_position_mask[:, None],
+            keep=None if mask is None or values is None else self._keep(mask, queries, keys),
+            dropout_seed=None,
+            scale=1 / math.sqrt(self.head_size * len(terms)),
+            p=p,
+            has_content="c2c" in terms,
+            transposes=self.p2c_index == "transposed",
+            keeps_logits=need_logits,
         )
+        logits, pooled = _attend(call)
         logits = logits.permute(0, 2, 3, 1)
-        return logits if values is None else (pooled.flatten(2), logits)
+        if values is None:
+            return logits
+        return (pooled.flatten(2), logits) if need_logits else pooled.flatten(2)
 
     def _check_sizes(self, position_embedding: Tensor | None) -> None:
         unknown = [term for term in self.mode if term not in _MODES]
@@ -220,7 +240,7 @@ class RelativeAttention(nn.Module):
                 f"{self.p2c_index!r}"
             )
         if self.do_pooling:
-            _check_multiple("size", self.size, "n_heads", self.n_heads)
+            _check_multiple("RelativeAttention", "size", self.size, "n_heads", self.n_heads)
         if position_embedding is None:
             return
         if position_embedding.dim() != 2 or position_embedding.shape[0] == 0:
@@ -229,28 +249,35 @@ class RelativeAttention(nn.Module):
                 f"{list(position_embedding.shape)}"
             )
         features, of = position_embedding.shape[1], ("n_coordinates", self.n_coordinates)
-        _check_multiple("head_size", self.head_size, *of)
-        _check_multiple("position_embedding's features", features, *of)
+        _check_multiple("RelativeAttention", "head_size", self.head_size, *of)
+        _check_multiple("RelativeAttention", "position_embedding's features", features, *of)
 
     def _check_inputs(
         self, queries: Tensor, keys: Tensor, values: Tensor | None, base_attn: Tensor | None
     ) -> None:
-        """Raise ValueError unless samples and rows fit; the projections check features."""
-        if queries.dim() != 3 or keys.dim() != 3 or queries.shape[0] != keys.shape[0]:
+        """Raise ValueError unless samples, rows and features fit."""
+        sizes = (self.content_query_proj.in_features, self.content_key_proj.in_features)
+        axes = (queries.dim(), keys.dim())
+        features = (queries.shape[-1], keys.shape[-1])
+        if axes != (3, 3) or features != sizes or queries.shape[0] != keys.shape[0]:
             raise ValueError(
-                "RelativeAttention: expected content_queries [n, q, query_size] and content_keys "
-                f"[n, k, key_size], got {list(queries.shape)} and {list(keys.shape)}"
+                f"RelativeAttention: expected content_queries [n, q, {sizes[0]}] and content_keys "
+                f"[n, k, {sizes[1]}], got {list(queries.shape)} and {list(keys.shape)}"
             )
-        if values is not None and values.shape[:-1] != keys.shape[:-1]:
+        rows = (*keys.shape[:2], self.value_size)
+        if values is not None and values.shape != rows:
             raise ValueError(
-                f"RelativeAttention: expected content_values [{keys.shape[0]}, {keys.shape[1]}, "
-                f"value_size], a row for each key, got {list(values.shape)}"
+                f"RelativeAttention: expected content_values {list(rows)}, a row for each key, got "
+                f"{list(values.shape)}"
             )
         heads = self.n_heads + self.n_additional_heads
         full = (queries.shape[0], queries.shape[1], keys.shape[1], heads)
-        if base_attn is not None and not _broadcasts(base_attn, full):
+        if base_attn is not None and not (
+            base_attn.is_floating_point() and _broadcasts(base_attn, full)
+        ):
             raise ValueError(
-                f"RelativeAttention: expected base_attn {list(full)}, got {list(base_attn.shape)}"
+                f"RelativeAttention: expected base_attn, floating point {list(full)}, got "
+                f"{base_attn.dtype} {list(base_attn.shape)}"
             )
 
     def _terms(self, relative_positions: Tensor | None) -> tuple[Mode, ...]:
@@ -280,7 +307,7 @@ class RelativeAttention(nn.Module):
         full = (queries.shape[0], queries.shape[1], keys.shape[1])
         exact = (1, 0, 0)  # where an extent of 1 stands for all
         if positions is not None and (
-            positions.dtype.is_floating_point
+            positions.dtype not in _INTEGERS
             or positions.dim() != 4
             or positions.shape[3] != self.n_coordinates
             or not _broadcasts(positions[..., 0], full, exact)
@@ -327,15 +354,50 @@ class RelativeAttention(nn.Module):
         return nn.functional.dropout(x, self.dropout_p, self.training)
 
 
-def _drawn_seed() -> Tensor:
-    return torch.randint(2**62, (2,), dtype=torch.int64, device="cpu")
+def _attend(call: DisentangledCall) -> tuple[Tensor, Tensor]:
+    """Return logits [n, h, q, k] and outputs [n, q, H, v]; see `disentangled_attention`."""
+    pooled = _attend_by_distance(call)
+    if pooled is None:
+        seed = torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if call.p > 0 else None
+        return disentangled_attention(call._replace(dropout_seed=seed))
+    if not call.keeps_logits:
+        return call.query.new_empty(pooled.shape[0], 0, 0, 0), pooled
+    logits, _ = disentangled_attention(call._replace(value=None, keep=None, p=0.0))
+    return logits, pooled
 
 
-def _check_multiple(name: str, number: int, of: str, divisor: int) -> None:
-    if number % divisor != 0:
+def _attend_by_distance(call: DisentangledCall) -> Tensor | None:
+    """Return outputs [n, q, H, v] of positions that are distances alone; None for any others."""
+    tables = [table for table in (call.key_table, call.query_table) if table is not None]
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    is_plain = call.has_content and call.no_position is None and not is_traced
+    if call.value is None or call.positions is None or not is_plain:
+        return None
+    rows = DistanceRows.of(call.positions, tables[0].shape[2])
+    if rows is None:
+        return None
+    own = slice(call.query.shape[2] - call.value.shape[2], None)  # heads that have values
+    key_table, query_table, base = call.key_table, call.query_table, call.base
+    return attend_by_position(
+        call.query[:, :, own],
+        call.key[:, :, own],
+        call.value,
+        None if key_table is None else rows.read(key_table[:, own]),
+        query_table=None
+        if query_table is None
+        else rows.read(query_table[:, own], transposes=call.transposes),
+        zero_row=rows.zero,
+        attn_bias=base if base is None or base.shape[1] == 1 else base[:, own],
+        keep=call.keep,
+        p=call.p,
+        scale=call.scale,
+    )
+
+
+def _check_multiple(who: str, name: str, number: int, of: str, divisor: int) -> None:
+    if divisor < 1 or number % divisor != 0:
         raise ValueError(
-            f"RelativeAttention: expected {name} to be a multiple of {of}, got {number} and "
-            f"{divisor}"
+            f"{who}: expected {name} to be a multiple of {of}, got {number} and {divisor}"
         )
 
 

@@ -33,11 +33,13 @@ class Residual(ContinualModule):
 
     Shapes: those of the module, whose outputs are as wide as its inputs.
     num_features: of a step's input; default: the module's `embed_dim`.
-    Raises: ValueError if neither is known.
+    Raises: ValueError if neither is known; TypeError if the module is no continual one.
     """
 
     def __init__(self, module: ContinualModule, num_features: int | None = None) -> None:
         super().__init__()
+        if not isinstance(module, ContinualModule):
+            raise TypeError(f"Residual: expected a ContinualModule, got {type(module).__name__}")
         features = getattr(module, "embed_dim", None) if num_features is None else num_features
         if not isinstance(features, int):
             raise ValueError(  # noqa: TRY004  the number is missing, not of a wrong type
@@ -78,9 +80,15 @@ class Residual(ContinualModule):
         *,
         active: Tensor | None = None,
         in_place: bool = False,
+        **inputs: Tensor | None,
     ) -> tuple[Tensor, ResidualState, Tensor]:
-        """Return the output [N, C] of the next step, the new state, and valid, bool [N]."""
-        out, inner, valid = self.module.step(x, state.module, active=active, in_place=in_place)
+        """Return the output [N, C] of the next step, the new state, and valid, bool [N].
+
+        inputs: what else the module's step takes, as masks.
+        """
+        out, inner, valid = self.module.step(
+            x, state.module, active=active, in_place=in_place, **inputs
+        )
         late, state = self._late(x[:, None], state, inner, active, in_place=in_place)
         return self._sum(out, late[:, 0]), state, valid
 
@@ -91,9 +99,15 @@ class Residual(ContinualModule):
         *,
         active: Tensor | None = None,
         in_place: bool = False,
+        **inputs: Tensor | None,
     ) -> tuple[Tensor, ResidualState, Tensor]:
-        """Return the outputs of the next T steps, the new state, and valid, bool [N, T]."""
-        out, inner, valid = self.module.steps(x, state.module, active=active, in_place=in_place)
+        """Return the outputs of the next T steps, the new state, and valid, bool [N, T].
+
+        inputs: what else the module's steps take, as masks.
+        """
+        out, inner, valid = self.module.steps(
+            x, state.module, active=active, in_place=in_place, **inputs
+        )
         axes = (self.stream_axis, self.time_axis)
         late, state = self._late(x.movedim(axes, (0, 1)), state, inner, active)
         return self._sum(out, late.movedim((0, 1), axes)), state, valid
@@ -105,6 +119,12 @@ class Residual(ContinualModule):
         """
         out = self.module.forward(x)
         return self._sum(out[0] if isinstance(out, tuple) else out, x)
+
+    def _after_the_end(
+        self, x: Tensor, inputs: dict[str, Tensor | None]
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Return what the module is given for the `delay` steps after x."""
+        return self.module._after_the_end(x, inputs)  # noqa: SLF001  the same class's
 
     def _late(
         self,

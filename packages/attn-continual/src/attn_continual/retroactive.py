@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 from attn_continual._multihead_attention import ContinualMultiheadAttention
-from attn_continual._projections import torch_window_mask
+from attn_continual._projections import torch_mask_by_head, where_kept
 from attn_continual._sliding_rows import sliding_windows
 from attn_continual.ring_cache import last_rows, slot_ages
-from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState, padding_of
+from attn_continual.window_attention import (
+    ExtraRows,
+    Rows,
+    Window,
+    WindowState,
+    check_window_rows,
+    padding_of,
+)
 
 
 class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
@@ -99,16 +106,29 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
             return self.window.newest(
                 rows, state, extra=self.extra_rows(), active=active, in_place=in_place
             )
-        if attn_mask is not None:
-            attn_mask = torch_window_mask(attn_mask, self.sequence_len, self.num_heads)
         return self.window.windows(
             rows,
             state,
-            mask=attn_mask,
+            mask=self._mask_by_head(attn_mask),
             extra=self.extra_rows(),
             active=active,
             in_place=single and in_place,
         )
+
+    def bias_of_windows(
+        self, padding: Tensor, state: WindowState, attn_mask: Tensor | None
+    ) -> Tensor:
+        """Return what layers that get the windows of the next T steps need for the same masks.
+
+        padding: of these steps, bool [N, T]. state: that before them. Result: for `attend_rows` on
+        rows [N * T, L, E].
+        """
+        return self.window.bias(padding, state, self._mask_by_head(attn_mask))
+
+    def _mask_by_head(self, attn_mask: Tensor | None) -> Tensor | None:
+        if attn_mask is None:
+            return None
+        return torch_mask_by_head(attn_mask, self.sequence_len, self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,7 @@ class RetroactiveWindow(Window):
         in_place: bool = False,
     ) -> tuple[Tensor, WindowState, Tensor]:
         """Return what `windows` does for one step without a mask: keys stay where they lie."""
+        check_window_rows(rows, state, None, active)
         state = self.write_step(rows, state, active, in_place)
         query = last_rows(state.query, state.position, self.length)
         ages = slot_ages(state.position, state.key.shape[1])
@@ -155,29 +176,37 @@ class RetroactiveWindow(Window):
         in_place: the memory of `state` may be used for the new one; only of a single step.
         Also returns the new state, and valid, bool [N, T].
         """
+        check_window_rows(rows, state, mask, active)
         num_streams, num_steps = rows.key.shape[:2]
-        before, length = state.position, self.length
-        query, key, value, padding = (
-            sliding_windows(ring, more, before, length)
+        before = state.position
+        bias = self.bias(padding_of(rows.padding, rows.key), state, mask)
+        query, key, value = (
+            sliding_windows(ring, more, before, self.length).flatten(0, 1)
             for ring, more in (
                 (state.query, rows.query),
                 (state.key, rows.key),
                 (state.value, rows.value),
-                (state.padding, padding_of(rows)),
             )
         )
-        seen = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
-        ages = torch.arange(length - 1, -1, -1, device=before.device)
-        keep = ~padding & (ages < seen[:, :, None])
-        bias = keep[:, :, None, None]
-        if mask is not None and mask.dtype == torch.bool:
-            bias = bias & ~mask[:, None]
-        elif mask is not None:
-            bias = mask[:, None].masked_fill(~bias, -torch.inf)
-        query, key, value, bias = (x.flatten(0, 1) for x in (query, key, value, bias))
         out = self.attend(query, key, value, bias, extra)
         if in_place:
             state = self.write_step(rows, state, active, in_place)
         else:
             state = self.write(rows, state, active)
+        seen = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
         return out.unflatten(0, (num_streams, num_steps)), state, self.valid(seen, active)
+
+    def bias(self, padding: Tensor, state: WindowState, mask: Tensor | None) -> Tensor:
+        """Return what the windows that end at each of T steps see, for attention over windows.
+
+        padding: of these steps, bool [N, T]. mask: as for `windows`.
+        Returns: [N * T, H or 1, length or 1, length]: bool, True is seen; or what is added.
+        """
+        before, num_steps = state.position, padding.shape[1]
+        hidden = sliding_windows(state.padding, padding, before, self.length)
+        seen = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
+        ages = torch.arange(self.length - 1, -1, -1, device=before.device)
+        keep = ~hidden & (ages < seen[:, :, None])
+        if mask is not None:
+            mask = ~mask[:, None] if mask.dtype == torch.bool else mask[:, None]
+        return where_kept(mask, keep[:, :, None, None]).flatten(0, 1)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from attn_continual._multihead_attention import ContinualMultiheadAttention
-from attn_continual._projections import torch_mask_row
+from attn_continual._projections import packed_weights, torch_mask_row
 from attn_continual.window_attention import Rows, Window, WindowState
+from attn_ops import multihead_attention_step_
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from attn_continual._projections import PackedWeights
 
 
 class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
@@ -73,10 +77,10 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
             embed_dim_second=embed_dim_second,
         )
         length = self.sequence_len
-        if not -length <= query_index < length:
+        if not isinstance(query_index, int) or not -length <= query_index < length:
             raise ValueError(
-                f"SingleOutputMultiheadAttention: expected query_index in [{-length}, {length}), "
-                f"got {query_index}"
+                f"SingleOutputMultiheadAttention: expected query_index, an int in [{-length}, "
+                f"{length}), got {query_index}"
             )
         self.query_index = query_index
         self.single_output_forward = single_output_forward
@@ -110,6 +114,95 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
             extra=self.extra_rows(),
             active=active,
             in_place=in_place,
+        )
+
+    def forward_step(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        update_state: bool = True,
+        *,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return the output of the next step, or None; see `step` for the arguments."""
+        state, is_plain = self._state, key is value is key_padding_mask is attn_mask is None
+        if is_plain and state is not None and self._may_overwrite(update_state):
+            weights = self._native_weights(query, state)
+            if weights is not None:
+                out = self._step_natively(query, weights, state)
+                self._count_step()
+                return out if self._steps > self.warm_up_steps else None
+        return super().forward_step(
+            query,
+            key,
+            value,
+            update_state,
+            key_padding_mask=key_padding_mask,
+            attn_mask=attn_mask,
+        )
+
+    def run_rows(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        state: WindowState,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        *,
+        single: bool = False,
+        active: Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[Tensor, WindowState, Tensor]:
+        """Do what `steps` does with rows [N, T, E], whatever the layout of sequences."""
+        is_plain = key is value is key_padding_mask is attn_mask is active is None
+        if single and in_place and is_plain:
+            x = query.select(1, 0)
+            weights = self._native_weights(x, state)
+            if weights is not None:
+                out = self._step_natively(x, weights, state)
+                return out.unsqueeze(1), state, self.window.valid(state.position[:, None], None)
+        return super().run_rows(
+            query,
+            key,
+            value,
+            state,
+            key_padding_mask,
+            attn_mask,
+            single=single,
+            active=active,
+            in_place=in_place,
+        )
+
+    def _native_weights(self, x: Tensor, state: WindowState) -> PackedWeights | None:
+        """Return the weights, if one call of attn_ops does all of a step in place from x [N, E]."""
+        key = state.key
+        if (
+            self.delay > 0
+            or self.bias_k is not None
+            or self.add_zero_attn
+            or (self.training and self.dropout > 0)
+            or x.shape != (key.shape[0], self.embed_dim)
+            or x.dtype != key.dtype
+            or not x.is_cpu
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return None
+        return packed_weights(self)
+
+    def _step_natively(self, x: Tensor, weights: PackedWeights, state: WindowState) -> Tensor:
+        """Write the step of x [N, E] into `state`, count it, and return its output [N, E]."""
+        return multihead_attention_step_(
+            x.contiguous(),
+            *weights,
+            state.key,
+            state.value,
+            state.position,
+            self.sequence_len,
+            padding_ring=state.padding,
         )
 
     def queries_of_forward(self, length: int) -> slice:

@@ -4,92 +4,36 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from attn_continual._layout import SequenceLayout, step_rows
-from attn_continual.continual_encoder_layer import (
-    ContinualEncoderLayer,
-    EncoderLayerState,
-    RetroactiveTransformerEncoderLayer,
-    SingleOutputTransformerEncoderLayer,
-)
+from attn_continual._projections import check_causal_hint, torch_bias, torch_padding
+from attn_continual._sliding_rows import late_rows
+from attn_continual.continual_encoder_layer import ContinualEncoderLayer, EncoderLayerState
 from attn_continual.continual_module import ContinualModule
-from attn_continual.encoder_layer import TransformerEncoderLayer
+from attn_continual.encoder_layer_factory import EncoderLayerKind, encoder_layer_class
+from attn_continual.window_attention import padding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
 
-EncoderLayerKind = Literal["retroactive", "single_output", "single_output_forward", "regular"]
-"""Whether a layer encodes, when stepping, a window's every row, or one row of a window of its own;
-and without steps one row of a sequence, or all."""
-
-
-@dataclass(frozen=True)
-class TransformerEncoderLayerFactory:
-    """Make the layers of an encoder: the arguments of `TransformerEncoderLayer`, kept for each.
-
-    >>> encoder_layer = TransformerEncoderLayerFactory(d_model=16, nhead=2, sequence_len=8)
-    >>> type(encoder_layer("retroactive")).__name__
-    'RetroactiveTransformerEncoderLayer'
-    """
-
-    d_model: int
-    nhead: int
-    dim_feedforward: int = 2048
-    dropout: float = 0.1
-    activation: str | Callable[[Tensor], Tensor] = relu
-    layer_norm_eps: float = 1e-5
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-    sequence_len: int | None = None
-    _: KW_ONLY
-    norm_first: bool = False
-    bias: bool = True
-    batch_first: bool = True
-    embed_dim_second: bool = True
-
-    def __call__(self, kind: EncoderLayerKind) -> TransformerEncoderLayer:
-        """Return a new layer.
-
-        Raises: ValueError if `kind` is none, or `sequence_len` is missing.
-        """
-        layer, options = encoder_layer_class(kind)
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        if isinstance(self.activation, nn.Module):
-            settings["activation"] = copy.deepcopy(self.activation)
-        return layer(**settings, **options)
-
-
-def encoder_layer_class(kind: object) -> tuple[type[TransformerEncoderLayer], dict[str, Any]]:
-    """Return the class of a kind of layer, and the arguments that make it of this kind.
-
-    Raises: ValueError if `kind` is none.
-    """
-    if kind not in get_args(EncoderLayerKind):
-        raise ValueError(
-            f"encoder layer: expected one of {', '.join(get_args(EncoderLayerKind))}, got {kind!r}"
-        )
-    if kind == "regular":
-        return TransformerEncoderLayer, {}
-    if kind == "retroactive":
-        return RetroactiveTransformerEncoderLayer, {}
-    is_restricted = kind == "single_output_forward"
-    return SingleOutputTransformerEncoderLayer, {"single_output_forward": is_restricted}
+    from attn_continual.encoder_layer import TransformerEncoderLayer
 
 
 class ContinualTransformerEncoder(ContinualModule):
     """Layers in a row and a norm after them, with torch's names of parameters.
 
     A subclass says which kinds of layers there are, and how rows go through them.
+    Steps take torch's masks by name: `mask`, that of the window, and `src_key_padding_mask`, which
+    steps no query is to see.
     """
 
+    inputs_without_time = ("mask",)
     layers: Any
     """nn.ModuleList of `TransformerEncoderLayer`"""
     layout: SequenceLayout
@@ -100,6 +44,12 @@ class ContinualTransformerEncoder(ContinualModule):
         num_layers: int,
         norm: nn.Module | None = None,
     ) -> None:
+        if isinstance(encoder_layer, nn.Module):
+            raise TypeError(
+                f"{type(self).__name__}: expected what makes layers, as a "
+                f"TransformerEncoderLayerFactory does, got a {type(encoder_layer).__name__}; "
+                "continual converts torch's encoders"
+            )
         if num_layers < 1:
             raise ValueError(f"{type(self).__name__}: expected 1 layer or more, got {num_layers}")
         super().__init__()
@@ -110,6 +60,8 @@ class ContinualTransformerEncoder(ContinualModule):
         self.layout = first.layout
         self.time_axis = self.layout.time_axis
         self.receptive_field = self.receptive_field_of(num_layers, first.receptive_field)
+        continual = (layer for layer in self.layers if isinstance(layer, ContinualEncoderLayer))
+        self.delay = sum(layer.delay for layer in continual)
 
     @staticmethod
     @abstractmethod
@@ -164,12 +116,17 @@ class ContinualTransformerEncoder(ContinualModule):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout."""
+        """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout.
+
+        padding: bool [N, T], True hides a step. attn_mask: of the window, as torch's.
+        """
 
     def initial_state(
         self,
@@ -189,12 +146,24 @@ class ContinualTransformerEncoder(ContinualModule):
         x: Tensor,
         state: tuple[EncoderLayerState, ...],
         *,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Return the output [N, E] of the next step for x [N, E], the new state, and valid [N]."""
+        """Return the output [N, E] of the next step for x [N, E], the new state, and valid [N].
+
+        mask: as torch's for the window, [L, L] or [N * nhead, L, L], in every layer.
+        src_key_padding_mask: bool [N], True hides this step from every query of every layer.
+        """
         out, state, valid = self.run_rows(
-            step_rows(x), state, single=True, active=active, in_place=in_place
+            step_rows(x),
+            state,
+            torch_padding(src_key_padding_mask, single=True),
+            mask,
+            single=True,
+            active=active,
+            in_place=in_place,
         )
         return self._normed(out)[:, 0], state, valid[:, 0]
 
@@ -203,12 +172,23 @@ class ContinualTransformerEncoder(ContinualModule):
         x: Tensor,
         state: tuple[EncoderLayerState, ...],
         *,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
         active: Tensor | None = None,
         in_place: bool = False,
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
-        """Return the outputs of the next T steps, the new state, and valid, bool [N, T]."""
-        rows = self.layout.to_rows(x)
-        out, state, valid = self.run_rows(rows, state, active=active, in_place=in_place)
+        """Return the outputs of the next T steps, the new state, and valid, bool [N, T].
+
+        src_key_padding_mask: bool [N, T]. The rest as for `step`.
+        """
+        out, state, valid = self.run_rows(
+            self.layout.to_rows(x),
+            state,
+            torch_padding(src_key_padding_mask),
+            mask,
+            active=active,
+            in_place=in_place,
+        )
         return self.layout.from_rows(self._normed(out)), state, valid
 
     def forward(
@@ -222,9 +202,12 @@ class ContinualTransformerEncoder(ContinualModule):
 
         All rows; of a deep `TransformerEncoder` the last. Masks as for torch.
         """
+        check_causal_hint(mask, is_causal)
         rows = self.layout.to_rows(src)
+        heads = self.layers[0].self_attn.num_heads
+        bias = torch_bias(mask, src_key_padding_mask, rows.shape[1], heads)
         for layer in self.layers:
-            rows = layer.encode(rows, mask, src_key_padding_mask, is_causal=is_causal)
+            rows = layer.encode(rows, bias)
         return self.layout.from_rows(self._normed(rows))
 
     def _normed(self, rows: Tensor) -> Tensor:
@@ -246,7 +229,7 @@ class TransformerEncoder(ContinualTransformerEncoder):
     encoder_layer: a `TransformerEncoderLayerFactory`, or what makes a layer of each kind.
     norm: applied to each row of the output.
     Positions: a window moves, so use `RecyclingPositionalEncoding`.
-    Raises: ValueError for no layers, or if `sequence_len` is missing.
+    Raises: ValueError for no layers, or if `sequence_len` is missing; TypeError for a layer.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.
     """
 
@@ -273,6 +256,8 @@ class TransformerEncoder(ContinualTransformerEncoder):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
@@ -280,13 +265,17 @@ class TransformerEncoder(ContinualTransformerEncoder):
     ) -> tuple[Tensor, tuple[EncoderLayerState, ...], Tensor]:
         """Do what `steps` does with rows [N, T, E] before the last norm, whatever the layout."""
         first, *others = self.layers
+        bias = None
+        if others:  # before the first layer, which may write into the state
+            hidden = padding_of(padding, rows)
+            bias = first.self_attn.bias_of_windows(hidden, state[0].attention, attn_mask)
         out, held, valid = first.run_rows(
-            rows, state[0], single=single, active=active, in_place=in_place
+            rows, state[0], padding, attn_mask, single=single, active=active, in_place=in_place
         )
         if others:
             windows = out.flatten(0, 1)
             for layer in others:
-                windows = layer.encode(windows)
+                windows = layer.encode(windows, bias)
             out = windows.reshape(rows.shape)
         return out, (held,), valid
 
@@ -298,7 +287,8 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
     their time. So nothing is computed twice, and a step costs O(n L E), but an output depends on
     n (L - 1) + 1 steps, n layers of windows of L. With one layer this is `TransformerEncoder`;
     with more it is another function, for which weights are best trained or tuned: train it with
-    `forward_steps`. `forward` is torch's encoder without windows.
+    `forward_steps`. `forward` is torch's encoder without windows. A mask is that of each layer's
+    own window. Layers may look ahead by a `query_index`; their delays add up.
 
     Shapes: forward_step [N, E], E = d_model, to the same, or None; forward_steps [N, E, T] to
         [N, E, T'], the steps from the (n (L - 1) + 1)-th on, or None; forward [N, E, T] to the
@@ -321,6 +311,8 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         self,
         rows: Tensor,
         state: tuple[EncoderLayerState, ...],
+        padding: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
         single: bool = False,
         active: Tensor | None = None,
@@ -330,10 +322,19 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         before = state[0].attention.position
         new = torch.arange(1, rows.shape[1] + 1, device=before.device)
         valid = before[:, None] + new >= self.receptive_field
-        held = []
+        hidden, held = padding_of(padding, rows), []
         for layer, layer_state in zip(self.layers, state, strict=True):
+            attention = layer_state.attention
+            late = late_rows(attention.padding, hidden, attention.position, layer.delay)
             rows, layer_state, _ = layer.run_rows(  # noqa: PLW2901
-                rows, layer_state, single=single, active=active, in_place=in_place
+                rows,
+                layer_state,
+                hidden,
+                attn_mask,
+                single=single,
+                active=active,
+                in_place=in_place,
             )
             held.append(layer_state)
+            hidden = late
         return rows, tuple(held), valid if active is None else valid & active[:, None]

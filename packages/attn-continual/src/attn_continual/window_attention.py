@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attn_continual._step_checks import check_rows
 from attn_continual.ring_cache import advance, last_rows, next_slot, slot_ages, write, write_step
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
@@ -119,7 +120,7 @@ class Window:
         mask_row: [N or 1, H or 1, length], added to the scores of the window's keys, the oldest
             first.
         """
-        _check_rows(rows, state, mask_row)
+        check_window_rows(rows, state, mask_row, active)
         # The oldest query lies where the newest goes.
         waiting = next_slot(state.position, self.delay) if self.delay > 0 else None
         query = rows.query if waiting is None else state.query[waiting].unsqueeze(1)
@@ -189,7 +190,7 @@ class Window:
         in_place: as for `step`; a chunk makes new rings all the same.
         """
         del in_place
-        _check_rows(rows, state, mask_row)
+        check_window_rows(rows, state, mask_row, active)
         num_steps = rows.key.shape[1]
         before, history = state.position, self.length - 1
         key, value, padding = (
@@ -197,7 +198,7 @@ class Window:
             for ring, more in (
                 (state.key, rows.key),
                 (state.value, rows.value),
-                (state.padding, padding_of(rows)),
+                (state.padding, padding_of(rows.padding, rows.key)),
             )
         )
         query = torch.cat([last_rows(state.query, before, self.delay), rows.query], dim=1)
@@ -229,7 +230,7 @@ class Window:
             key=put(state.key, rows.key, slot),
             value=put(state.value, rows.value, slot),
             query=put(state.query, rows.query, waiting) if self.delay > 0 else state.query,
-            padding=put(state.padding, padding_of(rows), slot),
+            padding=put(state.padding, padding_of(rows.padding, rows.key), slot),
             position=advance(state.position, 1, active),
         )
 
@@ -241,7 +242,7 @@ class Window:
             key=write(state.key, rows.key, before, active),
             value=write(state.value, rows.value, before, active),
             query=write(waiting, rows.query, before, active) if self.delay > 0 else waiting,
-            padding=write(state.padding, padding_of(rows), before, active),
+            padding=write(state.padding, padding_of(rows.padding, rows.key), before, active),
             position=advance(before, rows.key.shape[1], active),
         )
 
@@ -283,21 +284,26 @@ class Window:
         return valid if active is None else valid & active[:, None]
 
 
-def _check_rows(rows: Rows, state: WindowState, mask_row: Tensor | None) -> None:
-    given, held = rows.key.shape[0], state.position.shape[0]
-    if given != held:
-        raise ValueError(
-            f"window attention: expected rows of {held} streams, as the state has, got {given}; "
-            "select, stack or reset streams of the state to change them"
-        )
-    if mask_row is not None and mask_row.shape[0] not in (1, held):
-        raise ValueError(
-            f"attn_mask: expected masks of 1 or {held} streams, got {mask_row.shape[0]}"
-        )
+def check_window_rows(
+    rows: Rows, state: WindowState, mask: Tensor | None, active: Tensor | None
+) -> None:
+    """Raise ValueError unless what a window is given fits the state's streams."""
+    held = state.position.shape[0]
+    check_rows(
+        "window attention",
+        held,
+        active,
+        query=rows.query,
+        key=rows.key,
+        value=rows.value,
+        key_padding_mask=rows.padding,
+    )
+    if mask is not None and mask.shape[0] not in (1, held):
+        raise ValueError(f"attn_mask: expected masks of 1 or {held} streams, got {mask.shape[0]}")
 
 
-def padding_of(rows: Rows) -> Tensor:
-    """Return which keys are hidden, bool [N, T]: none by default."""
-    if rows.padding is not None:
-        return rows.padding
-    return torch.zeros(rows.key.shape[:2], dtype=torch.bool, device=rows.key.device)
+def padding_of(padding: Tensor | None, rows: Tensor) -> Tensor:
+    """Return which steps of rows [N, T, ...] are hidden, bool [N, T]: none by default."""
+    if padding is not None:
+        return padding
+    return torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)

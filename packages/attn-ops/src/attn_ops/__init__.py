@@ -38,6 +38,7 @@ __all__ = [
     "memory_efficient_attention_forward_requires_grad",
     "memory_efficient_attention_partial",
     "merge_attentions",
+    "multihead_attention_step_",
 ]
 
 _NAMES_WITHOUT_TORCH = ("__version__", "array")
@@ -81,6 +82,7 @@ if TYPE_CHECKING or _WHY_NO_TORCH is None:
         memory_efficient_attention_forward_requires_grad,
         memory_efficient_attention_partial,
         merge_attentions,
+        multihead_attention_step_,
     )
 else:
     __all__[:] = _NAMES_WITHOUT_TORCH

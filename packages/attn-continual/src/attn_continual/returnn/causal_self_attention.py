@@ -12,7 +12,7 @@ from attn_continual.returnn import tagged_calls
 from attn_continual.returnn.accumulation import Accumulated
 from attn_continual.returnn.dim import Dim, single_step_dim
 from attn_continual.returnn.self_attention import SelfAttentionBase
-from attn_continual.returnn.sequences import Sequences
+from attn_continual.returnn.sequences import INTEGERS, Sequences, check_fits
 from attn_continual.returnn.tagged_tensor import TaggedTensor
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class CausalSelfAttentionState(NamedTuple):
     """Keys and values of the steps seen. No call changes a state that it is given.
 
+    `select_streams` chooses along the first batch axis, as a beam search does after each step; it
+    wants batch and beam in one axis.
     Of tagged calls the fields are tagged tensors and a `Dim`, whose lengths are the steps seen
     where they differ. An empty one stands for the beginning.
     """
@@ -73,7 +75,7 @@ class CausalSelfAttention(SelfAttentionBase):
             att_dropout=att_dropout,
             att_dropout_broadcast=att_dropout_broadcast,
         )
-        if window is not None and window < 1:
+        if window is not None and (not isinstance(window, int) or window < 1):
             raise ValueError(
                 f"{type(self).__name__}: expected window, the keys that a query sees, of 1 or "
                 f"more, or None, got {window}"
@@ -228,13 +230,19 @@ class CausalSelfAttention(SelfAttentionBase):
     ) -> Accumulated | None:
         """Return what a state holds, its batch axes flattened.
 
-        Raises: ValueError if it is of other sizes.
+        Raises: TypeError if it is none; ValueError if it is of other sizes.
         """
-        if state is None or state.k_accum is None:
+        if state is None:
+            return None
+        if not isinstance(state, CausalSelfAttentionState):
+            raise TypeError(
+                f"{type(self).__name__}: expected a CausalSelfAttentionState, got {type(state)}"
+            )
+        if state.k_accum is None:
             return None
         widths = (self.key_dim_per_head.size, self.value_dim_per_head.size)
         heads, slots = self.num_heads.size, state.k_accum.shape[-3]
-        shapes = [x.shape for x in (state.k_accum, state.v_accum)]
+        shapes = [() if x is None else x.shape for x in state[:2]]
         expected = [(*batch, slots, heads, width) for width in widths]
         if shapes != expected or (self.window is not None and slots != self.window):
             raise ValueError(
@@ -246,6 +254,7 @@ class CausalSelfAttention(SelfAttentionBase):
         key, value = (x.reshape(streams, *x.shape[-3:]) for x in (state.k_accum, state.v_accum))
         position = state.accum_axis
         if isinstance(position, Tensor):
+            check_fits(type(self).__name__, "accum_axis, int", position, batch, INTEGERS)
             position = position.expand(batch).reshape(-1).to(torch.int64)
         elif self.window is not None or position != slots:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.returnn.accumulation import Accumulated
 from attn_continual.returnn.causal_self_attention import CausalSelfAttentionState
@@ -75,6 +76,12 @@ class ContinualSelfAttention(ContinualModule):
         in_place: bool = False,
     ) -> tuple[Tensor, CausalSelfAttentionState, Tensor]:
         """Return the outputs [N, T, out] of T steps, the new state, and valid, bool [N, T]."""
+        who, features = type(self.attention).__name__, self.attention.in_dim.size
+        if x.dim() != 3 or x.shape[2] != features:
+            raise ValueError(
+                f"{who}: expected [N, T, {features}], or without T for a step, got {list(x.shape)}"
+            )
+        check_rows(who, state.k_accum.shape[0], active, x=x)
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         lengths = None
         if active is not None:

@@ -14,12 +14,19 @@ class Dim:
     dimension: its size; or int lengths, a tagged tensor, of sequences that are padded to the
         longest; or None, for the size of the tensor that was made with it last.
     name: for messages.
+    Raises: TypeError for another dimension.
 
     >>> Dim(3, name="a") == Dim(3, name="a")
     False
     """
 
     def __init__(self, dimension: int | TaggedTensor | None, *, name: str | None = None) -> None:
+        if not (
+            dimension is None or isinstance(dimension, int) or hasattr(dimension, "raw_tensor")
+        ):
+            raise TypeError(
+                f"Dim: expected an int, lengths as a tagged tensor, or None, got {dimension!r}"
+            )
         self.dimension = dimension if isinstance(dimension, int) else None
         self.lengths: TaggedTensor | None = None if isinstance(dimension, int) else dimension
         self.name = "unnamed" if name is None else name

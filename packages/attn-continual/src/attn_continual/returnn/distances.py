@@ -39,7 +39,8 @@ class Distances:
     ) -> Distances:
         """Return every distance once.
 
-        Raises: TypeError unless either `spatial_dim` or both others are given.
+        Raises: TypeError unless either `spatial_dim` or both others are given; ValueError for
+            fewer than none.
         """
         queries, keys = _queries_and_keys(
             who, spatial_dim, query_spatial_dim, key_value_spatial_dim
@@ -48,7 +49,8 @@ class Distances:
         is_step = queries is single_step_dim
         before = size_of(keys) - 1 if is_step else size_of(queries) - 1
         after = 0 if is_step else size_of(keys) - 1
-        values = torch.arange(-before, after + 1, device=device)
+        # Without queries and keys there are no distances; without one of them, one fewer.
+        values = torch.arange(-before, max(after + 1, -before), device=device)
         are_tagged = _are_tagged(queries, keys)
         name = f"{before}+1+{after}"
         count = keys if is_step else Dim(len(values), name=name) if are_tagged else len(values)
@@ -102,13 +104,22 @@ def _queries_and_keys(
 ) -> tuple[int | Dim, int | Dim]:
     newer = (query_spatial_dim, key_value_spatial_dim)
     if spatial_dim is not None and newer == (None, None):
-        return spatial_dim, spatial_dim
-    if spatial_dim is None and query_spatial_dim is not None and key_value_spatial_dim is not None:
-        return query_spatial_dim, key_value_spatial_dim
+        newer = (spatial_dim, spatial_dim)
+    elif spatial_dim is not None:
+        newer = (None, None)
+    queries, keys = newer
+    if queries is not None and keys is not None:
+        return _checked(who, queries), _checked(who, keys)
     raise TypeError(
         f"{who}: expected spatial_dim, or query_spatial_dim and key_value_spatial_dim, got "
         f"{spatial_dim}, {query_spatial_dim} and {key_value_spatial_dim}"
     )
+
+
+def _checked(who: str, dim: int | Dim) -> int | Dim:
+    if size_of(dim) < 0:
+        raise ValueError(f"{who}: expected 0 queries and keys or more, got {dim}")
+    return dim
 
 
 def _check_offset(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import torch
 from torch import Tensor
 
+from attn_continual.returnn.sequences import INTEGERS, check_fits
 from attn_continual.returnn.tagged_dot_attention import attend_tagged
 from attn_continual.returnn.tagged_tensor import TaggedTensor
 from attn_ops import LowerTriangularMask, memory_efficient_attention
@@ -156,7 +157,10 @@ def _attend(
     """Attend over rows [*batch, M, K]; keep: bool, to broadcast to [*batch, Mq, Mkv]."""
     if att_dropout > 0 and att_dropout_broadcast:
         values, att_dropout = drop_keys(values, att_dropout), 0.0
-    batch = torch.broadcast_shapes(query.shape[:-2], keys.shape[:-2], values.shape[:-2])
+    batch = _batch_of(query, keys, values)
+    if keep is not None:
+        pairs = (*batch, query.shape[-2], keys.shape[-2])
+        check_fits("dot_attention", "lengths and mask", keep, pairs, (torch.bool,))
     folded = (math.prod(batch[:-1]), batch[-1] if batch else 1)
 
     def fold(x: Tensor) -> Tensor:
@@ -171,6 +175,21 @@ def _attend(
     return out.transpose(1, 2).reshape(*batch, query.shape[-2], values.shape[-1])
 
 
+def _batch_of(*rows: Tensor) -> tuple[int, ...]:
+    """Return the batch axes that rows [*batch, M, K] have together.
+
+    Raises: ValueError if they do not broadcast.
+    """
+    shapes = [x.shape[:-2] for x in rows]
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError as error:
+        raise ValueError(
+            "dot_attention: expected batch axes of query, keys and values that broadcast, got "
+            f"{', '.join(str(list(shape)) for shape in shapes)}"
+        ) from error
+
+
 def _keep(num_keys: int, lengths: Tensor | None, mask: Tensor | None) -> Tensor | None:
     """Return which keys are seen, [*batch, Mq or 1, Mkv], or None."""
     if mask is not None:
@@ -181,6 +200,8 @@ def _keep(num_keys: int, lengths: Tensor | None, mask: Tensor | None) -> Tensor 
         mask = mask[(None,) * max(2 - mask.dim(), 0)]
     if lengths is None:
         return mask
+    if lengths.dtype not in INTEGERS:
+        raise ValueError(f"dot_attention: expected lengths, int, got {lengths.dtype}")
     within = torch.arange(num_keys, device=lengths.device) < lengths[..., None, None]
     return within if mask is None else within & mask
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attn_continual.returnn.dim import Dim, as_dim
 from attn_continual.returnn.distances import Distances, tagged
+from attn_continual.returnn.sinusoids import floating_dtype
 
 if TYPE_CHECKING:
     from attn_continual.returnn.tagged_tensor import TaggedTensor
@@ -46,7 +47,7 @@ class LearnedRelativePositionalEncoding(nn.Module):
         self.clipped_spatial_dim = Dim(
             (1 if causal else 2) * clipping + 1, name="clipped distances"
         )
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        kind = None if dtype is None else floating_dtype(dtype)
         rows = self.clipped_spatial_dim.size
         self.pos_emb = nn.Parameter(torch.zeros(rows, self.feat_dim.size, dtype=kind))
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attn_continual._step_checks import check_dtype
+
 
 class Linear(nn.Module):
     """Compute x weight + bias.
@@ -43,7 +45,14 @@ class Linear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the projected features."""
+        """Return the projected features.
+
+        Raises: ValueError for another number of features, or another dtype than the weight's.
+        """
+        features = self.weight.shape[0]
+        if x.shape[-1] != features:
+            raise ValueError(f"projection: expected {features} features, got {list(x.shape)}")
+        check_dtype("projection", x, self.weight)
         return nn.functional.linear(x, self.weight.mT, self.bias)
 
     def extra_repr(self) -> str:

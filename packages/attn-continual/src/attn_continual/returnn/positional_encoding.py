@@ -14,6 +14,7 @@ from attn_continual.returnn.dim import Dim, single_step_dim, size_of
 from attn_continual.returnn.distances import Distances, tagged
 from attn_continual.returnn.sinusoids import (
     absolute_frequencies,
+    floating_dtype,
     relative_frequencies,
     sinusoids,
 )
@@ -133,6 +134,4 @@ def _features(who: str, feat_dim: int | Dim | None) -> int | Dim:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if dtype is None:
-        return torch.get_default_dtype()
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return torch.get_default_dtype() if dtype is None else floating_dtype(dtype)

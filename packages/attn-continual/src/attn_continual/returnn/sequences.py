@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from attn_continual.returnn.dim import Dim
 
-_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,23 @@ def kept_rows(
     """
     keep = None
     if mask is not None:
-        _check_fits(who, "mask, bool", mask, (*batch, num_rows), mask.dtype == torch.bool)
+        check_fits(who, "mask, bool", mask, (*batch, num_rows), (torch.bool,))
         keep = mask.expand(*batch, num_rows)
     if lengths is not None:
-        _check_fits(who, "lengths, int", lengths, batch, lengths.dtype in _INTEGERS)
+        check_fits(who, "lengths, int", lengths, batch, INTEGERS)
         rows = torch.arange(num_rows, device=lengths.device)
         within = (rows < lengths[..., None]).expand(*batch, num_rows)
         keep = within if keep is None else keep & within
     return None if keep is None else keep.reshape(math.prod(batch), num_rows)
 
 
-def _check_fits(
-    who: str, what: str, tensor: Tensor, shape: tuple[int, ...], has_dtype: bool
+def check_fits(
+    who: str, what: str, tensor: Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]
 ) -> None:
+    """Raise ValueError unless a tensor is of one of the dtypes and broadcasts to the shape."""
     sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    if not has_dtype or tensor.dim() > len(shape) or any(n not in (1, m) for n, m in sizes):
+    fits = tensor.dim() <= len(shape) and all(n == 1 or n == m for n, m in sizes)  # noqa: PLR1714  sizes of graphs
+    if tensor.dtype not in dtypes or not fits:
         raise ValueError(
             f"{who}: expected {what}, to broadcast to {list(shape)}, got {tensor.dtype} "
             f"{list(tensor.shape)}"

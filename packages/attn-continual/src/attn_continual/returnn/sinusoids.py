@@ -29,6 +29,17 @@ def sinusoids(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Ten
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
+def floating_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the dtype of encodings by its name, such as "float32", or as it is.
+
+    Raises: ValueError if it is none of floating point.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"positional encoding: expected dtype, floating point, got {dtype!r}")
+    return found
+
+
 def _check_even(who: str, features: int) -> None:
     if features % 2 != 0:
         raise ValueError(

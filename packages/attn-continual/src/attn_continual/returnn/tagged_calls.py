@@ -128,7 +128,7 @@ def lengths_along(axis: Dim, batch: Sequence[Dim], sizes: Sequence[int]) -> Tens
     """Return the lengths of sequences along a dim, [*batch], or None if it has none."""
     if axis.lengths is None:
         return None
-    return axis.lengths.copy_compatible_to_dims_raw(batch).expand(*sizes)
+    return axis.lengths.copy_compatible_to_dims_raw(batch).expand(tuple(sizes))
 
 
 def _untagged_state(
@@ -136,10 +136,10 @@ def _untagged_state(
     state: CausalSelfAttentionState,
     batch: Sequence[Dim],
     sizes: Sequence[int],
-) -> CausalSelfAttentionState | None:
-    """View a tagged state as one of torch tensors; None if it is empty."""
-    if state.k_accum is None:
-        return None
+) -> CausalSelfAttentionState:
+    """View a tagged state as one of torch tensors, which one of no batch dims may be already."""
+    if not isinstance(state.k_accum, TaggedTensor):
+        return state
     axis = state.accum_axis
     widths = (layer.key_dim_per_head, layer.value_dim_per_head)
     key, value = (

@@ -74,10 +74,11 @@ def _roles(
     query.remaining_dims(key_dim)
     of_keys = keys.remaining_dims([axis, key_dim])
     of_values = values.remaining_dims(axis)
+    shared = keys.dims_set | query.dims_set
+    if axis.lengths is not None:
+        shared |= axis.lengths.dims_set
     features = [
-        dim
-        for dim in of_values
-        if dim is key_dim or dim is values.feature_dim or dim not in keys.dims_set | query.dims_set
+        dim for dim in of_values if dim is key_dim or dim is values.feature_dim or dim not in shared
     ]
     batch = of_keys + [dim for dim in of_values if dim not in of_keys and dim not in features]
     own = [dim for dim in query.dims if dim is not key_dim and dim not in batch]

@@ -21,12 +21,14 @@ _BYTES_BEYOND_CACHES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Target:
-    """The least to reach on one thread; None where there is no such aim."""
+    """What to reach on one thread, at least if not said otherwise; None where there is no aim."""
 
     speedup: float | None = None
     """Times as fast as the baseline."""
     share: float | None = None
     """Of the ceiling, from 0 to 1."""
+    memory: float | None = None
+    """The most memory at the peak, as a share of the baseline's."""
 
 
 NO_TARGET = Target()
@@ -42,6 +44,19 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """The memory of both at their peaks, in bytes, beyond what they are given and return."""
+
+    ours: int
+    baseline: int
+
+    @property
+    def share(self) -> float:
+        """Return ours as a share of the baseline's."""
+        return self.ours / max(self.baseline, 1)
+
+
+@dataclass(frozen=True)
 class Contest:
     """A case ready to be timed."""
 
@@ -49,6 +64,8 @@ class Contest:
     baseline: Contender
     error: Error
     """Of ours; if it is not small, there is nothing to time."""
+    measure_peaks: Callable[[], Peaks] | None = None
+    """On one thread; None where memory is not compared."""
 
 
 class Case(Protocol):

@@ -79,11 +79,13 @@ def _measure(
     torch.set_num_threads(max(ceiling.threads for ceiling in ceilings))
     contest = case.prepare()
     for ceiling in ceilings[:1] if case.compares_threads else ceilings:
-        timings = (None, None)
+        timings, peaks = (None, None), None
         if contest.error.is_small:
             contenders = (contest.ours, contest.baseline)
             timings = time_in_turns(contenders, ceiling.threads, seconds, clock)
-        yield Result(case, ceiling.threads, ceiling, contest.error, *timings)
+            if ceiling.threads == 1 and contest.measure_peaks is not None:
+                peaks = contest.measure_peaks()
+        yield Result(case, ceiling.threads, ceiling, contest.error, *timings, peaks=peaks)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from attn_ops.benchmark.case import word
+from attn_ops.benchmark.case import Peaks, word
 from attn_ops.benchmark.ceilings import Ceilings
 from attn_ops.benchmark.machine import Machine
 from attn_ops.benchmark.measure import Timing
@@ -22,6 +22,7 @@ _COLUMNS = (
     "speedup",
     "rate",
     "of ceiling",
+    "memory",
     "target",
 )
 _STYLES = {True: "green", False: "red", None: ""}
@@ -43,11 +44,12 @@ def ceilings_line(ceilings: Ceilings) -> str:
 def terminal_table(results: Sequence[Result]) -> Table:
     """Return the results for rich to print: green where the target is met, red where it is not."""
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(_COLUMNS[0], min_width=20)
-    for column in _COLUMNS[1:]:
+    columns, *rows = _rows(results)
+    table.add_column(columns[0], min_width=20)
+    for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result), style=_STYLES[result.meets_target])
+    for row, result in zip(rows, results, strict=True):
+        table.add_row(*row, style=_STYLES[result.meets_target])
     return table
 
 
@@ -58,8 +60,9 @@ def markdown(machine: Machine, ceilings: Sequence[Ceilings], results: Sequence[R
         *(f"{ceilings_line(ceiling)}." for ceiling in ceilings),
         "",
     ]
-    lines += [_markdown_row(_COLUMNS), _markdown_row(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-    lines += [_markdown_row(_cells(result)) for result in results]
+    columns, *rows = _rows(results)
+    lines += [_markdown_row(columns), _markdown_row(["---", *["---:"] * (len(columns) - 1)])]
+    lines += map(_markdown_row, rows)
     return "\n".join(lines) + "\n"
 
 
@@ -73,6 +76,15 @@ def to_json(machine: Machine, ceilings: Sequence[Ceilings], results: Sequence[Re
         },
         indent=2,
     )
+
+
+def _rows(results: Sequence[Result]) -> list[list[str]]:
+    """Return the columns' names and the results; memory only where it was measured."""
+    rows = [list(_COLUMNS), *map(_cells, results)]
+    if all(result.peaks is None for result in results):
+        memory = _COLUMNS.index("memory")
+        rows = [row[:memory] + row[memory + 1 :] for row in rows]
+    return rows
 
 
 def _cells(result: Result) -> list[str]:
@@ -90,6 +102,7 @@ def _cells(result: Result) -> list[str]:
         f"{result.speedup:.2f}",
         "" if result.rate is None else f"{result.rate / 1e9:.1f} {unit}",
         "" if result.share is None else f"{result.share:.0%}",
+        "" if result.peaks is None else _memory(result.peaks),
         _target(result),
     ]
 
@@ -100,7 +113,12 @@ def _target(result: Result) -> str:
     target = result.case.target
     aims = [] if target.speedup is None else [f"{target.speedup:.2f}"]
     aims += [] if target.share is None else [f"{target.share:.0%}"]
+    aims += [] if target.memory is None else [f"memory {target.memory:.0%}"]
     return f"{', '.join(aims)}: {'met' if result.meets_target else 'missed'}"
+
+
+def _memory(peaks: Peaks) -> str:
+    return f"{peaks.ours / 2**20:.1f} MiB, {peaks.share:.0%}"
 
 
 def _time(timing: Timing) -> str:
@@ -130,6 +148,7 @@ def _json_row(result: Result) -> dict[str, object]:
         "rate": result.rate,
         "share_of_ceiling": result.share,
         "baseline_share_of_ceiling": result.baseline_share,
+        "peak_bytes": None if result.peaks is None else asdict(result.peaks),
         "meets_target": result.meets_target,
         "error": result.error.largest,
         "error_allowed": result.error.allowed,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attn_ops.benchmark.case import Case
+from attn_ops.benchmark.case import Case, Peaks
 from attn_ops.benchmark.ceilings import Ceilings
 from attn_ops.benchmark.check import Error
 from attn_ops.benchmark.measure import Timing
@@ -19,6 +19,7 @@ class Result:
     ours: Timing | None
     baseline: Timing | None
     """Of what `case.baseline` names."""
+    peaks: Peaks | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -55,6 +56,8 @@ class Result:
             for got, aim in ((self.speedup, target.speedup), (self.share, target.share))
             if aim is not None
         ]
+        if target.memory is not None:
+            reached.append(self.peaks is not None and self.peaks.share <= target.memory)
         return all(reached) if reached else None
 
     def _share_of(self, timing: Timing | None) -> float | None:

@@ -26,7 +26,7 @@ from attn_ops.fmha.operators import (
     AttentionOp,
     AttentionOpBase,
 )
-from attn_ops.fmha.step import attention_step_
+from attn_ops.fmha.step import attention_step_, multihead_attention_step_
 
 MemoryEfficientAttentionCutlassOp = (cutlass.FwOp, cutlass.BwOp)
 MemoryEfficientAttentionFlashAttentionOp = (flash.FwOp, flash.BwOp)
@@ -61,4 +61,5 @@ __all__ = [
     "memory_efficient_attention_forward_requires_grad",
     "memory_efficient_attention_partial",
     "merge_attentions",
+    "multihead_attention_step_",
 ]

@@ -1,4 +1,7 @@
-"""`attention_step_`: append to ring buffers of keys and values, and attend to what they hold."""
+"""Steps of attention: append to ring buffers of keys and values, and attend to what they hold.
+
+`attention_step_` takes rows by head, `multihead_attention_step_` what a layer projects them from.
+"""
 
 import re
 
@@ -6,9 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_ops._autograd import is_differentiated
-from attn_ops._step_op import attention_step
-
-_WHO = "attention_step_"
+from attn_ops._step_op import attention_step, multihead_attention_step
 
 
 def attention_step_(
@@ -54,12 +55,7 @@ def attention_step_(
     """
     if window is None:
         window = key_ring.shape[1]
-    is_compiling = torch.compiler.is_compiling()
-    if not is_compiling and is_differentiated(query, key, value, key_ring, value_ring, attn_bias):
-        raise NotImplementedError(
-            f"{_WHO}: expected a call without gradients, got a tensor that requires one; call "
-            "under torch.no_grad, or use memory_efficient_attention on keys of your own"
-        )
+    _refuse_gradients("attention_step_", query, key, value, key_ring, value_ring, attn_bias)
     try:
         return attention_step(
             query,
@@ -76,13 +72,80 @@ def attention_step_(
             scale,
         )
     except RuntimeError as error:
-        raise _in_users_terms(error) from None
+        raise _in_users_terms("attention_step_", error) from None
 
 
-def _in_users_terms(error: RuntimeError) -> Exception:
+def multihead_attention_step_(
+    x: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    key_ring: Tensor,
+    value_ring: Tensor,
+    position: Tensor,
+    window: int | None = None,
+    *,
+    padding: Tensor | None = None,
+    padding_ring: Tensor | None = None,
+    active: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Take the next step of a multi-head attention layer, projections and all, of B streams.
+
+    Projects x to a query, a key and a value per head, takes `attention_step_` with them, and
+    projects its result: in one call, for a step takes no longer than a few calls from Python do.
+
+    Shapes: x [B, E]; in_weight [Hq K + Hkv K + Hkv Kv, E], the weights of query, key and value
+        stacked, head by head, as `nn.MultiheadAttention.in_proj_weight` is; in_bias one number for
+        each of its rows; out_weight [F, Hq Kv]; out_bias [F]; key_ring [B, R, Hkv, K]; value_ring
+        [B, R, Hkv, Kv]; position int64 [B]; result [B, F]. Hq is a multiple of Hkv.
+    Dtypes: x, weights, biases, rings and the result alike: float32, bfloat16, float16 or float64.
+    window, padding, padding_ring, active, attn_bias, scale: as for `attention_step_`. A stream
+        that takes no step has out_bias for its result.
+    Numerics: sums in float32 (float64 for float64); what is handed on between projections and
+        attention is of x's dtype. A stream gives the same bits in any batch.
+    Raises: as `attention_step_` does.
+    """
+    if window is None:
+        window = key_ring.shape[1]
+    tensors = (x, in_weight, in_bias, out_weight, out_bias, key_ring, value_ring, attn_bias)
+    _refuse_gradients("multihead_attention_step_", *tensors)
+    try:
+        return multihead_attention_step(
+            x,
+            in_weight,
+            in_bias,
+            out_weight,
+            out_bias,
+            key_ring,
+            value_ring,
+            position,
+            window,
+            padding,
+            padding_ring,
+            active,
+            attn_bias,
+            scale,
+        )
+    except RuntimeError as error:
+        raise _in_users_terms("multihead_attention_step_", error) from None
+
+
+def _refuse_gradients(who: str, *tensors: Tensor | None) -> None:
+    if torch.compiler.is_compiling() or not is_differentiated(*tensors):
+        return
+    raise NotImplementedError(
+        f"{who}: expected a call without gradients, got a tensor that requires one; call under "
+        "torch.no_grad, or use memory_efficient_attention on keys of your own"
+    )
+
+
+def _in_users_terms(who: str, error: RuntimeError) -> Exception:
     """Return what to raise for an error of the operator."""
-    refusal = re.search(r"attn_step(?:_workspace)?: (.*)|step: (.*)", str(error))
+    refusal = re.search(r"attn_(?:step|linear)(?:_workspace)?: (.*)|step: (.*)", str(error))
     if refusal is None:
         return error
     text = re.sub(r"\bbias\b", "attn_bias", refusal[1] or refusal[2])
-    return ValueError(f"{_WHO}: {text}")
+    return ValueError(f"{who}: {text}")

@@ -1,0 +1,34 @@
+// Chooses the kernels of a linear layer, and how many threads are worth waking.
+#include "dispatch/linear.h"
+
+#include "dispatch/cpu_choice.h"
+#include "dispatch/workspace.h"
+
+namespace attn {
+namespace {
+
+// Waking a worker takes microseconds, so each must have this much of the weight to read.
+constexpr double kLeastElementsPerWorker = 1 << 16;
+
+TaskRunner runner_for(const LinearCall& call) {
+  const LinearProblem& problem = call.problem;
+  const double elements = static_cast<double>(problem.E) * static_cast<double>(problem.F);
+  const double useful_workers = 1 + elements / kLeastElementsPerWorker;
+  TaskRunner runner = make_task_runner(&call.resources.exec);
+  if (runner.workers > useful_workers) runner.workers = static_cast<int>(useful_workers);
+  return runner;
+}
+
+}  // namespace
+
+size_t linear_workspace(const LinearCall& call) {
+  const int workers = runner_for(call).workers;
+  return with_room_to_align(chosen_cpu_kernels().linear_workspace(call.problem, workers));
+}
+
+void linear(const LinearCall& call) {
+  void* workspace = aligned_workspace(call.resources, linear_workspace(call));
+  chosen_cpu_kernels().linear(call.problem, workspace, runner_for(call));
+}
+
+}  // namespace attn
