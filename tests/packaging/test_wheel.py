@@ -21,6 +21,7 @@ C_ABI = {
     "attn_attention_forward_workspace",
     "attn_cpu_isa",
     "attn_cpu_isas",
+    "attn_cuda_device_count",
     "attn_has_cuda",
     "attn_merge_backward",
     "attn_merge_forward",
