@@ -1,0 +1,100 @@
+// Rows that asynchronous copies take, under a band or sequences alone: what the kernels without the
+// other parts of the mask serve. Every bucket of widths and dtype, against the plain loops.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "calls.h"
+#include "check.h"
+#include "close.h"
+#include "naive_attention.h"
+
+namespace {
+
+struct Widths {
+  int64_t K, Kv;
+};
+// Each bucket full, and with K or Kv short of it.
+constexpr Widths kWidths[] = {{32, 32},  {64, 24},   {40, 64},   {96, 80},
+                              {88, 128}, {128, 128}, {192, 160}, {256, 256}};
+
+enum class Seen { kAll, kCausal, kWindow, kSequences };
+
+// More than whole tiles of queries and keys.
+Shape shape_of(const Widths& widths) {
+  const int64_t Hq = widths.K <= 64 ? 2 : 1;
+  return {.B = 1, .Mq = 131, .Mkv = 150, .Hq = Hq, .Hkv = 1, .K = widths.K, .Kv = widths.Kv};
+}
+
+void add_mask(Calls& calls, Seen seen) {
+  switch (seen) {
+    case Seen::kAll: return;
+    case Seen::kCausal: calls.mask.band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_TOP_LEFT, 0}; return;
+    case Seen::kWindow: calls.mask.band = {20, 3, ATTN_ANCHOR_BOTTOM_RIGHT, 0}; return;
+    case Seen::kSequences: calls.mask.band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_BOTTOM_RIGHT, 0};
+  }
+}
+
+// Empty ones, short ones, one over a tile's end; queries and keys before, between and after them.
+void add_sequences(Arrays& arrays) {
+  arrays.q_start = Array::integers({2, 2, 7, 90, 129});
+  arrays.k_start = Array::integers({0, 1, 12, 90});
+  arrays.k_len = Array::integers({4, 9, 70, 0});
+}
+
+// The last query sees the last of the keys that a causal mask lets it see alone.
+void spoil_last_seen(Arrays& arrays) {
+  const int64_t row = arrays.query.extent(1) - 1, width = arrays.value.extent(3);
+  for (int64_t c = 0; c < width; ++c) {
+    arrays.value.set(row * width + c, c % 2 == 0 ? NAN : HUGE_VAL);
+  }
+}
+
+void check_gradients(const std::string& context, Calls& calls, const NaiveBackward& expected,
+                     double tolerance) {
+  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+  const Arrays& a = calls.arrays;
+  check_close(context, "grad_query", a.grad_query, expected.grad_query, tolerance);
+  check_close(context, "grad_key", a.grad_key, expected.grad_key, tolerance);
+  check_close(context, "grad_value", a.grad_value, expected.grad_value, tolerance);
+}
+
+void test(const Precision& precision, const Widths& widths, Seen seen) {
+  const std::string context = std::string(precision.name) + " K " + std::to_string(widths.K) +
+                              " Kv " + std::to_string(widths.Kv) + " mask " +
+                              std::to_string(static_cast<int>(seen));
+  Arrays arrays(precision.dtype, precision.dtype, shape_of(widths), 1);
+  if (seen == Seen::kSequences) add_sequences(arrays);
+  Calls calls(std::move(arrays));
+  add_mask(calls, seen);
+  Arrays& a = calls.arrays;
+  const NaiveForward forward = naive_forward(a, calls.mask);
+  for (Array* array : calls.forward_outputs()) array->fill(kGarbage);
+  for (Array* array : calls.backward_outputs()) array->fill(kGarbage);
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  check_close(context, "out", a.out, forward.out, precision.tolerance);
+  check_close(context, "lse", a.lse, forward.lse, precision.tolerance);
+  const double grad_tolerance =
+      precision.tolerance * (2.0 + 0.5 * std::sqrt(static_cast<double>(widths.Kv)));
+  check_gradients(context, calls, naive_backward(a, calls.mask), grad_tolerance);
+  if (seen != Seen::kCausal) return;
+  spoil_last_seen(a);
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  const int64_t last = (a.query.extent(1) - 1) * a.query.extent(2) * widths.Kv;
+  check_close(context, "out beside NaN", a.out, forward.out, precision.tolerance,
+              [&](int64_t place) { return place < last; });
+  for (int64_t place = last; place < a.out.size(); ++place) {
+    CHECK_IN(context.c_str(), !std::isfinite(a.out.get(place)));
+  }
+}
+
+}  // namespace
+
+int main() {
+  constexpr Seen kSeen[] = {Seen::kAll, Seen::kCausal, Seen::kWindow, Seen::kSequences};
+  int turn = 0;
+  for (const Widths& widths : kWidths) {
+    for (int p = 0; p < 3; ++p) test(kPrecisions[p], widths, kSeen[turn++ % 4]);  // not float64
+  }
+  return check::outcome();
+}
