@@ -32,10 +32,10 @@ KERNEL = re.compile(
 
 
 def cutlass() -> str | None:
-    """Return the folder of CUTLASS' headers: the one given, or one that CMake downloaded."""
+    """Return the folder of CUTLASS' headers: the one given, or where ./dev puts them."""
+    downloaded = ROOT / "build/cutlass/cutlass_library/source/include"
     given = os.environ.get("ATTN_CUTLASS_DIR")
-    found = sorted(map(str, ROOT.glob("build/**/cutlass/cutlass_library/source/include")))
-    return given or (found[0] if found else None)
+    return given or (str(downloaded) if downloaded.is_dir() else None)
 
 
 def compile_and_report(file: str, out: Path, headers: str) -> str:
