@@ -31,7 +31,8 @@ struct GradientShape {
   static constexpr int kStationary = kRowBytes <= 512 ? 64 : 32;
   static constexpr int kStreamed = kRowBytes <= 128 ? 64 : kRowBytes <= 256 ? 32 : 16;
   // Streamed queries that a warp turns into P and dS at once, beside the sums of dK and dV.
-  static constexpr int kAtOnce = kWidth > 64 && kStreamed > 16 ? 16 : kStreamed;
+  static constexpr int kMostAtOnce = kWidth > 64 ? 16 : 32;
+  static constexpr int kAtOnce = kStreamed < kMostAtOnce ? kStreamed : kMostAtOnce;
   static constexpr int kStages = kRowBytes <= 384 ? 2 : 1;  // of streamed tiles
   static constexpr int kThreads = 2 * kStationary;
   static constexpr bool kSumsBoth = kWidth <= 128;  // dK and dV at once

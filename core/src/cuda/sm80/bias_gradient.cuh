@@ -33,10 +33,9 @@ struct OwnOrAll {
 template <class Element, int kWidth>
 class BiasGradient {
  public:
-  using Walk = KeyTileWalk<Element, kWidth, true>;
-  using Shape = typename Walk::Shape;
-  static constexpr int kStreamed = Walk::kStreamed;
-  static_assert(Walk::kAtOnce == kStreamed);
+  using Shape = GradientShape<Element, kWidth>;
+  static constexpr int kStreamed = Shape::kStreamed;
+  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed>;
 
   ATTN_DEVICE explicit BiasGradient(const BackwardArguments& arguments)
       : p_(arguments.problem),

@@ -21,11 +21,10 @@ struct DistanceArguments {
 template <class Element>
 class DistanceSums {
  public:
-  using Walk = KeyTileWalk<Element, kWidestTile, true>;
-  using Shape = typename Walk::Shape;
-  static constexpr int kStreamed = Walk::kStreamed;
-  static_assert(Shape::kStages == 1 && Walk::kAtOnce == kStreamed,
-                "dS takes the place of the queries it was made from");
+  using Shape = GradientShape<Element, kWidestTile>;
+  static constexpr int kStreamed = Shape::kStreamed;
+  using Walk = KeyTileWalk<Element, kWidestTile, true, kStreamed>;
+  static_assert(Shape::kStages == 1, "dS takes the place of the queries it was made from");
   static_assert(Shape::kThreads >= kDistancesOfBlock);
   static constexpr int kRows = Shape::kStationary;
   // Beside the tiles: the index of each key row.

@@ -9,8 +9,8 @@ namespace attn::cuda {
 template <class Element, int kWidth, bool kExtended>
 class KeyGradients {
  public:
-  using Walk = KeyTileWalk<Element, kWidth, kExtended>;
-  using Shape = typename Walk::Shape;
+  using Shape = GradientShape<Element, kWidth>;
+  using Walk = KeyTileWalk<Element, kWidth, kExtended, Shape::kAtOnce>;
 
   ATTN_DEVICE explicit KeyGradients(const BackwardArguments& arguments)
       : p_(arguments.problem),
@@ -72,7 +72,7 @@ class KeyGradients {
   }
 
   ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, const Queries& queries) {
-    if (!place.pairs_any(Walk::kAtOnce)) return;
+    if (!place.pairs_any(Shape::kAtOnce)) return;
     const auto& tiles = queries.tiles;
     Tile tile;
     walk_.template differentiate<true>(tile, place, blocks, queries, sums_keys_ || stores_bias_);

@@ -5,18 +5,18 @@
 
 namespace attn::cuda {
 
-template <class Element, int kWidth, bool kExtended>
+// kQueries of them at a time.
+template <class Element, int kWidth, bool kExtended, int kQueries>
 class KeyTileWalk {
  public:
   using Shape = GradientShape<Element, kWidth>;
   using Memory = TileMemory<Element, kWidth>;
   using Place = TilePlace<Side::kKeys>;
-  using Tile = GradientTile<Side::kKeys, Shape::kAtOnce, kExtended>;
+  using Tile = GradientTile<Side::kKeys, kQueries, kExtended>;
   using Range = TileRange<Side::kKeys, Shape::kStreamed>;
   static constexpr int kStreamed = Shape::kStreamed;
-  static constexpr int kAtOnce = Shape::kAtOnce;
 
-  // kAtOnce query rows in shared memory, and [3, kStreamed] of their statistics.
+  // kQueries query rows in shared memory, and [3, kStreamed] of their statistics.
   struct Queries {
     typename Memory::Pair tiles;
     const float* statistics;
@@ -35,7 +35,7 @@ class KeyTileWalk {
   }
 
   // Calls visit(place, blocks, queries) for the queries of head h in the range that block sparsity
-  // lets see any key, kAtOnce at a time. All threads of the block join.
+  // lets see any key, kQueries at a time. All threads of the block join.
   template <class Visit>
   ATTN_DEVICE void each_query_tile(const RowsOfSequence& rows, int h, const Range& range,
                                    Visit&& visit) const {
@@ -58,7 +58,7 @@ class KeyTileWalk {
     const auto compute = [&](int stage, int tile) {
       const BlocksSeen blocks = kExtended ? blocks_of(tile) : BlocksSeen::kAll;
 #pragma unroll 1
-      for (int row = 0; row < kStreamed; row += kAtOnce) {
+      for (int row = 0; row < kStreamed; row += kQueries) {
         place.streamed = tile + row;
         visit(place, blocks,
               Queries{memory.streamed(stage).from(row), memory.statistics(stage) + row});
