@@ -4,6 +4,7 @@
 #include "cuda/decode/decode_kernel.cuh"
 #include "cuda/decode/merge_kernel.cuh"
 #include "cuda/launch.cuh"
+#include "problem/refusal.h"
 
 namespace attn::cuda::decode {
 namespace {
@@ -86,19 +87,38 @@ void launch_merge(const DecodeArguments& a, void* stream) {
          kMergeThreads, 0, stream, merge);
 }
 
+// The widest tiles take this.
+constexpr int64_t kSharedBytes = DecodeSplit<float, 256>::kBytes;
+
+void require_served(const ForwardProblem& p, const DeviceProperties& device) {
+  if (device.shared_bytes < kSharedBytes) {
+    refuse_unsupported(
+        "expected a GPU with %lld bytes of shared memory for a block of few queries, got %lld; use "
+        "a newer GPU or the CPU",
+        static_cast<long long>(kSharedBytes), static_cast<long long>(device.shared_bytes));
+  }
+  if (p.most_keys >= kFarKeys) {
+    refuse_unsupported("expected fewer than 2^30 keys of a sequence, got %lld; split them",
+                       static_cast<long long>(p.most_keys));
+  }
+}
+
 }  // namespace
 
 bool serves(const ForwardProblem& p) {
   return p.G * p.most_queries <= kRows && p.num_sequences > 0;
 }
 
-size_t forward_workspace(const ForwardProblem& p, const DeviceProperties&) {
+size_t forward_workspace(const ForwardProblem& p, const DeviceProperties& device) {
+  require_served(p, device);
   const int64_t splits = splits_of(p);
   if (splits == 1) return 0;
   return static_cast<size_t>(splits * rows_of(p) * (p.Kv + 2) * kFloatBytes);
 }
 
-void forward(const ForwardProblem& p, const DeviceProperties&, void* workspace, void* stream) {
+void forward(const ForwardProblem& p, const DeviceProperties& device, void* workspace,
+             void* stream) {
+  require_served(p, device);
   const DecodeArguments a = arguments_of(p, workspace);
   launch_splits(a, stream);
   if (a.splits > 1) launch_merge(a, stream);
