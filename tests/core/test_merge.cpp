@@ -220,6 +220,9 @@ void run_empty_cases() {
   }
 }
 
+// A launch on a GPU carries no more addresses of arrays that lie anywhere.
+int64_t most_separate_chunks() { return Array::device_type == ATTN_DEVICE_CUDA ? 112 : 1024; }
+
 }  // namespace
 
 int main() {
@@ -233,7 +236,9 @@ int main() {
   CHECK_IN(error.message, status == ATTN_OK);
   for (const Precision& precision : kPrecisions) {
     if (!is_served(precision)) continue;
-    for (const MergeShape& shape : kShapes) run_case(precision, shape);
+    for (const MergeShape& shape : kShapes) {
+      if (shape.chunks <= most_separate_chunks()) run_case(precision, shape);
+    }
   }
   run_output_dtypes();
   run_partial_gradients();
