@@ -6,9 +6,9 @@
 namespace attn::cuda {
 
 struct DeviceProperties {
-  int capability = 0;           // 10 * major + minor: 80
+  int capability = 0;  // 10 * major + minor: 80
   int multiprocessors = 0;
-  int64_t shared_bytes = 0;     // that one block may have
+  int64_t shared_bytes = 0;  // that one block may have
 };
 
 // Devices that can run something; 0 where there is no driver.

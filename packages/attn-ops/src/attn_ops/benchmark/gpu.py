@@ -62,10 +62,10 @@ class Row:
 
 def measure(call: Callable[[], object]) -> float:
     """Return the median time of `call`, in milliseconds."""
-    from triton.testing import do_bench  # noqa: PLC0415  comes with torch for CUDA alone
+    from triton import testing  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  with CUDA alone
 
     time.sleep(REST_S)
-    return float(do_bench(call, warmup=50, rep=200, return_mode="median"))  # pyright: ignore[reportArgumentType]
+    return float(testing.do_bench(call, warmup=50, rep=200, return_mode="median"))  # pyright: ignore[reportArgumentType]
 
 
 def random(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -109,7 +109,8 @@ def beside_sdpa(
     our_leaves, their_leaves = (x if bias is None else [*x, bias] for x in (ours, theirs))
 
     def our_forward() -> Tensor:
-        return xops.memory_efficient_attention(*ours, mask)
+        query, key, value = ours
+        return xops.memory_efficient_attention(query, key, value, mask)
 
     def their_forward() -> Tensor:
         return scaled_dot_product_attention(*theirs, attn_mask=bias, is_causal=causal)
