@@ -95,6 +95,25 @@ def test_what_is_refused_leaves_the_state_alone(name):
                 assert_close(module.get_state(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "layer" in name or "encoder" in name])
+def test_masks_that_are_refused_leave_the_state_alone(name):
+    module, x = make(name, torch.float32)
+    mask = "mask" if "encoder" in name else "src_mask"
+    refused = [
+        {mask: torch.zeros(L, L + 1)},
+        {mask: torch.zeros(2 * (N - 1), L, L)},
+        {"src_key_padding_mask": torch.zeros(1) > 0},
+        {"src_key_padding_mask": torch.zeros(N, 1) > 0},
+    ]
+    with torch.no_grad():
+        module.forward_steps(x)
+        before = module.get_state()
+        for masks in refused:
+            with pytest.raises(ValueError, match=r"expected .* got"):
+                module.forward_step(torch.ones(N, E), **masks)
+            assert_close(module.get_state(), before, rtol=0, atol=0)
+
+
 @every_layer
 @pytest.mark.parametrize(
     "active", [torch.ones(1).bool(), torch.ones(N), torch.ones(N, 1).bool(), torch.ones(4).bool()]

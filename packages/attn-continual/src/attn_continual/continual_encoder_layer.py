@@ -140,8 +140,8 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
         check_rows(type(self).__name__, position.shape[0], active, rows=rows)
         check_features(self.self_attn, rows, rows, rows)
         residual = self.residual_rows(rows, state)
-        # Before attention, which may advance the position in place.
-        kept = keep_rows(state.rows, rows, position, active, in_place=single and in_place)
+        # Attention may advance the position in place; rows are kept when it has refused nothing.
+        before = position.clone() if in_place else position
         attended, attention, valid = self.self_attn.run_rows(
             self.attention_input(rows),
             None,
@@ -153,6 +153,7 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
             active=active,
             in_place=in_place,
         )
+        kept = keep_rows(state.rows, rows, before, active, in_place=single and in_place)
         out = self.after_attention(residual, attended)
         return out, EncoderLayerState(attention, kept), valid
 
