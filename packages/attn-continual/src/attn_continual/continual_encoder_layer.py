@@ -169,6 +169,8 @@ class SingleOutputTransformerEncoderLayer(ContinualEncoderLayer):
         to the same, or None.
     Cost of a step: O(L E) for attention, and one row of everything else.
     Further arguments: those of `TransformerEncoderLayer`.
+    Masks: of `forward` torch's; of steps, by name, `src_mask`, torch's of the window, and
+        `src_key_padding_mask`, bool, True hiding a step.
     single_output_forward: forward has the output of row `query_index` alone.
     query_index: as for `SingleOutputMultiheadAttention`.
     Raises: ValueError if `sequence_len` is missing or no length, or `query_index` is outside of it.
@@ -210,6 +212,7 @@ class RetroactiveTransformerEncoderLayer(ContinualEncoderLayer):
         [N, E, L], or None; forward_steps [N, E, T] to windows [N, E, T', L]. Other layouts as for
         `RetroactiveMultiheadAttention`.
     Cost of a step: O(L^2 E) for attention, and L rows of everything else but the projections.
+    Masks: as for `SingleOutputTransformerEncoderLayer`.
     Further arguments: those of `TransformerEncoderLayer`.
     Raises: ValueError if `sequence_len` is missing or no length.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.

@@ -228,6 +228,9 @@ class TransformerEncoder(ContinualTransformerEncoder):
         row; with one layer to [N, E, T]. Layouts as the layers'.
     encoder_layer: a `TransformerEncoderLayerFactory`, or what makes a layer of each kind.
     norm: applied to each row of the output.
+    Masks: of `forward` torch's; of steps, by name, `mask`, torch's of the window, and
+        `src_key_padding_mask`, bool, True hiding a step from all layers. A query that sees no key
+        gets 0 from attention before its projection.
     Positions: a window moves, so use `RecyclingPositionalEncoding`.
     Raises: ValueError for no layers, or if `sequence_len` is missing; TypeError for a layer.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.
