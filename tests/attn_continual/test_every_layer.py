@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from allocated_elements import AllocatedElements
 from attn_continual.streams import tensors_of
 from attn_continual.testing import verify_contract
-from continual_layers import CASES, POSITIONS, E, N, make
+from continual_layers import CASES, POSITIONS, E, L, N, make
 
 every_layer = pytest.mark.parametrize("name", CASES)
 

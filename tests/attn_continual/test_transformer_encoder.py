@@ -13,6 +13,7 @@ from attn_continual import (
     TransformerEncoder,
     TransformerEncoderLayerFactory,
     call_mode,
+    single_output,
 )
 from attn_continual.testing import verify_contract
 from reference.continual.transformer_encoder import newest_rows, stacked_rows
@@ -180,6 +181,22 @@ def test_rows_of_stacked_layers_that_look_ahead(query_index):
     if query_index == -2:
         encoder.clean_state()
         verify_contract(encoder, x)
+
+
+def test_plain_steps_of_a_stack_attend_in_one_operator_a_layer(monkeypatch):
+    """A mask that is not there is not made up, which would go the longer way."""
+    native, calls = single_output.multihead_attention_step_, []
+    monkeypatch.setattr(
+        single_output,
+        "multihead_attention_step_",
+        lambda *x, **y: calls.append(0) or native(*x, **y),
+    )
+    encoder, _ = make(StackedTransformerEncoder, 3)
+    with torch.no_grad():
+        encoder.forward_step(random(N, E))
+        assert len(calls) == 3
+        encoder.forward_step(random(N, E), src_key_padding_mask=torch.zeros(N, dtype=torch.bool))
+    assert len(calls) == 3
 
 
 def test_masks_that_steps_cannot_take_are_refused():

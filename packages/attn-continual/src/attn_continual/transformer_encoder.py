@@ -325,19 +325,21 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         before = state[0].attention.position
         new = torch.arange(1, rows.shape[1] + 1, device=before.device)
         valid = before[:, None] + new >= self.receptive_field
-        hidden, held = padding_of(padding, rows), []
+        held = []
         for layer, layer_state in zip(self.layers, state, strict=True):
-            attention = layer_state.attention
-            late = late_rows(attention.padding, hidden, attention.position, layer.delay)
+            late, attention = padding, layer_state.attention
+            if layer.delay > 0:
+                hidden = padding_of(padding, rows)
+                late = late_rows(attention.padding, hidden, attention.position, layer.delay)
             rows, layer_state, _ = layer.run_rows(  # noqa: PLW2901
                 rows,
                 layer_state,
-                hidden,
+                padding,
                 attn_mask,
                 single=single,
                 active=active,
                 in_place=in_place,
             )
             held.append(layer_state)
-            hidden = late
+            padding = late
         return rows, tuple(held), valid if active is None else valid & active[:, None]
