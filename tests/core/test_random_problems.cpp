@@ -102,6 +102,8 @@ std::string describe(unsigned seed, const Precision& precision, const Shape& s, 
   if (a.slopes.exists()) text += " slopes";
   if (a.table.exists()) add("table", a.table.extent(1));
   if (a.sink.exists()) text += " sink";
+  if (a.key_table.exists()) add("key_table", a.key_table.extent(1));
+  if (a.query_table.exists()) add("query_table", a.query_table.extent(1));
   if (mask.softcap > 0) text += " softcap";
   if (mask.dropout.p > 0) text += " dropout";
   return text;
@@ -119,7 +121,8 @@ void leave_out_gradients(attn_attention_backward_args& args, Generator& generato
   if (!one_in(generator, 4)) return;
   for (const attn_tensor** gradient :
        {&args.grad_query, &args.grad_key, &args.grad_value, &args.grad_bias, &args.grad_slopes,
-        &args.grad_table, &args.grad_sink}) {
+        &args.grad_table, &args.grad_sink, &args.grad_position_query, &args.grad_key_table,
+        &args.grad_position_key, &args.grad_query_table}) {
     if (one_in(generator, 2)) *gradient = nullptr;
   }
 }
@@ -182,6 +185,22 @@ void check_results(const std::string& context, const Calls& calls, const SpoiltK
   if (wanted.grad_sink) {
     check_sums(context, "grad_sink", a.grad_sink, backward.grad_sink, backward.sink_terms,
                grad_tolerance);
+  }
+  if (wanted.grad_position_query) {
+    check_close(context, "grad_position_query", a.grad_position_query, backward.grad_position_query,
+                grad_tolerance);
+  }
+  if (wanted.grad_position_key) {
+    check_close(context, "grad_position_key", a.grad_position_key, backward.grad_position_key,
+                grad_tolerance);
+  }
+  if (wanted.grad_key_table) {
+    check_sums(context, "grad_key_table", a.grad_key_table, backward.grad_key_table,
+               backward.key_table_terms, grad_tolerance);
+  }
+  if (wanted.grad_query_table) {
+    check_sums(context, "grad_query_table", a.grad_query_table, backward.grad_query_table,
+               backward.query_table_terms, grad_tolerance);
   }
 }
 
