@@ -54,25 +54,40 @@ struct DistanceTable {
   }
 };
 
+template <class S>
+void fill(typename S::Real* to, int64_t n, typename S::Real number) {
+  for (int64_t c = 0; c < n; c += S::kWidth) S::store(to + c, S::set1(number));
+}
+
+template <class S>
+typename S::Real sum_of(const typename S::Real* x, int64_t n) {
+  auto sums = S::set1(0);
+  int64_t c = 0;
+  for (; c + S::kWidth <= n; c += S::kWidth) sums = S::add(sums, S::load(x + c));
+  typename S::Real sum = S::reduce_add(sums);
+  for (; c < n; ++c) sum += x[c];
+  return sum;
+}
+
 // Returns a line's n numbers, from the numbers of the rows from `from` on: those themselves, or
 // with the ends of the table repeated, in `to`. Both have room for a vector more.
-template <class Real>
+template <class S, class Real = typename S::Real>
 const Real* read_line(Real* to, const Real* by_row, int64_t from, const DistanceTable& table,
                       int64_t first, int64_t n) {
   const KeyRange inner = table.inner_columns(first, n);
   const Real* at = by_row + (first - from);
   if (inner.begin == 0 && inner.end == n) return at;
-  for (int64_t c = 0; c < inner.begin; ++c) to[c] = by_row[-from];
+  if (inner.begin > 0) fill<S>(to, inner.begin, by_row[-from]);
   if (inner.begin < inner.end) {
     std::memcpy(to + inner.begin, at + inner.begin,
                 static_cast<size_t>(inner.end - inner.begin) * sizeof(Real));
   }
-  for (int64_t c = inner.end; c < n; ++c) to[c] = by_row[table.rows - 1 - from];
+  if (inner.end < n) fill<S>(to + inner.end, n - inner.end, by_row[table.rows - 1 - from]);
   return to;
 }
 
 // The transpose of read_line: writes what each of the rows [from, from + width) got from a line.
-template <class Real>
+template <class S, class Real = typename S::Real>
 void write_line(Real* by_row, int64_t from, int64_t width, const DistanceTable& table,
                 int64_t first, const Real* line, int64_t n) {
   const KeyRange inner = table.inner_columns(first, n);
@@ -81,8 +96,10 @@ void write_line(Real* by_row, int64_t from, int64_t width, const DistanceTable& 
     std::memcpy(by_row + (first - from) + inner.begin, line + inner.begin,
                 static_cast<size_t>(inner.end - inner.begin) * sizeof(Real));
   }
-  for (int64_t c = 0; c < inner.begin; ++c) by_row[-from] += line[c];
-  for (int64_t c = inner.end; c < n; ++c) by_row[table.rows - 1 - from] += line[c];
+  if (inner.begin > 0) by_row[-from] += sum_of<S>(line, inner.begin);
+  if (inner.end < n) {
+    by_row[table.rows - 1 - from] += sum_of<S>(line + inner.end, n - inner.end);
+  }
 }
 
 }  // namespace

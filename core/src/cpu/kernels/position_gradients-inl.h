@@ -48,9 +48,9 @@ class PositionGradients {
       const int64_t offset = begin - lines.begin;
       const KeyRange reach = table.reach(some, columns);
       for (int64_t line = begin; line < some.end; ++line) {
-        write_line(band_ + (line - begin) * stride_, reach.begin, reach.end - reach.begin, table,
-                   table.row_at(line, columns.begin), grads + (line - lines.begin) * grads_stride,
-                   columns.end - columns.begin);
+        write_line<S>(band_ + (line - begin) * stride_, reach.begin, reach.end - reach.begin, table,
+                      table.row_at(line, columns.begin),
+                      grads + (line - lines.begin) * grads_stride, columns.end - columns.begin);
       }
       if (wants_features_) {
         multiply_table(reach, some.end - begin, term.width,

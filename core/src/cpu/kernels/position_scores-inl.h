@@ -99,7 +99,7 @@ class PositionScores {
       const int64_t from = multiply_lines(table, h, features + (begin - lines.begin) * stride,
                                           stride, some, columns);
       for (int64_t line = some.begin; line < some.end; ++line) {
-        visit(line, read_line(line_, products_ + (line - begin) * stride_, from, table,
+        visit(line, read_line<S>(line_, products_ + (line - begin) * stride_, from, table,
                               table.row_at(line, columns.begin), n));
       }
     }
