@@ -53,8 +53,14 @@ CASES = {
     },
     "own scale": {"rows": 17, "scale": 0.3},
     "several tiles": {
-        **{"batch": 1, "heads": 2, "queries": 150, "keys": 290, "rows": 200},
-        **{"terms": ("key", "query"), "offset": 140, "window_right": 20},
+        "batch": 1,
+        "heads": 2,
+        "queries": 150,
+        "keys": 290,
+        "rows": 200,
+        "terms": ("key", "query"),
+        "offset": 140,
+        "window_right": 20,
     },
     "grouped heads": {"rows": 17, "heads": 4, "key_heads": 2},
 }

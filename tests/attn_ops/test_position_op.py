@@ -36,7 +36,8 @@ def scores_of_positions(named, num_queries, num_keys):
         named[name][:, row.clamp(0, named[name].shape[1] - 1)]
         for name in ("key_table", "query_table")
     )
-    by_query = torch.einsum("bihk,hijk->bhij", named["position_query"], of_queries.expand(4, *[-1] * 3))
+    of_queries, of_keys = (table.expand(4, -1, -1, -1) for table in (of_queries, of_keys))
+    by_query = torch.einsum("bihk,hijk->bhij", named["position_query"], of_queries)
     return by_query + torch.einsum("bjhk,hijk->bhij", named["position_key"], of_keys)
 
 
@@ -69,9 +70,7 @@ def test_positions_beside_the_other_parts(softcap):
     out, lse = OP(*inputs, bias, 0.0, 0.5, **options, **named)
 
     positions = 0.5 * scores_of_positions(named, 5, 7)
-    expected = torch.ops.attn_ops.attention_with_lse(
-        *inputs, bias + positions, 0.0, 0.5, **options
-    )
+    expected = torch.ops.attn_ops.attention_with_lse(*inputs, bias + positions, 0.0, 0.5, **options)
     assert_close((out, lse), tuple(expected), rtol=0, atol=1e-12)
     weights = torch.randn_like(out), torch.randn_like(lse)
     grads = torch.autograd.grad((out, lse), wanted, weights)

@@ -33,7 +33,11 @@ _NEEDS: Final = tuple(
 
 @torch.library.register_fake("attn_ops::attention_by_position")
 def _fake_forward(
-    query: Tensor, key: Tensor, value: Tensor, *others: Any, **named: Any  # noqa: ANN401
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *others: Any,  # noqa: ANN401
+    **named: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor]:
     refuse_other_devices(query, key, value, *others, *named.values())
     batch, num_queries, heads, _ = query.shape
