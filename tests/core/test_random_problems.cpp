@@ -60,6 +60,13 @@ class SpoiltKeys {
     if (has_seen()) spoil_row(keys, seen_row_, generator);
   }
 
+  // The features [B, Mkv, Hq, width] of the keys that nobody sees.
+  void spoil_features(Array& features, Generator& generator) const {
+    for (const int64_t row : unseen_) {
+      for (int64_t g = 0; g < group_; ++g) spoil_row(features, row * group_ + g, generator);
+    }
+  }
+
   bool has_seen() const { return seen_row_ >= 0; }
 
   bool are_seen_by(int64_t b, int64_t h, int64_t query_row) const {
@@ -224,6 +231,7 @@ void run_problem(unsigned seed) {
   const SpoiltKeys spoilt(a, calls.mask, generator);
   if (one_in(generator, 2)) spoilt.spoil(a.key, generator);
   spoilt.spoil(a.value, generator);
+  if (a.position_key.exists()) spoilt.spoil_features(a.position_key, generator);
 
   run_both(calls);
   // The backward reads the forward's output, rounded as it is.
