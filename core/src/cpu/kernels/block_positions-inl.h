@@ -23,18 +23,21 @@ template <class Op>
 struct GradTableSum {
   using S = typename Op::S;
   using Real = typename S::Real;
-  int64_t heads = 0;  // 1 if all share the table; 0: not wanted
-  int64_t columns = 0;
+  int64_t heads;  // 1 if all share the table; 0: not wanted
+  int64_t columns;
   Real* sum;       // [heads, rows, columns]
   int64_t* turns;  // [heads]: whose turn it is to add
 
   GradTableSum(Scratch& scratch, const HeadRows& gradient, const PositionTerm& term, int64_t Hq)
-      : heads(!gradient                ? 0
-              : gradient.stride_h == 0 ? 1
-                                       : Hq),
+      : heads(heads_of(gradient, Hq)),
         columns(round_up(term.width, S::kWidth)),
         sum(scratch.take<Real>(heads * term.rows * columns)),
         turns(scratch.take<int64_t>(heads)) {}
+
+  static int64_t heads_of(const HeadRows& gradient, int64_t Hq) {
+    if (!gradient) return 0;
+    return gradient.stride_h == 0 ? 1 : Hq;
+  }
 
   void clear(int64_t rows) const {
     for (int64_t c = 0; c < heads * rows * columns; ++c) sum[c] = 0;

@@ -6,6 +6,7 @@
 #include "cpu/kernels/attend_row-inl.h"
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/decode_products-inl.h"
+#include "cpu/kernels/position_row-inl.h"
 
 namespace attn::cpu {
 namespace {

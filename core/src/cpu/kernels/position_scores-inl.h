@@ -9,7 +9,7 @@
 #include "cpu/kernels/distance_table-inl.h"
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/scores-inl.h"
+#include "cpu/kernels/softmax-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -100,7 +100,7 @@ class PositionScores {
                                           stride, some, columns);
       for (int64_t line = some.begin; line < some.end; ++line) {
         visit(line, read_line<S>(line_, products_ + (line - begin) * stride_, from, table,
-                              table.row_at(line, columns.begin), n));
+                                 table.row_at(line, columns.begin), n));
       }
     }
   }
@@ -161,45 +161,6 @@ void each_head(const Problem& p, const Sequence& sequence, int64_t key_head, Key
     const int64_t n = smaller(rows.end - r, sequence.Mq - at.i);
     visit(at.h, KeyRange{at.i, at.i + n}, r - rows.begin);
     r += n;
-  }
-}
-
-// The dot product of two rows, each of a dtype of its own.
-template <class S>
-typename S::Real dot_of(const char* x, DType x_dtype, const char* y, DType y_dtype, int64_t n) {
-  typename S::Real result = 0;
-  with_source<PositionOperand<S>>(x_dtype, [&]<DType kX>() {
-    return with_source<PositionOperand<S>>(y_dtype, [&]<DType kY>() {
-      auto sum = S::set1(0);
-      for (int64_t c = 0; c < n; c += S::kWidth) {
-        sum = S::fma(load_elements<S, kX>(x, c, n), load_elements<S, kY>(y, c, n), sum);
-      }
-      result = S::reduce_add(sum);
-      return true;
-    });
-  });
-  return result;
-}
-
-// Writes what positions add to one query's scores, in base 2: for so few lines as a single one, a
-// product would take less time than packing the table for it.
-template <class S>
-void load_position_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
-  const auto scale = static_cast<typename S::Real>(p.scale * kLog2E);
-  const PositionTerm &queries = p.positions.of_queries, &keys = p.positions.of_keys;
-  const int64_t b = at.sequence.b, first = at.distance() + p.positions.zero_row;
-  for (int64_t c = 0; c < at.n; ++c) {
-    to[c] = 0;
-    if (queries) {
-      const char* row = queries.table.row(0, clamp_to(first + c, queries.rows - 1), at.h);
-      to[c] += scale * dot_of<S>(queries.features.row(b, at.i, at.h), queries.features.dtype, row,
-                                 queries.table.dtype, queries.width);
-    }
-    if (keys) {
-      const char* row = keys.table.row(0, clamp_to(first + c, keys.rows - 1), at.h);
-      to[c] += scale * dot_of<S>(keys.features.row(b, at.begin + c, at.h), keys.features.dtype, row,
-                                 keys.table.dtype, keys.width);
-    }
   }
 }
 
