@@ -41,8 +41,17 @@ std::array<const Tensor*, kNumDifferentiable> differentiable(const Inputs& input
   const auto pointer = [](const std::optional<Tensor>& tensor) {
     return tensor ? &*tensor : nullptr;
   };
-  return {&inputs.query,          &inputs.key,           &inputs.value,       pointer(inputs.bias),
-          pointer(inputs.slopes), pointer(inputs.table), pointer(inputs.sink)};
+  return {&inputs.query,
+          &inputs.key,
+          &inputs.value,
+          pointer(inputs.bias),
+          pointer(inputs.slopes),
+          pointer(inputs.table),
+          pointer(inputs.sink),
+          pointer(inputs.position_query),
+          pointer(inputs.key_table),
+          pointer(inputs.position_key),
+          pointer(inputs.query_table)};
 }
 
 }  // namespace
@@ -81,7 +90,9 @@ std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInput
     STD_TORCH_CHECK(sources[i],
                     "attention: expected gradients of present inputs to be needed, got a need for "
                     "that of input ",
-                    i, " of query, key, value, bias, slopes, table, sink");
+                    i,
+                    " of query, key, value, bias, slopes, table, sink, position_query, key_table, "
+                    "position_key, query_table");
     gradients.push_back(empty_contiguous_like(*sources[i]));
     gradient_views[i] = view(gradients.back());
   }
@@ -104,6 +115,10 @@ std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInput
   args.grad_slopes = wanted(4);
   args.grad_table = wanted(5);
   args.grad_sink = wanted(6);
+  args.grad_position_query = wanted(7);
+  args.grad_key_table = wanted(8);
+  args.grad_position_key = wanted(9);
+  args.grad_query_table = wanted(10);
   run(args, inputs.query, &attn_attention_backward_workspace, &attn_attention_backward);
   return gradients;
 }

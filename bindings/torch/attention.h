@@ -29,8 +29,10 @@ struct BackwardInputs {
   std::optional<Tensor> grad_lse;
 };
 
-// query, key, value, bias, slopes, table and sink, in this order.
-inline constexpr size_t kNumDifferentiable = 7;
+// query, key, value, bias, slopes, table, sink, and position_query, key_table, position_key and
+// query_table, in this order.
+inline constexpr size_t kNumDifferentiable = 11;
+inline constexpr size_t kNumPositions = 4;  // the last of them
 
 // The gradients of those that are needed, without gaps.
 std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInputs& backward,

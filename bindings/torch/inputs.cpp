@@ -35,6 +35,11 @@ Inputs pop_inputs(OperatorStack& stack) {
   return inputs;
 }
 
+void pop_positions(OperatorStack& stack, Inputs& inputs) {
+  stack.pop(inputs.position_query, inputs.key_table, inputs.position_key, inputs.query_table,
+            inputs.zero_row);
+}
+
 InputViews::InputViews(const Inputs& inputs)
     : query_(view(inputs.query)),
       key_(view(inputs.key)),
@@ -49,6 +54,10 @@ InputViews::InputViews(const Inputs& inputs)
       slopes_(inputs.slopes),
       table_(inputs.table),
       sink_(inputs.sink),
+      position_query_(inputs.position_query),
+      key_table_(inputs.key_table),
+      position_key_(inputs.position_key),
+      query_table_(inputs.query_table),
       mask_(ATTN_MASK_INIT),
       scale_(checked_scale(inputs.scale)) {
   mask_.band = {.left = inputs.band_left,
@@ -68,6 +77,11 @@ InputViews::InputViews(const Inputs& inputs)
                   .block_size = inputs.block_size};
   mask_.relative = {.slopes = slopes_.get(), .table = table_.get()};
   mask_.sink = sink_.get();
+  mask_.positions = {.query = position_query_.get(),
+                     .key_table = key_table_.get(),
+                     .key = position_key_.get(),
+                     .query_table = query_table_.get(),
+                     .zero_row = inputs.zero_row};
   mask_.softcap = inputs.softcap;
 }
 

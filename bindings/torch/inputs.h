@@ -27,9 +27,13 @@ struct Inputs {
   int64_t block_size = 0;
   std::optional<Tensor> slopes, table, sink;
   double softcap = 0.0;
+  std::optional<Tensor> position_query, key_table, position_key, query_table;
+  int64_t zero_row = 0;
 };
 
+// All but positions, which only some operators take, after the others.
 Inputs pop_inputs(OperatorStack& stack);
+void pop_positions(OperatorStack& stack, Inputs& inputs);
 
 // What stands for `scale` in the C ABI, whose default is an infinity, which no user means.
 double checked_scale(std::optional<double> scale);
@@ -54,7 +58,7 @@ class InputViews {
  private:
   attn_tensor query_, key_, value_;
   OptionalView bias_, q_start_, k_start_, k_len_, block_table_, block_offsets_, block_indices_,
-      slopes_, table_, sink_;
+      slopes_, table_, sink_, position_query_, key_table_, position_key_, query_table_;
   attn_mask mask_;
   double scale_;
 };

@@ -16,15 +16,20 @@ namespace {
 // The schemas spell ATTN_UNBOUNDED and ATTN_ANCHOR_TOP_LEFT out.
 static_assert(ATTN_UNBOUNDED == 9223372036854775807 && ATTN_ANCHOR_TOP_LEFT == 0);
 
-// The order of Inputs, with the names of memory_efficient_attention first.
-const std::string kPublicInputs =
+// The order of Inputs: first the arguments of memory_efficient_attention by its names, then those
+// of masks, which public operators take by name alone where they can: torch's own way to register a
+// gradient wants tensors that have one by position.
+const std::string kArguments =
     "Tensor query, Tensor key, Tensor value, Tensor? attn_bias=None, float p=0.0, "
-    "float? scale=None, *, SymInt band_left=9223372036854775807, "
+    "float? scale=None, ";
+const std::string kMask =
+    "SymInt band_left=9223372036854775807, "
     "SymInt band_right=9223372036854775807, int band_anchor=0, Tensor? dropout_seed=None, "
     "Tensor? q_start=None, Tensor? k_start=None, Tensor? k_len=None, SymInt max_q_len=0, "
     "SymInt max_k_len=0, Tensor? block_table=None, SymInt page_size=0, "
     "Tensor? block_offsets=None, Tensor? block_indices=None, SymInt block_size=0, "
     "Tensor? slopes=None, Tensor? table=None, Tensor? sink=None, float softcap=0.0";
+const std::string kPublicInputs = kArguments + "*, " + kMask;
 
 // The same for the operators that Python calls with all of them by position, which is faster.
 const std::string kInputs =
@@ -33,6 +38,11 @@ const std::string kInputs =
     "Tensor? k_start, Tensor? k_len, SymInt max_q_len, SymInt max_k_len, Tensor? block_table, "
     "SymInt page_size, Tensor? block_offsets, Tensor? block_indices, SymInt block_size, "
     "Tensor? slopes, Tensor? table, Tensor? sink, float softcap";
+
+// What operators of relative positions take after that.
+const std::string kPositions =
+    ", Tensor? position_query=None, Tensor? key_table=None, Tensor? position_key=None, "
+    "Tensor? query_table=None, SymInt zero_row=0";
 
 void run_attention(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
   OperatorStack stack(values, num_arguments, num_results);
@@ -51,14 +61,35 @@ void run_attention_forward(StableIValue* values, uint64_t num_arguments, uint64_
   stack.push(out, lse);
 }
 
+void run_attention_by_position(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  Inputs inputs = pop_inputs(stack);
+  pop_positions(stack, inputs);
+  const auto [out, lse] = attention_forward(inputs, std::nullopt);
+  stack.push(out, lse);
+}
+
+// Pops the rest of the arguments, of which `count` say what is needed, and pushes the gradients.
+void run_backward(OperatorStack& stack, const Inputs& inputs, size_t count) {
+  BackwardInputs backward;
+  stack.pop(backward.out, backward.lse, backward.grad_out, backward.grad_lse);
+  std::array<bool, kNumDifferentiable> needed{};
+  for (size_t i = 0; i < count; ++i) stack.pop(needed[i]);
+  stack.push(attention_backward(inputs, backward, needed));
+}
+
 void run_attention_backward(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
   OperatorStack stack(values, num_arguments, num_results);
   const Inputs inputs = pop_inputs(stack);
-  BackwardInputs backward;
-  stack.pop(backward.out, backward.lse, backward.grad_out, backward.grad_lse);
-  std::array<bool, kNumDifferentiable> needed;
-  for (bool& need : needed) stack.pop(need);
-  stack.push(attention_backward(inputs, backward, needed));
+  run_backward(stack, inputs, kNumDifferentiable - kNumPositions);
+}
+
+void run_attention_by_position_backward(StableIValue* values, uint64_t num_arguments,
+                                        uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  Inputs inputs = pop_inputs(stack);
+  pop_positions(stack, inputs);
+  run_backward(stack, inputs, kNumDifferentiable);
 }
 
 // The same functions serve both devices: the core looks at the tensors.
@@ -69,6 +100,8 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("_unmasked_attention", TORCH_BOX(&unmasked_attention));
   m.impl("_attention_forward", &run_attention_forward);
   m.impl("_attention_backward", &run_attention_backward);
+  m.impl("attention_by_position", &run_attention_by_position);
+  m.impl("_attention_by_position_backward", &run_attention_by_position_backward);
   m.impl("merge", TORCH_BOX(&merge));
   m.impl("_merge", TORCH_BOX(&merge));
   m.impl("_merge_backward", TORCH_BOX(&merge_backward));
@@ -81,7 +114,10 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
 // Fake kernels, autograd and autocast rules are attn_ops/_torch_ops.py's. An operator that carries
 // no autograd of its own begins with an underscore.
 STABLE_TORCH_LIBRARY(attn_ops, m) {
+  using attn_torch::kArguments;
   using attn_torch::kInputs;
+  using attn_torch::kMask;
+  using attn_torch::kPositions;
   using attn_torch::kPublicInputs;
   const std::string options = ", ScalarType? output_dtype=None) -> ";
   m.def(("attention(" + kPublicInputs + options + "Tensor").c_str());
@@ -89,10 +125,16 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
   m.def("_unmasked_attention(Tensor query, Tensor key, Tensor value, float? scale=None) -> Tensor");
   m.def(("_attention(" + kInputs + options + "Tensor").c_str());
   m.def(("_attention_forward(" + kInputs + options + "(Tensor out, Tensor lse)").c_str());
-  m.def(("_attention_backward(" + kInputs +
-         ", Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool need_query, "
-         "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "
-         "bool need_sink) -> Tensor[]")
+  const std::string backward =
+      ", Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, bool need_query, "
+      "bool need_key, bool need_value, bool need_bias, bool need_slopes, bool need_table, "
+      "bool need_sink";
+  m.def(("_attention_backward(" + kInputs + backward + ") -> Tensor[]").c_str());
+  const std::string by_position = kArguments + kMask + kPositions;
+  m.def(("attention_by_position(" + by_position + ") -> (Tensor out, Tensor lse)").c_str());
+  m.def(("_attention_by_position_backward(" + by_position + ", *" + backward +
+         ", bool need_position_query, bool need_key_table, bool need_position_key, "
+         "bool need_query_table) -> Tensor[]")
             .c_str());
   const std::string merge =
       "(Tensor[] chunk_outs, Tensor[] chunk_lses, *, ScalarType? output_dtype=None) "

@@ -105,6 +105,23 @@ def test_layers_there_and_back():
             assert_close(built.to_torch()(x), layer(x), rtol=0, atol=1e-12)
 
 
+def test_float32_is_within_a_millionth_of_torch():
+    encoder, x = torch_encoder(num_layers=2), random(N, T, E)
+    mha = encoder.layers[0].self_attn
+    with torch.no_grad():
+        cases = (
+            (mha, None, window_rows(mha, x, x, x, L)[:, :, -1]),
+            (mha, "retroactive", window_rows(mha, x, x, x, L)),
+            (encoder.layers[0], None, newest_rows(encoder.layers[0], x, L)),
+            (encoder, "windowed", newest_rows(encoder, x, L)),
+            (encoder, "stacked", stacked_rows(encoder, x, L)),
+        )
+        for module, form, expected in cases:
+            got = continual(module, L, form).float().forward_steps(x.float())
+            atol = 1e-6 * expected.abs().max().item()
+            assert_close(got.double(), expected, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_mode_and_settings_of_every_part_are_kept(training):
     encoder = torch_encoder().train(training)

@@ -1,7 +1,6 @@
-"""Graphs of the step: one across the fill boundary, for any number of streams, and for chunks."""
+"""What `FunctionalStep` holds and refuses; `test_every_graph` runs it in graphs."""
 
 import doctest
-import io
 
 import pytest
 import torch
@@ -16,124 +15,34 @@ from attn_continual import (
 from running_mean import RunningMean
 
 L, N, T, E = 4, 3, 7, 8
-OPTIONS = [
-    {},
-    pytest.param(
-        {"query_index": -3, "add_bias_kv": True, "batch_first": False}, marks=pytest.mark.slow
-    ),
-]
-CHUNKS = [5, 2, 9, 3]  # the first is no other size there is, which a graph would take it for
 
-tracing = pytest.mark.filterwarnings(
-    "ignore::torch.jit.TracerWarning", "ignore:`torch.jit:DeprecationWarning"
-)
-compiling = pytest.mark.filterwarnings(
+
+def make():
+    torch.manual_seed(0)
+    return SingleOutputMultiheadAttention(E, 2, sequence_len=L, dtype=torch.float64).eval()
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(N)
+    return torch.randn(N, T, E, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.filterwarnings(
     "ignore:.*Function'> should not be instantiated:DeprecationWarning",
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
 )
-
-
-@pytest.fixture(autouse=True)
-def _forget_compiled_code():
+def test_gradients_pass_through_compiled_steps():
     torch.compiler.reset()
-
-
-def make(**options):
-    torch.manual_seed(0)
-    return SingleOutputMultiheadAttention(
-        E, 2, sequence_len=L, dtype=torch.float64, **options
-    ).eval()
-
-
-def inputs(streams=N, steps=T):
-    generator = torch.Generator().manual_seed(streams)
-    return torch.randn(streams, steps, E, dtype=torch.float64, generator=generator)
-
-
-def assert_same_steps(got, expected, streams=N):
-    """Feed both, from tensors to tensors, the same stream, and compare all that they return."""
-    state = other = expected.initial_state(streams)
-    for row in inputs(streams).unbind(1):
-        y, *state, valid = got(row, *state)
-        expected_y, *other, expected_valid = expected(row, *other)
-        assert torch.equal(valid, expected_valid)
-        assert_close(y, expected_y, rtol=0, atol=1e-12)
-        for a, b in zip(state, other, strict=True):
-            assert_close(a, b, rtol=0, atol=1e-12)
-
-
-def assert_same_chunks(got, expected, lengths, streams=N):
-    state = other = expected.initial_state(streams)
-    for chunk in inputs(streams, sum(lengths)).split(lengths, 1):
-        x = chunk if expected.module.time_axis == 1 else chunk.transpose(0, 1)
-        y, *state, valid = got(x, *state)
-        expected_y, *other, expected_valid = expected(x, *other)
-        assert torch.equal(valid, expected_valid)
-        assert_close(y, expected_y, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
-@compiling
-class TestSingleOutput:
-    def test_one_compiled_graph_serves_every_step(self, options):
-        step = FunctionalStep(make(**options))
-        compiled = torch.compile(step, fullgraph=True, dynamic=False, backend="aot_eager")
-        with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
-            assert_same_steps(compiled, step)
-
-    def test_one_compiled_graph_serves_chunks_of_any_length(self, options):
-        steps = FunctionalStep(make(**options), "steps")
-        compiled = torch.compile(steps, fullgraph=True, dynamic=True, backend="aot_eager")
-        with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
-            assert_same_chunks(compiled, steps, CHUNKS)
-
-    def test_gradients_pass_through_compiled_steps(self, options):
-        module = make(**options)
-        compiled = torch.compile(module.step, fullgraph=True, backend="aot_eager")
-        found = []
-        for step in (compiled, module.step):
-            state, total = module.initial_state(N), 0
-            for row in inputs().unbind(1):
-                y, state, valid = step(row, state)
-                total = total + y[valid].square().sum()
-            found.append(torch.autograd.grad(total, list(module.parameters())))
-        assert_close(*found, rtol=1e-10, atol=1e-10)
-
-    def test_exported_step(self, options):
-        step = FunctionalStep(make(**options))
-        streams = torch.export.Dim("streams", min=1, max=64)
-        state = step.initial_state(N)
-        shapes = ({0: streams}, tuple({0: streams} for _ in state))
-        with torch.no_grad():
-            arguments = (inputs()[:, 0], *state)
-            program = torch.export.export(step, arguments, dynamic_shapes=shapes).module()
-            for number in (1, N, 7):
-                assert_same_steps(program, step, number)
-
-    def test_exported_chunks(self, options):
-        steps = FunctionalStep(make(**options), "steps")
-        streams = torch.export.Dim("streams", min=1, max=64)
-        time = torch.export.Dim("time", min=2, max=64)
-        state, axis = steps.initial_state(N), steps.module.time_axis
-        shapes = ({axis: time, 1 - axis: streams}, tuple({0: streams} for _ in state))
-        x = inputs() if axis == 1 else inputs().transpose(0, 1)
-        with torch.no_grad():
-            program = torch.export.export(steps, (x, *state), dynamic_shapes=shapes).module()
-            for number in (1, N, 7):
-                assert_same_chunks(program, steps, CHUNKS, number)
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
-@tracing
-def test_traced_step_survives_a_file(options):
-    step = FunctionalStep(make(**options))
-    file = io.BytesIO()
-    with torch.no_grad():
-        torch.jit.save(torch.jit.trace(step, (inputs()[:, 0], *step.initial_state(N))), file)
-        file.seek(0)
-        traced = torch.jit.load(file)
-        for number in (1, N, 7):
-            assert_same_steps(traced, step, number)
+    module = make()
+    compiled = torch.compile(module.step, fullgraph=True, backend="aot_eager")
+    found = []
+    for step in (compiled, module.step):
+        state, total = module.initial_state(N), 0
+        for row in inputs().unbind(1):
+            y, state, valid = step(row, state)
+            total = total + y[valid].square().sum()
+        found.append(torch.autograd.grad(total, list(module.parameters())))
+    assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 def test_it_is_the_module_that_it_holds():

@@ -5,40 +5,37 @@ import torch
 from torch.testing import assert_close
 
 from allocated_elements import AllocatedElements
-from attn_continual import _position_chunks, attend_by_position
-from attn_continual._position_chunks import PositionCall
+from attn_continual import attend_by_position
 from reference.continual import positions
 
 CASES = {
     "every distance": {"rows": 17},
-    "one table for all heads": {"rows": 17, "table_heads": 1, "chunk_size": 4},
-    "clipped": {"rows": 5, "chunk_size": 4},
-    "clipped to one row": {"rows": 1, "chunk_size": 5},
-    "more keys": {"keys": 13, "rows": 25, "offset": 4, "chunk_size": 4},
-    "more queries": {"keys": 4, "rows": 9, "chunk_size": 2},
-    "causal": {"rows": 9, "zero_row": 8, "window_right": 0, "chunk_size": 4},
+    "one table for all heads": {"rows": 17, "table_heads": 1},
+    "clipped": {"rows": 5},
+    "clipped to one row": {"rows": 1},
+    "more keys": {"keys": 13, "rows": 25, "offset": 4},
+    "more queries": {"keys": 4, "rows": 9},
+    "causal": {"rows": 9, "zero_row": 8, "window_right": 0},
     "causal continuation": {
         "keys": 13,
         "rows": 13,
         "zero_row": 12,
         "offset": 4,
         "window_right": 0,
-        "chunk_size": 4,
     },
-    "queries before the keys": {"rows": 7, "offset": -5, "window_right": 0, "chunk_size": 2},
-    "queries after the keys": {"rows": 7, "offset": 6, "window_left": 4, "chunk_size": 2},
+    "queries before the keys": {"rows": 7, "offset": -5, "window_right": 0},
+    "queries after the keys": {"rows": 7, "offset": 6, "window_left": 4},
     "window": {"keys": 12, "rows": 8, "offset": 2, "window_left": 3, "window_right": 1},
     "single queries": {"queries": 1, "keys": 8, "rows": 15, "offset": 7},
-    "padding": {"rows": 17, "padding": True, "chunk_size": 4},
-    "bias": {"rows": 17, "bias": (1, 3, 9, 9), "chunk_size": 4},
+    "padding": {"rows": 17, "padding": True},
+    "bias": {"rows": 17, "bias": (1, 3, 9, 9)},
     "bias of keys, padding and window": {
         "rows": 6,
         "bias": (2, 1, 1, 9),
         "padding": True,
         "window_left": 2,
-        "chunk_size": 4,
     },
-    "positions of queries": {"rows": 17, "terms": ("query",), "chunk_size": 4},
+    "positions of queries": {"rows": 17, "terms": ("query",)},
     "positions of both": {"rows": 17, "terms": ("key", "query")},
     "positions of both, clipped": {
         "keys": 13,
@@ -47,16 +44,24 @@ CASES = {
         "offset": 3,
         "window_right": 2,
         "padding": True,
-        "chunk_size": 4,
     },
     "positions of both, shared": {
         "rows": 3,
         "table_heads": 1,
         "zero_row": 0,
         "terms": ("key", "query"),
-        "chunk_size": 7,
     },
     "own scale": {"rows": 17, "scale": 0.3},
+    "several tiles": {
+        "batch": 1,
+        "heads": 2,
+        "queries": 150,
+        "keys": 290,
+        "rows": 200,
+        "terms": ("key", "query"),
+        "offset": 140,
+        "window_right": 20,
+    },
     "grouped heads": {"rows": 17, "heads": 4, "key_heads": 2},
 }
 
@@ -104,9 +109,7 @@ def make_call(
 
 def expected_of(tensors, options):
     wide = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
-    out = positions.attend(
-        **wide, **{name: x for name, x in options.items() if name != "chunk_size"}
-    )
+    out = positions.attend(**wide, **options)
     return out, torch.autograd.grad(out, list(wide.values()), cotangent(out))
 
 
@@ -153,7 +156,7 @@ def test_content_stands_for_positions_by_default():
 
 def test_gradcheck():
     tensors, options = make_call(
-        batch=1, queries=4, keys=5, heads=2, rows=4, terms=("key", "query"), chunk_size=3
+        batch=1, queries=4, keys=5, heads=2, rows=4, terms=("key", "query")
     )
     names = list(tensors)
 
@@ -164,7 +167,7 @@ def test_gradcheck():
 
 
 def test_gradients_under_dropout_match_differences():
-    tensors, options = make_call(batch=1, queries=4, keys=5, heads=2, rows=4, chunk_size=3)
+    tensors, options = make_call(batch=1, queries=4, keys=5, heads=2, rows=4)
 
     def attend(query, table):
         torch.manual_seed(3)
@@ -176,30 +179,38 @@ def test_gradients_under_dropout_match_differences():
     assert torch.autograd.gradcheck(attend, inputs, atol=1e-6)
 
 
-def test_dropout_drops_anew_in_each_chunk():
-    tensors, options = make_call(batch=1, queries=64, keys=64, heads=1, rows=9, chunk_size=16)
+def test_dropout_scales_what_it_keeps():
+    tensors, options = make_call(batch=1, queries=64, keys=64, heads=1, rows=9)
     tensors["value"] = torch.eye(64, dtype=torch.float64)[None, :, None]
     weights = attend_by_position(**tensors, **options)[0, :, 0]
     dropped = attend_by_position(**tensors, **options, p=0.25)[0, :, 0]
     is_kept = dropped != 0
     assert_close(dropped[is_kept], weights[is_kept] / 0.75, rtol=1e-12, atol=0)
     assert abs(is_kept.double().mean() - 0.75) < 0.03  # 4 standard deviations
-    by_chunk = is_kept.unflatten(0, (4, 16))
-    assert not any((by_chunk[0] == by_chunk[chunk]).all() for chunk in (1, 2, 3))
 
 
-@pytest.mark.parametrize("scores", [2 * 4 * 4 * 13, 2 * 4 * 13, 1])
-def test_samples_and_heads_taken_apart_give_the_same(scores, monkeypatch):
-    tensors, options = make_call(
-        batch=5, heads=4, key_heads=2, terms=("key", "query"), bias=(5, 4, 9, 1), chunk_size=4
-    )
-    together = result_of(tensors, options)
-    monkeypatch.setattr(_position_chunks, "_SCORES_PER_THREAD", scores)
-    assert_close(result_of(tensors, options), together, rtol=0, atol=1e-12)
+def test_keep_beside_a_bias():
+    tensors, options = make_call(bias=(1, 3, 9, 1), padding=True)
+    out, grads = result_of(tensors, options)
+    expected, expected_grads = expected_of(tensors, options)
+    assert_close(out, expected, rtol=0, atol=1e-12)
+    assert_close(grads, expected_grads, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", [2, -1])
+def test_rows_that_are_not_contiguous(step):
+    tensors, options = make_call(terms=("key", "query"))
+    expected = attend_by_position(**tensors, **options)
+    for name in ("key_table", "position_query", "query_table", "position_key"):
+        x = tensors[name].detach()
+        wide = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1])
+        wide[..., ::2] = x
+        tensors[name] = wide[..., ::2] if step == 2 else x.mT.contiguous().mT
+    assert_close(attend_by_position(**tensors, **options), expected, rtol=0, atol=0)
 
 
 def test_queries_without_keys_give_zeros():
-    tensors, options = make_call(terms=("key", "query"), bias=(2, 3, 9, 9), chunk_size=4)
+    tensors, options = make_call(terms=("key", "query"), bias=(2, 3, 9, 9))
     keep = torch.ones(2, 3, 9, 9, dtype=torch.bool)
     keep[0, :, 2] = False
     keep[1] = False
@@ -225,38 +236,49 @@ def test_nothing_to_attend_to_or_from(empty):
 
 
 def test_numbers_in_hidden_keys_reach_nothing():
-    tensors, options = make_call(padding=True, window_right=0, chunk_size=4)
+    tensors, options = make_call(padding=True, window_right=0, terms=("key", "query"))
     expected = result_of(tensors, options)
     with torch.no_grad():
-        for name in ("key", "value"):
+        for name in ("key", "value", "position_key"):
             tensors[name][0, 6:] = torch.nan
             tensors[name][1, 8:] = torch.nan
     out, grads = result_of(tensors, options)
     assert_close(out[:, :8], expected[0][:, :8], rtol=0, atol=0)
     assert out[0].isfinite().all()
-    assert grads[0][:, :8].isfinite().all()
+    by_name = dict(zip(tensors, grads, strict=True))
+    assert by_name["query"][:, :8].isfinite().all()
+    assert by_name["position_query"][:, :8].isfinite().all()
+    assert by_name["position_key"][0].isfinite().all()
 
 
-def test_the_same_bits_on_every_run():
-    tensors, options = make_call(queries=200, keys=200, rows=31, terms=("key", "query"))
-    first, second = (result_of(tensors, options) for _ in range(2))
+@pytest.mark.parametrize("term", ["key", "query"])
+def test_numbers_in_padding_reach_no_table(term):
+    tensors, options = make_call(terms=(term,))
+    options["keep"] = torch.arange(9)[None, None, None] < 7
+    expected = result_of(tensors, options)
+    with torch.no_grad():
+        for name in {"key", "value", "position_key"} & tensors.keys():
+            tensors[name][:, 7:] = torch.nan
+    assert_close(result_of(tensors, options), expected, rtol=0, atol=0)
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    tensors, options = make_call(queries=200, keys=600, rows=31, terms=("key", "query"))
+    first = result_of(tensors, options)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads % 2 + 1)
+        second = result_of(tensors, options)
+    finally:
+        torch.set_num_threads(threads)
     assert_close(first, second, rtol=0, atol=0)
 
 
 def test_nothing_has_queries_times_keys():
-    tensors, _ = make_call(batch=1, queries=512, keys=512, heads=1, rows=1023, terms=("key",))
-    scalars = (None, None, None, None, None, 0.5, 0.0, 511, 0, None, None, 32)
-    call = PositionCall(*(x.detach() for x in reordered(tensors)), *scalars)
+    tensors, options = make_call(batch=1, queries=512, keys=512, heads=1, rows=1023)
     with AllocatedElements() as allocated:
-        out, lse = call.query.new_empty(1, 512, 1, 5), call.query.new_empty(1, 1, 512)
-        _position_chunks.forward(call, out, lse)
-        _position_chunks.backward(call, out, lse, torch.ones_like(out))
-    assert allocated.largest == 32 * (512 + 31), allocated.operation
-
-
-def reordered(tensors):
-    """Return the tensors in the order of `PositionCall`, as far as there are positions of keys."""
-    return [tensors[name] for name in ("query", "key", "value", "position_query", "key_table")]
+        result_of(tensors, options)
+    assert allocated.largest == 1023 * 6, allocated.operation  # the gradient of the table
 
 
 def test_autocast_computes_in_its_dtype():
@@ -269,14 +291,6 @@ def test_autocast_computes_in_its_dtype():
     assert_close(out.double(), expected, rtol=0, atol=5e-2)
     assert [x.dtype for x in grads] == [x.dtype for x in tensors.values()]
     assert_close([x.double() for x in grads], list(expected_grads), rtol=0, atol=5e-2)
-
-
-def test_operator_keeps_what_torch_asks_of_operators():
-    tensors, _ = make_call(batch=1, terms=("key", "query"), dtype=torch.float32)
-    inputs = (*tensors.values(), None, None, None, 0.5, 0.0, 8, 0, None, 0, 4)
-    order = ("query", "key", "value", "position_query", "key_table", "position_key", "query_table")
-    inputs = (*(tensors[name] for name in order), *inputs[len(order) :])
-    torch.library.opcheck(torch.ops.attn_continual.attend_by_position, inputs)
 
 
 class Attend(torch.nn.Module):
@@ -335,7 +349,6 @@ def test_exported_with_free_lengths():
         ({"keep": torch.zeros(2, 1, 1, 9)}, "expected keep, bool"),
         ({"attn_bias": torch.zeros(2, 1, 4, 9)}, "expected attn_bias, floating"),
         ({"attn_bias": torch.zeros(2, 1, 1, 9, dtype=torch.int64)}, "expected attn_bias, floating"),
-        ({"chunk_size": 0}, "expected chunk_size"),
         ({"p": 1.5}, "a dropout probability p"),
         ({"value": torch.zeros(2, 8, 3, 5, dtype=torch.float64)}, "value"),
     ],

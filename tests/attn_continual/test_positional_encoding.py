@@ -6,7 +6,6 @@ from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from attn_continual import (
-    FunctionalStep,
     RecyclingPositionalEncoding,
     SingleOutputMultiheadAttention,
 )
@@ -126,17 +125,6 @@ def test_streams_are_at_rows_of_their_own():
     assert state.row.tolist() == [T, 0, T]
     out, _, _ = encoding.step(zeros[:, :, 0], state)
     assert_close(out, table(encoding)[state.row])
-
-
-def test_one_compiled_graph_serves_every_step():
-    torch.compiler.reset()
-    step = FunctionalStep(make())
-    compiled = torch.compile(step, fullgraph=True, dynamic=False, backend="aot_eager")
-    state = step.initial_state(N)
-    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
-        for t in range(2 * ROWS):
-            out, *state, _ = compiled(torch.zeros(N, C, dtype=torch.float64), *state)
-            assert_close(out, expected_rows(step.module, t, 1)[:, :, 0])
 
 
 def test_what_it_encodes_goes_into_attention_of_the_same_layout():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attn_continual import FunctionalStep, RetroactiveMultiheadAttention
+from attn_continual import RetroactiveMultiheadAttention
 from attn_continual.testing import verify_contract
 from reference.continual.retroactive import window_rows
 
@@ -145,13 +145,6 @@ def test_layouts(name):
     assert_close(weights, attention)
 
 
-@pytest.mark.parametrize("length", [1, 2, 4])
-@pytest.mark.parametrize("options", [{}, {"add_bias_kv": True, "add_zero_attn": True}], ids=name_of)
-def test_contract(length, options):
-    layer, _ = make(length, torch.float32, **options)
-    verify_contract(layer, random(3, 9, E, dtype=torch.float32))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_drifts_or_overflows_with_large_logits(dtype):
     """Logits of standard deviation 20 over 100 000 steps, where sums of exponentials give NaN."""
@@ -188,30 +181,6 @@ def test_a_key_that_dominated_leaves_no_trace():
     assert_close(
         got[:, 4:], expected[:, 4:], rtol=0, atol=3e-6 * expected[:, 4:].abs().max().item()
     )
-
-
-@pytest.fixture
-def _forget_compiled_code():
-    torch.compiler.reset()
-
-
-@pytest.mark.usefixtures("_forget_compiled_code")
-@pytest.mark.parametrize(
-    ("method", "lengths"),
-    [("step", [None] * 7), pytest.param("steps", [5, 2, 9, 3], marks=pytest.mark.slow)],
-    ids=["step", "chunks"],
-)
-def test_one_compiled_graph_crosses_the_fill_boundary(method, lengths):
-    run = FunctionalStep(make()[0], method)
-    compiled = torch.compile(run, fullgraph=True, dynamic=method == "steps", backend="aot_eager")
-    state = other = run.initial_state(N)
-    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
-        for seed, length in enumerate(lengths):
-            x = random(N, E, seed=seed) if length is None else random(N, length, E, seed=seed)
-            y, *state, valid = compiled(x, *state)
-            expected, *other, expected_valid = run(x, *other)
-            assert torch.equal(valid, expected_valid)
-            assert_close(y, expected, rtol=0, atol=1e-12)
 
 
 def test_autocast_computes_in_bfloat16_with_rings_of_float32():

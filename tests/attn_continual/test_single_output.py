@@ -118,21 +118,6 @@ def test_float32_is_within_a_millionth(query_index):
         assert_close(out.double(), expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_contract(options):
-    layer, _ = make(
-        query_index=-2, **{k: v for k, v in options.items() if k not in ("kdim", "vdim")}
-    )
-    verify_contract(layer, random(3, 9, E))
-
-
-@pytest.mark.parametrize("length", [1, 2, 5])
-@pytest.mark.parametrize("query_index", [-1, 0])
-def test_contract_of_short_windows(length, query_index):
-    layer, _ = make(length, torch.float32, query_index=query_index)
-    verify_contract(layer, random(3, 9, E, dtype=torch.float32))
-
-
 @pytest.mark.parametrize(
     ("layout", "axes"),
     [

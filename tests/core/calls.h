@@ -21,6 +21,8 @@ struct Arrays {
   Array grad_query, grad_key, grad_value;
   Array bias, slopes, table, sink;
   Array grad_bias, grad_slopes, grad_table, grad_sink;
+  Array position_query, key_table, position_key, query_table;
+  Array grad_position_query, grad_key_table, grad_position_key, grad_query_table;
   Array q_start, k_start, k_len, block_table, offsets, indices;  // int32
 
   Arrays(attn_dtype dtype, attn_dtype out_dtype, const Shape& s, unsigned seed) {
@@ -52,9 +54,33 @@ struct Arrays {
     table = Array::random(dtype, {query.extent(2), 2 * radius + 1}, seed);
     grad_table = Array(dtype, table.shape());
   }
+  // Positions of queries with a key table, or of keys with a query table. A table of all heads has
+  // `heads` 1. Numbers are small: as many products are summed as in query . key.
+  void add_query_positions(attn_dtype dtype, int64_t width, int64_t rows, int64_t heads,
+                           unsigned seed) {
+    const auto& s = query.shape();
+    position_query = small(dtype, {s[0], s[1], s[2], width}, seed);
+    key_table = small(dtype, {heads, rows, width}, seed + 1);
+    grad_position_query = Array(dtype, position_query.shape());
+    grad_key_table = Array(dtype, key_table.shape());
+  }
+  void add_key_positions(attn_dtype dtype, int64_t width, int64_t rows, int64_t heads,
+                         unsigned seed) {
+    position_key = small(dtype, {key.extent(0), key.extent(1), query.extent(2), width}, seed);
+    query_table = small(dtype, {heads, rows, width}, seed + 1);
+    grad_position_key = Array(dtype, position_key.shape());
+    grad_query_table = Array(dtype, query_table.shape());
+  }
   void add_sink(attn_dtype dtype, unsigned seed) {
     sink = Array::random(dtype, {query.extent(2)}, seed);
     grad_sink = Array(dtype, sink.shape());
+  }
+
+ private:
+  static Array small(attn_dtype dtype, const std::vector<int64_t>& shape, unsigned seed) {
+    Array array = Array::random(dtype, shape, seed);
+    for (int64_t i = 0; i < array.size(); ++i) array.set(i, array.get(i) / 2);
+    return array;
   }
 };
 
@@ -85,6 +111,8 @@ struct Calls {
   EditableTensor grad_query, grad_key, grad_value;
   EditableTensor bias, slopes, table, sink;
   EditableTensor grad_bias, grad_slopes, grad_table, grad_sink;
+  EditableTensor position_query, key_table, position_key, query_table;
+  EditableTensor grad_position_query, grad_key_table, grad_position_key, grad_query_table;
   EditableTensor q_start, k_start, k_len, block_table, offsets, indices;
   attn_mask mask = ATTN_MASK_INIT;
   attn_exec exec = ATTN_EXEC_INIT;
@@ -113,6 +141,14 @@ struct Calls {
         grad_slopes(arrays.grad_slopes),
         grad_table(arrays.grad_table),
         grad_sink(arrays.grad_sink),
+        position_query(arrays.position_query),
+        key_table(arrays.key_table),
+        position_key(arrays.position_key),
+        query_table(arrays.query_table),
+        grad_position_query(arrays.grad_position_query),
+        grad_key_table(arrays.grad_key_table),
+        grad_position_key(arrays.grad_position_key),
+        grad_query_table(arrays.grad_query_table),
         q_start(arrays.q_start),
         k_start(arrays.k_start),
         k_len(arrays.k_len),
@@ -136,6 +172,10 @@ struct Calls {
     backward.grad_slopes = if_exists(grad_slopes);
     backward.grad_table = if_exists(grad_table);
     backward.grad_sink = if_exists(grad_sink);
+    backward.grad_position_query = if_exists(grad_position_query);
+    backward.grad_key_table = if_exists(grad_key_table);
+    backward.grad_position_key = if_exists(grad_position_key);
+    backward.grad_query_table = if_exists(grad_query_table);
     fill_mask();
   }
 
@@ -144,6 +184,10 @@ struct Calls {
     mask.bias = if_exists(bias);
     mask.relative = {if_exists(slopes), if_exists(table)};
     mask.sink = if_exists(sink);
+    mask.positions.query = if_exists(position_query);
+    mask.positions.key_table = if_exists(key_table);
+    mask.positions.key = if_exists(position_key);
+    mask.positions.query_table = if_exists(query_table);
     mask.sequences.q_start = if_exists(q_start);
     mask.sequences.k_start = if_exists(k_start);
     mask.sequences.k_len = if_exists(k_len);
@@ -179,8 +223,12 @@ struct Calls {
   // The arrays that only the forward, or only the backward, writes.
   std::vector<Array*> forward_outputs() { return {&arrays.out, &arrays.lse}; }
   std::vector<Array*> backward_outputs() {
-    return {&arrays.grad_query,  &arrays.grad_key,   &arrays.grad_value, &arrays.grad_bias,
-            &arrays.grad_slopes, &arrays.grad_table, &arrays.grad_sink};
+    return {&arrays.grad_query,      &arrays.grad_key,
+            &arrays.grad_value,      &arrays.grad_bias,
+            &arrays.grad_slopes,     &arrays.grad_table,
+            &arrays.grad_sink,       &arrays.grad_position_query,
+            &arrays.grad_key_table,  &arrays.grad_position_key,
+            &arrays.grad_query_table};
   }
 };
 

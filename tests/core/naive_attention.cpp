@@ -1,6 +1,7 @@
 // Follows attn/attention.h word by word, and nothing of the library's code.
 #include "naive_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "naive_mask.h"
@@ -53,6 +54,14 @@ class Naive {
     for (auto* list : {&result.grad_slopes, &result.slopes_terms}) list->resize(a_.slopes.size());
     for (auto* list : {&result.grad_table, &result.table_terms}) list->resize(a_.table.size());
     for (auto* list : {&result.grad_sink, &result.sink_terms}) list->resize(a_.sink.size());
+    result.grad_position_query.resize(a_.position_query.size());
+    result.grad_position_key.resize(a_.position_key.size());
+    for (auto* list : {&result.grad_key_table, &result.key_table_terms}) {
+      list->resize(a_.key_table.size());
+    }
+    for (auto* list : {&result.grad_query_table, &result.query_table_terms}) {
+      list->resize(a_.query_table.size());
+    }
     each_row([&](const Row& row) { differentiate(row, result); });
     return result;
   }
@@ -75,7 +84,7 @@ class Naive {
     for (int64_t j = 0; j < s.num_keys(); ++j) {
       if (!masks_.sees(s, h, i, j)) continue;
       row.scores[j] = score(row, j);
-      row.probabilities[j] = capped(row.scores[j]) + masks_.bias(s, h, i, j);
+      row.probabilities[j] = capped(row.scores[j]) + masks_.bias(s, h, i, j) + of_positions(row, j);
       largest = std::fmax(largest, row.probabilities[j]);
     }
     const double reference = largest == -HUGE_VAL ? 0.0 : largest;
@@ -129,10 +138,66 @@ class Naive {
       result.grad_table[entry] += grad;
       result.table_terms[entry] += size;
     }
+    add_positions(row, j, grad * scale_, size * scale_, result);
     const double grad_dot = grad * cap_slope(row.scores[j]) * scale_;
     for (int64_t c = 0; c < a_.query.extent(3); ++c) {
       result.grad_query[a_.query.at(s.b, row.place(), h, c)] += grad_dot * key(row, j, c);
       result.grad_key[key_place(row, j, c)] += grad_dot * query(row, c);
+    }
+  }
+
+  // What a pair of features and table multiplies for query row.i and key j, and where.
+  struct Factors {
+    int64_t width = 0, feature = 0, entry = 0;
+  };
+  Factors factors(const Array& features, const Array& table, const Row& row, int64_t line,
+                  int64_t j) const {
+    const int64_t rows = table.extent(1), width = table.extent(2);
+    const int64_t r = std::clamp<int64_t>(
+        masks_.distance(row.s, row.i, j) + mask_.positions.zero_row, 0, rows - 1);
+    const int64_t head = table.extent(0) == 1 ? 0 : row.h;
+    return {width, features.at(row.s.b, line, row.h, 0), (head * rows + r) * width};
+  }
+  Factors of_query(const Row& row, int64_t j) const {
+    return factors(a_.position_query, a_.key_table, row, row.i, j);
+  }
+  Factors of_key(const Row& row, int64_t j) const {
+    return factors(a_.position_key, a_.query_table, row, j, j);
+  }
+
+  double of_positions(const Row& row, int64_t j) const {
+    double sum = 0.0;
+    if (a_.key_table.exists()) sum += dot(a_.position_query, a_.key_table, of_query(row, j));
+    if (a_.query_table.exists()) sum += dot(a_.position_key, a_.query_table, of_key(row, j));
+    return sum * scale_;
+  }
+  static double dot(const Array& features, const Array& table, const Factors& at) {
+    double sum = 0.0;
+    for (int64_t c = 0; c < at.width; ++c) {
+      sum += features.get(at.feature + c) * table.get(at.entry + c);
+    }
+    return sum;
+  }
+
+  void add_positions(const Row& row, int64_t j, double grad, double size,
+                     NaiveBackward& result) const {
+    if (a_.key_table.exists()) {
+      add_products(a_.position_query, a_.key_table, of_query(row, j), grad, size,
+                   result.grad_position_query, result.grad_key_table, result.key_table_terms);
+    }
+    if (a_.query_table.exists()) {
+      add_products(a_.position_key, a_.query_table, of_key(row, j), grad, size,
+                   result.grad_position_key, result.grad_query_table, result.query_table_terms);
+    }
+  }
+  static void add_products(const Array& features, const Array& table, const Factors& at,
+                           double grad, double size, std::vector<double>& grad_features,
+                           std::vector<double>& grad_table, std::vector<double>& terms) {
+    for (int64_t c = 0; c < at.width; ++c) {
+      const double feature = features.get(at.feature + c);
+      grad_features[at.feature + c] += grad * table.get(at.entry + c);
+      grad_table[at.entry + c] += grad * feature;
+      terms[at.entry + c] += size * std::fabs(feature);
     }
   }
 

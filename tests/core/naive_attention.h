@@ -16,6 +16,9 @@ struct NaiveBackward {
   // relative to those.
   std::vector<double> grad_slopes, grad_table, grad_sink;
   std::vector<double> slopes_terms, table_terms, sink_terms;
+  std::vector<double> grad_position_query, grad_position_key;
+  std::vector<double> grad_key_table, grad_query_table;  // sums, likewise
+  std::vector<double> key_table_terms, query_table_terms;
 };
 
 NaiveForward naive_forward(const Arrays& arrays, const attn_mask& mask);

@@ -57,6 +57,11 @@ static void print_mask(void) {
   FIELD(attn_mask, relative.table);
   FIELD(attn_mask, sink);
   FIELD(attn_mask, softcap);
+  FIELD(attn_mask, positions.query);
+  FIELD(attn_mask, positions.key_table);
+  FIELD(attn_mask, positions.key);
+  FIELD(attn_mask, positions.query_table);
+  FIELD(attn_mask, positions.zero_row);
 }
 
 static void print_forward(void) {
@@ -96,6 +101,10 @@ static void print_backward(void) {
   FIELD(attn_attention_backward_args, workspace);
   FIELD(attn_attention_backward_args, workspace_bytes);
   FIELD(attn_attention_backward_args, exec);
+  FIELD(attn_attention_backward_args, grad_position_query);
+  FIELD(attn_attention_backward_args, grad_key_table);
+  FIELD(attn_attention_backward_args, grad_position_key);
+  FIELD(attn_attention_backward_args, grad_query_table);
 }
 
 static void print_merge(void) {

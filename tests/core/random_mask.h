@@ -42,6 +42,26 @@ inline void add_random_parameters(Arrays& arrays, attn_dtype dtype, Generator& g
   if (one_in(generator, 4)) arrays.add_sink(any_of(generator, choices), generator());
 }
 
+// Tables of one row, of every distance, or short ones whose ends repeat.
+inline void add_random_positions(Arrays& arrays, attn_mask& mask, const Shape& s, attn_dtype dtype,
+                                 Generator& generator) {
+  constexpr int64_t kWidths[] = {1, 3, 8, 17, 40};
+  const int64_t kRows[] = {1, 2, 9, 33, s.Mq + s.Mkv};
+  const attn_dtype choices[] = {dtype, same(dtype, kFloat64) ? dtype : kFloat32};
+  const auto heads = [&] { return one_in(generator, 2) ? 1 : s.Hq; };
+  const int64_t rows = any_of(generator, kRows);
+  if (!one_in(generator, 3)) {
+    arrays.add_query_positions(any_of(generator, choices), any_of(generator, kWidths), rows,
+                               heads(), generator());
+  }
+  if (!one_in(generator, 3)) {
+    arrays.add_key_positions(any_of(generator, choices), any_of(generator, kWidths),
+                             one_in(generator, 2) ? rows : any_of(generator, kRows), heads(),
+                             generator());
+  }
+  mask.positions.zero_row = one_in(generator, 3) ? below(generator, 60) - 20 : rows / 2;
+}
+
 // n + 1 starts that do not descend, within `rows`; often from the first row on, to the last.
 inline Integers random_starts(int64_t n, int64_t rows, Generator& generator) {
   Integers starts(n + 1);
@@ -152,7 +172,10 @@ inline attn_mask add_random_mask(Arrays& arrays, const Shape& s, attn_dtype dtyp
   if (one_in(generator, 4)) mask.dropout = {.p = 0.25, .seed = generator(), .offset = generator()};
   if (one_in(generator, 4)) mask.softcap = any_of(generator, kCaps);
   add_random_parameters(arrays, dtype, generator);
-  if (s.B == 1 && !one_in(generator, 3)) {
+  const bool is_on_cpu = Array::device_type == ATTN_DEVICE_CPU;  // elsewhere they are refused
+  const bool has_positions = one_in(generator, is_on_cpu ? 3 : 30);
+  if (has_positions) add_random_positions(arrays, mask, s, dtype, generator);
+  if (s.B == 1 && !has_positions && !one_in(generator, 3)) {
     add_random_sequences(arrays, mask, s, generator);
   } else if (one_in(generator, 2)) {
     add_random_blocks(arrays, mask, s, generator);

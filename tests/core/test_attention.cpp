@@ -110,6 +110,22 @@ void run_empty_cases() {
   }
 }
 
+// Positions need no memory that grows with Mq x Mkv: twice the rows, at most twice the bytes.
+void run_position_workspaces() {
+  size_t forward[2], backward[2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t rows = 2048 << i;
+    Arrays arrays(kFloat32, kFloat32, {1, rows, rows, 1, 1, 16, 16}, 3);
+    arrays.add_query_positions(kFloat32, 16, 2 * rows - 1, 1, 4);
+    arrays.add_key_positions(kFloat32, 16, 2 * rows - 1, 1, 6);
+    Calls calls(std::move(arrays));
+    CHECK(attn_attention_forward_workspace(&calls.forward, &forward[i], &calls.error) == ATTN_OK);
+    CHECK(attn_attention_backward_workspace(&calls.backward, &backward[i], &calls.error) ==
+          ATTN_OK);
+  }
+  CHECK(forward[1] <= 2 * forward[0] && backward[1] <= 2 * backward[0]);
+}
+
 // Any of the narrow dtypes may be the output's.
 void run_output_dtypes() {
   for (const attn_dtype out_dtype : {kFloat32, kBFloat16, kFloat16}) {
@@ -139,6 +155,7 @@ int main() {
     }
   }
   run_empty_cases();
+  if (Array::device_type == ATTN_DEVICE_CPU) run_position_workspaces();
   run_output_dtypes();
   return check::outcome();
 }

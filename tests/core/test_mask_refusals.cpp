@@ -1,5 +1,5 @@
-// Every way to break the contract of sequences, pages, blocks and numbers per head: the status, the
-// argument named, nothing written.
+// Every way to break the contract of sequences, pages, blocks, positions and numbers per head: the
+// status, the argument named, nothing written.
 #include <cmath>
 #include <cstring>
 
@@ -9,7 +9,7 @@
 namespace {
 
 // What the masks start from, each with slopes, a table and a sink.
-enum class Base { kPacked, kPadded, kPaged, kBlocks };
+enum class Base { kPacked, kPadded, kPaged, kBlocks, kPositions };
 
 Arrays arrays_of(Base base) {
   const Shape shape{.B = 1, .Mq = 5, .Mkv = 10};
@@ -17,7 +17,10 @@ Arrays arrays_of(Base base) {
   arrays.add_slopes(kFloat32, 2);
   arrays.add_table(kFloat32, 3, 3);
   arrays.add_sink(kFloat32, 4);
-  if (base == Base::kBlocks) {
+  if (base == Base::kPositions) {
+    arrays.add_query_positions(kFloat32, 3, 7, 1, 5);
+    arrays.add_key_positions(kFloat32, 6, 9, 4, 6);
+  } else if (base == Base::kBlocks) {
     arrays.offsets = Array::integers({0, 2, 2, 5}, 1);
     arrays.indices = Array::integers({0, 4, 1, 2, 3});
   } else {
@@ -53,7 +56,7 @@ void set_integer(Calls& c) {
 }
 
 constexpr Base kPacked = Base::kPacked, kPadded = Base::kPadded, kPaged = Base::kPaged,
-               kBlocks = Base::kBlocks;
+               kBlocks = Base::kBlocks, kPositions = Base::kPositions;
 
 const Case kCases[] = {
     // Sequences
@@ -158,6 +161,41 @@ const Case kCases[] = {
     {kPacked, "expected blocks or sequences, got both",
      [](Calls& c) { c.mask.blocks = {c.mask.sequences.q_start, c.mask.sequences.k_start, 2}; },
      true, ATTN_ERROR_UNSUPPORTED},
+    // Positions
+    {kPositions, "positions.query's extent Mq (axis 1) to be 5 as in query, got 4",
+     [](Calls& c) { c.position_query.shape[1] = 4; }},
+    {kPositions, "positions.key's extent Mkv (axis 1) to be 10 as in key, got 9",
+     [](Calls& c) { c.position_key.shape[1] = 9; }},
+    {kPositions, "positions.key's extent Hq (axis 2) to be 4",
+     [](Calls& c) { c.position_key.shape[2] = 2; }},
+    {kPositions, "positions.query_table's extent Hq (axis 0) to be 4 or 1",
+     [](Calls& c) { c.query_table.shape[0] = 2; }},
+    {kPositions, "positions.key_table's extent width (axis 2) to be 3 as in positions.query, got 4",
+     [](Calls& c) { c.key_table.shape[2] = 4; }},
+    {kPositions, "positions.key_table's extents Z and width >= 1, got 0 and 3",
+     [](Calls& c) { c.key_table.shape[1] = 0; }},
+    {kPositions, "positions.key_table to have 3 axes, got 2",
+     [](Calls& c) { c.key_table.tensor.ndim = 2; }},
+    {kPositions, "positions.query_table's last stride to be 1, got 2",
+     [](Calls& c) { c.query_table.strides[2] = 2; }},
+    {kPositions, "positions.query's dtype to be float32, got bfloat16",
+     [](Calls& c) { c.position_query.tensor.dtype = kBFloat16; }},
+    {kPositions, "positions.key_table's data", [](Calls& c) { c.key_table.tensor.data = nullptr; },
+     false},
+    {kPositions, "positions.key_table to be a tensor, got NULL; pass it with positions.query",
+     [](Calls& c) { c.mask.positions.key_table = nullptr; }},
+    {kPositions, "positions.key to be a tensor, got NULL; pass it with positions.query_table",
+     [](Calls& c) { c.mask.positions.key = nullptr; }},
+    {kPositions, "expected positions or sequences, got both",
+     [](Calls& c) {
+       static Array starts = Array::integers({0, 5});
+       c.mask.sequences.q_start = c.mask.sequences.k_start = starts.tensor();
+       for (EditableTensor* t : {&c.query, &c.key, &c.value, &c.out, &c.lse, &c.grad_out,
+                                 &c.grad_lse, &c.grad_query, &c.grad_key, &c.grad_value}) {
+         t->shape[0] = 1;
+       }
+     },
+     true, ATTN_ERROR_UNSUPPORTED},
     // Numbers per head
     {kPacked, "relative.slopes's extent Hq (axis 0) to be 4",
      [](Calls& c) { c.slopes.shape[0] = 3; }},
@@ -189,6 +227,16 @@ const Case kBackwardCases[] = {
      [](Calls& c) { c.mask.relative.slopes = nullptr; }},
     {kPacked, "grad_table to be NULL, got a tensor; the mask has no relative.table",
      [](Calls& c) { c.mask.relative.table = nullptr; }},
+    {kPositions, "grad_position_query's extent width (axis 3) to be 3 as in positions, got 2",
+     [](Calls& c) { c.grad_position_query.shape[3] = 2; }},
+    {kPositions, "grad_query_table's extent H (axis 0) to be 4 as in positions, got 1",
+     [](Calls& c) { c.grad_query_table.shape[0] = 1; }},
+    {kPositions, "grad_key_table's dtype to be float32, got float64",
+     [](Calls& c) { c.grad_key_table.tensor.dtype = kFloat64; }},
+    {kPositions, "grad_position_key to be NULL, got a tensor; no positions",
+     [](Calls& c) { c.mask.positions.key = c.mask.positions.query_table = nullptr; }},
+    {kPositions, "grad_query_table's elements not to overlap",
+     [](Calls& c) { c.grad_query_table.strides[0] = 0; }},
     {kPacked, "grad_sink apart from grad_slopes",
      [](Calls& c) { c.grad_sink.tensor.data = c.grad_slopes.tensor.data; }, false},
     {kPacked, "grad_sink apart from sink",
@@ -252,6 +300,12 @@ void test_accepted() {
   run(Base::kPacked, [](Calls& c) { c.mask.softcap = 1e300; });
   run(Base::kPacked, [](Calls& c) { c.mask.softcap = 1e-300; });
   run(Base::kPadded, [](Calls& c) { c.mask.sequences = {}; });
+  run(Base::kPositions, [](Calls& c) { c.mask.positions.zero_row = INT64_MIN; });
+  run(Base::kPositions, [](Calls& c) { c.mask.positions.zero_row = INT64_MAX; });
+  run(Base::kPositions, [](Calls& c) {  // as a caller of before positions, who has none
+    c.mask.struct_size = offsetof(attn_mask, positions);
+    c.backward.struct_size = offsetof(attn_attention_backward_args, grad_position_query);
+  });
 }
 
 }  // namespace

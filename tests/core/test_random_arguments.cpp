@@ -91,6 +91,14 @@ void damage_pointers(Calls& c, Generator& generator) {
                                          &c.mask.sink,
                                          &c.mask.relative.slopes,
                                          &c.mask.relative.table,
+                                         &c.mask.positions.query,
+                                         &c.mask.positions.key_table,
+                                         &c.mask.positions.key,
+                                         &c.mask.positions.query_table,
+                                         &c.backward.grad_position_query,
+                                         &c.backward.grad_key_table,
+                                         &c.backward.grad_position_key,
+                                         &c.backward.grad_query_table,
                                          &c.mask.sequences.q_start,
                                          &c.mask.sequences.k_start,
                                          &c.mask.sequences.k_len,
@@ -102,11 +110,38 @@ void damage_pointers(Calls& c, Generator& generator) {
 }
 
 void damage(Calls& c, Generator& generator) {
-  EditableTensor* const kTensors[] = {
-      &c.query,    &c.key,      &c.value,      &c.bias,        &c.out,        &c.lse,
-      &c.grad_out, &c.grad_lse, &c.grad_query, &c.grad_key,    &c.grad_value, &c.grad_bias,
-      &c.slopes,   &c.table,    &c.sink,       &c.grad_slopes, &c.grad_table, &c.grad_sink,
-      &c.q_start,  &c.k_start,  &c.k_len,      &c.block_table, &c.offsets,    &c.indices};
+  EditableTensor* const kTensors[] = {&c.query,
+                                      &c.key,
+                                      &c.value,
+                                      &c.bias,
+                                      &c.out,
+                                      &c.lse,
+                                      &c.grad_out,
+                                      &c.grad_lse,
+                                      &c.grad_query,
+                                      &c.grad_key,
+                                      &c.grad_value,
+                                      &c.grad_bias,
+                                      &c.slopes,
+                                      &c.table,
+                                      &c.sink,
+                                      &c.grad_slopes,
+                                      &c.grad_table,
+                                      &c.grad_sink,
+                                      &c.q_start,
+                                      &c.k_start,
+                                      &c.k_len,
+                                      &c.block_table,
+                                      &c.offsets,
+                                      &c.indices,
+                                      &c.position_query,
+                                      &c.key_table,
+                                      &c.position_key,
+                                      &c.query_table,
+                                      &c.grad_position_query,
+                                      &c.grad_key_table,
+                                      &c.grad_position_key,
+                                      &c.grad_query_table};
   switch (below(generator, 5)) {
     case 0: break;
     case 1: damage_tensor(*any_of(generator, kTensors), generator); break;

@@ -62,6 +62,13 @@ class SpoiltKeys {
     if (has_seen()) spoil_row(keys, seen_row_, generator);
   }
 
+  // The features [B, Mkv, Hq, width] of the keys that nobody sees.
+  void spoil_features(Array& features, Generator& generator) const {
+    for (const int64_t row : unseen_) {
+      for (int64_t g = 0; g < group_; ++g) spoil_row(features, row * group_ + g, generator);
+    }
+  }
+
   bool has_seen() const { return seen_row_ >= 0; }
 
   bool are_seen_by(int64_t b, int64_t h, int64_t query_row) const {
@@ -104,6 +111,8 @@ std::string describe(unsigned seed, const Precision& precision, const Shape& s, 
   if (a.slopes.exists()) text += " slopes";
   if (a.table.exists()) add("table", a.table.extent(1));
   if (a.sink.exists()) text += " sink";
+  if (a.key_table.exists()) add("key_table", a.key_table.extent(1));
+  if (a.query_table.exists()) add("query_table", a.query_table.extent(1));
   if (mask.softcap > 0) text += " softcap";
   if (mask.dropout.p > 0) text += " dropout";
   return text;
@@ -121,15 +130,18 @@ void leave_out_gradients(attn_attention_backward_args& args, Generator& generato
   if (!one_in(generator, 4)) return;
   for (const attn_tensor** gradient :
        {&args.grad_query, &args.grad_key, &args.grad_value, &args.grad_bias, &args.grad_slopes,
-        &args.grad_table, &args.grad_sink}) {
+        &args.grad_table, &args.grad_sink, &args.grad_position_query, &args.grad_key_table,
+        &args.grad_position_key, &args.grad_query_table}) {
     if (one_in(generator, 2)) *gradient = nullptr;
   }
 }
 
 // What no kernel for GPUs does.
-bool is_refused(const Precision& precision, const Shape& s) {
-  const bool is_too_wide = Array::device_type == ATTN_DEVICE_CUDA && (s.K > 256 || s.Kv > 256);
-  return !is_served(precision) || is_too_wide;
+bool is_refused(const Precision& precision, const Arrays& a) {
+  if (Array::device_type == ATTN_DEVICE_CPU) return false;
+  const bool is_too_wide = a.query.extent(3) > 256 || a.value.extent(3) > 256;
+  const bool has_positions = a.position_query.exists() || a.position_key.exists();
+  return !is_served(precision) || is_too_wide || has_positions;
 }
 
 void run_both(Calls& calls) {
@@ -191,6 +203,22 @@ void check_results(const std::string& context, const Calls& calls, const SpoiltK
     check_sums(context, "grad_sink", a.grad_sink, backward.grad_sink, backward.sink_terms,
                grad_tolerance);
   }
+  if (wanted.grad_position_query) {
+    check_close(context, "grad_position_query", a.grad_position_query, backward.grad_position_query,
+                grad_tolerance);
+  }
+  if (wanted.grad_position_key) {
+    check_close(context, "grad_position_key", a.grad_position_key, backward.grad_position_key,
+                grad_tolerance);
+  }
+  if (wanted.grad_key_table) {
+    check_sums(context, "grad_key_table", a.grad_key_table, backward.grad_key_table,
+               backward.key_table_terms, grad_tolerance);
+  }
+  if (wanted.grad_query_table) {
+    check_sums(context, "grad_query_table", a.grad_query_table, backward.grad_query_table,
+               backward.query_table_terms, grad_tolerance);
+  }
 }
 
 void run_problem(unsigned seed) {
@@ -205,7 +233,7 @@ void run_problem(unsigned seed) {
   calls.fill_mask();
   calls.exec.num_threads = 1 + static_cast<int32_t>(below(generator, 3));
   leave_out_gradients(calls.backward, generator);
-  if (is_refused(precision, shape)) {
+  if (is_refused(precision, calls.arrays)) {
     CHECK_IN(context.c_str(), calls.run_forward() == ATTN_ERROR_UNSUPPORTED);
     CHECK_IN(context.c_str(), calls.run_backward() == ATTN_ERROR_UNSUPPORTED);
     return;
@@ -218,6 +246,7 @@ void run_problem(unsigned seed) {
   const SpoiltKeys spoilt(a, calls.mask, generator);
   if (one_in(generator, 2)) spoilt.spoil(a.key, generator);
   spoilt.spoil(a.value, generator);
+  if (a.position_key.exists()) spoilt.spoil_features(a.position_key, generator);
 
   run_both(calls);
   // The backward reads the forward's output, rounded as it is.

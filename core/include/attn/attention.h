@@ -73,12 +73,17 @@ typedef struct attn_attention_backward_args {
   void* workspace;
   size_t workspace_bytes;
   const attn_exec* exec;
+  /* Written; the shapes and dtypes of mask's positions.query, .key_table, .key and .query_table. */
+  const attn_tensor* grad_position_query;
+  const attn_tensor* grad_key_table;
+  const attn_tensor* grad_position_key;
+  const attn_tensor* grad_query_table;
 } attn_attention_backward_args;
 
 /* clang-format off */
 #define ATTN_ATTENTION_BACKWARD_INIT                                                           \
   {sizeof(attn_attention_backward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0,  \
-   0, 0, 0, 0, 0, 0, 0}
+   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* Stores the bytes of workspace the call described by `args` needs. Only shapes, dtypes, the mask

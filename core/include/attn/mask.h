@@ -59,6 +59,23 @@ typedef struct attn_relative {
   const attn_tensor* table;  /* [Hq, 2 R + 1]: adds table[h, clamp(d, -R, R) + R]; or NULL */
 } attn_relative;
 
+/* Scores of relative positions, computed in the kernel after softcap, in float32 (float64 for
+   float64). With d = j - (i + shift) the distance from the band's diagonal and
+   r = clamp(d + zero_row, 0, Z - 1), a score gains
+   scale * (query[b, i, h] . key_table[h, r] + key[b, j, h] . query_table[h, r]).
+   Features are [B, M, Hq, width] with a head for each of query's, tables [Hq or 1, Z, width]; each
+   pair is there or NULL as a whole, of widths and Z of its own. All have contiguous rows and hold
+   the query's dtype, or float32 beside a narrower one. Not with sequences.
+   Source: Shaw et al. 2018, arXiv:1803.02155; Dai et al. 2019, arXiv:1901.02860, section 3.3; He et
+   al. 2020, arXiv:2006.03654, eq. 4. */
+typedef struct attn_positions {
+  const attn_tensor* query;       /* [B, Mq, Hq, Kp], or NULL */
+  const attn_tensor* key_table;   /* [Hq or 1, Z, Kp], or NULL */
+  const attn_tensor* key;         /* [B, Mkv, Hq, Kp'], or NULL */
+  const attn_tensor* query_table; /* [Hq or 1, Z', Kp'], or NULL */
+  int64_t zero_row;               /* of both tables: where distance 0 lies, in them or not */
+} attn_positions;
+
 /* Drops each probability with chance p and scales the kept ones by 1 / (1 - p).
    The draw for (b, h, i, j) is word j % 4 of Philox4x32-10 at counter (b, h, i, j / 4); its key is
    words 0 and 1 of Philox4x32-10 with key = seed, counter = offset. A probability is kept if its
@@ -90,6 +107,7 @@ typedef struct attn_mask {
                               counts in lse; or NULL */
   double softcap;          /* > 0: scaled scores s become softcap * tanh(s / softcap), before any
                               bias; 0 switches it off */
+  attn_positions positions;
 } attn_mask;
 
 #define ATTN_MASK_INIT                     \
@@ -102,6 +120,7 @@ typedef struct attn_mask {
    {0, 0, 0},                              \
    {0, 0},                                 \
    0,                                      \
-   0.0}
+   0.0,                                    \
+   {0, 0, 0, 0, 0}}
 
 #endif /* ATTN_MASK_H */

@@ -14,6 +14,11 @@ constexpr int kLeastCapability = 75;
 constexpr int kWholeCapability = 80;  // from here on every dtype has its matrix instructions
 
 void require_served(const Problem& problem, const DeviceProperties& device) {
+  if (problem.positions) {
+    refuse_unsupported(
+        "expected no positions on a GPU, got some; no kernel there computes them, move the tensors "
+        "to the CPU");
+  }
   if (problem.query.dtype == DType::kFloat64) {
     refuse_unsupported(
         "expected float32, bfloat16 or float16 on a GPU, got float64; convert the tensors or move "

@@ -157,6 +157,23 @@ struct HeadParameters {
   }
 };
 
+// What positions add to the scores from one side: scale * features . table[row of the distance].
+struct PositionTerm {
+  HeadRows features;  // [B, Mq or Mkv, Hq, width]
+  HeadRows table;     // [rows, Hq, width]: its row is row(0, r, h); a stride of 0 shares it
+  int64_t rows = 0, width = 0;
+
+  ATTN_INLINE explicit operator bool() const { return static_cast<bool>(table); }
+};
+
+// With d the distance from the diagonal, the row of either table is clamp(d + zero_row).
+struct Positions {
+  PositionTerm of_queries, of_keys;
+  int64_t zero_row = 0;
+
+  ATTN_INLINE explicit operator bool() const { return of_queries || of_keys; }
+};
+
 struct Dropout {
   bool enabled = false;
   uint32_t key[2] = {0, 0};  // derived from seed and offset, see attn/mask.h
@@ -179,6 +196,7 @@ struct Problem {
   Blocks blocks;
   HeadParameters slopes, table, sink;
   double softcap = 0.0;  // 0: none
+  Positions positions;
   // Bounds of what any sequence has.
   int64_t num_sequences = 0, most_queries = 0, most_keys = 0;
 
@@ -217,6 +235,8 @@ struct BackwardProblem : Problem {
   bool grad_bias_sums_b = false, grad_bias_sums_h = false, grad_bias_sums_m = false,
        grad_bias_sums_n = false;
   HeadParameters grad_slopes, grad_table, grad_sink;  // written where present
+  // Written where present: the gradients of positions' features and tables, laid out like them.
+  HeadRows grad_position_query, grad_key_table, grad_position_key, grad_query_table;
   // The kernels' own, in their workspace: a large lse in two numbers, to base 2.
   RowScalars lse_maximum, lse_rest;
 };

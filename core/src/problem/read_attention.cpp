@@ -4,6 +4,7 @@
 #include "problem/growable_struct.h"
 #include "problem/read_mask.h"
 #include "problem/read_operands.h"
+#include "problem/read_positions.h"
 #include "problem/refusal.h"
 
 namespace attn {
@@ -90,6 +91,7 @@ void read_gradients(const attn_attention_backward_args& args, const attn_mask& m
                                             mask.relative.table, reader, problem.table.dtype);
   problem.grad_sink = read_grad_parameters("grad_sink", args.grad_sink, "sink", mask.sink, reader,
                                            problem.sink.dtype);
+  read_grad_positions(args, mask.positions, reader, problem);
 }
 
 template <class Args>

@@ -6,6 +6,7 @@
 
 #include "problem/growable_struct.h"
 #include "problem/philox.h"
+#include "problem/read_positions.h"
 #include "problem/read_sequences.h"
 #include "problem/refusal.h"
 
@@ -109,6 +110,7 @@ attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& probl
   check_table(problem.table);
   problem.sink = read_head_parameters("sink", mask.sink, 1, reader, problem);
   problem.softcap = read_softcap(mask.softcap);
+  problem.positions = read_positions(mask.positions, reader, problem);
   return mask;
 }
 

@@ -222,6 +222,16 @@ HeadRows TensorReader::head_rows(const TensorSpec& spec, const attn_tensor* tens
           .stride_h = rows.strides[2]};
 }
 
+HeadRows TensorReader::table_rows(const TensorSpec& spec, const attn_tensor* tensor) {
+  const View rows = view(spec, 3, tensor);
+  if (!rows.empty) check_contiguous_rows(spec, *tensor);
+  return {.data = rows.data,
+          .dtype = rows.dtype,
+          .stride_b = 0,
+          .stride_m = rows.strides[1],
+          .stride_h = rows.strides[0]};
+}
+
 RowScalars TensorReader::row_scalars(const TensorSpec& spec, const attn_tensor* tensor) {
   const View rows = view(spec, 3, tensor);
   return {.data = rows.data,

@@ -49,6 +49,8 @@ class TensorReader {
 
   // [B, M, H, width]; the last axis must be contiguous.
   HeadRows head_rows(const TensorSpec& spec, const attn_tensor* tensor);
+  // [H, rows, width] as [rows, H, width] without B; the last axis must be contiguous.
+  HeadRows table_rows(const TensorSpec& spec, const attn_tensor* tensor);
   // [B, Hq, Mq], any strides.
   RowScalars row_scalars(const TensorSpec& spec, const attn_tensor* tensor);
   // [B, Hq, Mq, Mkv], any strides; axes of extent 1 broadcast.
@@ -88,7 +90,7 @@ class TensorReader {
     Access access;
     const void* data;
   };
-  static constexpr int kMostTensors = 32;
+  static constexpr int kMostTensors = 40;
 
   View view(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
   void check_device(const TensorSpec& spec, const attn_tensor& tensor);

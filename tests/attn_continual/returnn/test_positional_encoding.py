@@ -96,7 +96,7 @@ def test_what_a_call_must_give():
         relative_positional_encoding(3)
     with pytest.raises(ValueError, match="an offset, the position of the single step"):
         sinusoidal_positional_encoding(spatial_dim=single_step_dim, feat_dim=4)
-    for dtype in ("flaot", "int32", torch.int64):
+    for dtype in ("decimal", "int32", torch.int64):
         with pytest.raises(ValueError, match="expected dtype, floating point, got"):
             relative_positional_encoding(3, 4, dtype=dtype)
         with pytest.raises(ValueError, match="expected dtype, floating point, got"):

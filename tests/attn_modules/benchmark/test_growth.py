@@ -1,6 +1,7 @@
 """What the benchmark fits, counts and compares with."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from attn_modules.benchmark import memory, plain
 from attn_modules.benchmark.cases import CONTESTS, GROWTH_CASES
 from attn_modules.benchmark.growth import Cost, Growth, GrowthCase, fitted_exponent
 from attn_ops.benchmark.measure import Timing
+from attn_ops.benchmark.memory import _peak_bytes
 
 MEBIBYTE = 2**20
 
@@ -58,10 +60,10 @@ class _Wasteful(torch.nn.Module):
 
 def test_memory_that_a_call_frees_again_is_counted(monkeypatch):
     (case,) = [case for case in GROWTH_CASES if case.title == "pooling"]
-    frugal = memory._extra_bytes(case, 256)
-    assert frugal < 16 * MEBIBYTE
+    prepare = partial(memory._prepare, case.title, 256)
+    assert _peak_bytes(prepare) < 16 * MEBIBYTE
     monkeypatch.setattr(GrowthCase, "build", lambda *_: _Wasteful())
-    assert 60 * MEBIBYTE < memory._extra_bytes(case, 256) < 80 * MEBIBYTE
+    assert 60 * MEBIBYTE < _peak_bytes(prepare) < 80 * MEBIBYTE
 
 
 def test_memory_is_measured_in_a_process_of_its_own():

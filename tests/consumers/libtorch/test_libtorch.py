@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import attn_ops
-from attn_continual import FunctionalStep, SingleOutputMultiheadAttention, continual
+from attn_continual import FunctionalStep, SingleOutputMultiheadAttention, continual, returnn
 from attn_continual.streams import tensors_of
 from attn_ops import _library
 from wheels import REPOSITORY, locked, run
@@ -108,9 +108,22 @@ def encoder():
     return continual(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), sequence_len=4)
 
 
+def causal():
+    return returnn_layer(returnn.CausalSelfAttention)
+
+
+def causal_by_position():
+    return returnn_layer(returnn.RelPosCausalSelfAttention)
+
+
+def returnn_layer(cls):
+    layer = cls(8, 6, key_dim_total=8, value_dim_total=4, num_heads=2, window=4)
+    return returnn.ContinualSelfAttention(layer)
+
+
 @compiling
 @pytest.mark.parametrize("save", [traced, compiled])
-@pytest.mark.parametrize("make", [attention, encoder])
+@pytest.mark.parametrize("make", [attention, encoder, causal, causal_by_position])
 def test_state_of_a_stream_carried_in_cpp(run_program, make, save, tmp_path):
     torch.manual_seed(0)
     layer = make().eval()

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/position_scores-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
 #include "cpu/kernels/softmax-inl.h"
@@ -11,7 +12,7 @@
 namespace attn::cpu {
 namespace {
 
-// Room for the biases and the dropout factors of a row of a tile.
+// Room for the biases, the scores of positions and the dropout factors of a row of a tile.
 template <class Op>
 struct RowWeights {
   using Real = typename Op::S::Real;
@@ -23,11 +24,13 @@ struct RowWeights {
         dropout(scratch.take<Real>(round_up(keys, 64))) {}
 };
 
-// Keys [at.begin, at.begin + at.n) of the row, of which it sees those in `seen`. Returns the factor
-// that brings what the row accumulated before to the new maximum.
+// Keys [at.begin, at.begin + at.n) of the row, of which it sees those in `seen`; `positions` are
+// what positions add to its scores, in base 2, or null. Returns the factor that brings what the row
+// accumulated before to the new maximum.
 template <class Op, bool kBlocksAsBias>
 typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange seen,
-                                typename Op::S::Real* scores, const RowWeights<Op>& weights,
+                                typename Op::S::Real* scores, const typename Op::S::Real* positions,
+                                const RowWeights<Op>& weights,
                                 RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
@@ -44,6 +47,11 @@ typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange s
   } else if (has_score_bias(p)) {
     load_bias_row<S>(weights.bias, p, at);
     row.bias = weights.bias;
+  }
+  if (row.bias && positions) {
+    add_position_scores<S>(weights.bias, positions, at.n, Real(1));
+  } else if (positions) {
+    row.bias = positions;
   }
   if (p.dropout.enabled) {
     load_dropout_row(weights.dropout, p.dropout, at);

@@ -1,7 +1,6 @@
 // The backward of exact attention: dQ, dK and dV in one pass, parallel over blocks of keys.
 //
-// Each block owns its rows of dK and dV. Blocks add to dQ in the order of their keys, so the sum
-// is the same for any number of threads.
+// Each block owns its rows of dK and dV; query_gradients-inl.h sums dQ over the blocks.
 // A bias that repeats along no axis gets its gradient in the same pass.
 // Source: Dao 2023, arXiv:2307.08691, algorithm 2.
 #pragma once
@@ -11,7 +10,9 @@
 #include <cstdint>
 
 #include "cpu/kernels/backward_sums-inl.h"
+#include "cpu/kernels/block_positions-inl.h"
 #include "cpu/kernels/gradient_tile-inl.h"
+#include "cpu/kernels/query_gradients-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
@@ -36,18 +37,22 @@ struct BackwardScratch {
   bool* keys_finite;                // [tiles of the block]
   Real* grad_keys;                  // [block_keys, key_columns]
   Real* grad_values;                // [block_keys, value_columns]
-  Real* grad_queries;               // [kTileQueries, key_columns]
+  Real* grad_queries;               // [kTileQueries, query_columns]
   Real* grad_bias;                  // [kTileKeys] of one row
   const char** rows;                // [max(block_keys, kTileQueries)]
+  BlockPositionScratch<Op> positions;
 
   BackwardScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
-      : block(scratch, t.widths, t.block_keys), tile(scratch, t.widths), gradients(scratch, p) {
+      : block(scratch, t.widths, t.block_keys),
+        tile(scratch, t.widths),
+        gradients(scratch, p),
+        positions(scratch, p, t) {
     keys_stacked = scratch.take<typename Op::Unit>(
         panel_units<Op>(units_of<Op>(t.block_keys), t.widths.key_columns));
     keys_finite = scratch.take<bool>(t.block_keys / kTileKeys);
     grad_keys = scratch.take<Real>(t.block_keys * t.widths.key_columns);
     grad_values = scratch.take<Real>(t.block_keys * t.widths.value_columns);
-    grad_queries = scratch.take<Real>(kTileQueries * t.widths.key_columns);
+    grad_queries = scratch.take<Real>(kTileQueries * t.query_columns);
     grad_bias = scratch.take<Real>(writes_grad_bias<Op>(p) ? kTileKeys : 0);
     rows = scratch.take<const char*>(larger(t.block_keys, kTileQueries));
   }
@@ -76,11 +81,13 @@ class BackwardBlock {
 
   BackwardBlock(const BackwardProblem& p, const BackwardTiling<Op>& t, BackwardScratch<Op>& s,
                 const GradQuerySum<Op>& query_sum, const GradKeySum<Op>& key_sum,
-                const Sequence& sequence, int64_t key_head, int64_t block)
+                const GradTableSums<Op>& table_sums, const Sequence& sequence, int64_t key_head,
+                int64_t block)
       : p_(p),
         t_(t),
         s_(s),
-        query_sum_(query_sum),
+        queries_(p, t, s.grad_queries, query_sum, block),
+        positions_(p, t, s.positions, table_sums, sequence, key_head, block),
         key_sum_(key_sum),
         sequence_(sequence),
         key_head_(key_head),
@@ -90,12 +97,13 @@ class BackwardBlock {
   void run() {
     if (block_ > 0 && block_ * t_.block_keys >= sequence_.Mkv) return pass_turn();
     load_keys();
+    positions_.begin();
     const int64_t rows = p_.G * sequence_.Mq;
     for (int64_t first = 0; first < rows; first += t_.tile_rows) {
       s_.tile.place(p_, sequence_, key_head_, first, smaller(first + t_.tile_rows, rows));
       const KeyRange seen = s_.tile.seen;
       if (seen.begin >= seen.end) {
-        if (block_ == 0 && p_.grad_query) store_zero_queries();
+        if (block_ == 0 && queries_.wanted()) queries_.store_zeros(s_.tile);
         clear_grad_bias(0, s_.block.n);
         continue;
       }
@@ -104,7 +112,7 @@ class BackwardBlock {
         clear_grad_bias(0, s_.block.n);
         continue;
       }
-      first_keys_ = true;
+      queries_.set_empty(true);
       if (s_.tile.sees(p_, s_.block.begin, block_end)) {
         s_.tile.load(p_, s_.rows);
         s_.tile.load_stacked(p_, s_.rows);
@@ -112,8 +120,11 @@ class BackwardBlock {
       } else {
         clear_grad_bias(0, s_.block.n);
       }
-      if (p_.grad_query) add_queries(seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
+      if (queries_.wanted()) {
+        queries_.add(s_.tile, seen.begin / t_.block_keys, (seen.end - 1) / t_.block_keys);
+      }
     }
+    positions_.finish();
     if (key_sum_.used) {
       add_to_sum();
     } else {
@@ -195,7 +206,9 @@ class BackwardBlock {
         return s_.gradients.grad_scores[key * kTileQueries + r];
       });
     }
-    first_keys_ = false;
+    const KeyRange keys{s_.block.begin + k, s_.block.begin + k + n};
+    positions_.add(s_.tile, keys, s_.gradients.grad_biases, queries_);
+    queries_.set_empty(false);
   }
 
   // sum += left right: n rows of keys, over the depth of the tile's query rows.
@@ -224,55 +237,13 @@ class BackwardBlock {
     product.b_depth = units_of<Op>(smaller(kTileKeys, s_.block.n - tile * kTileKeys));
     product.b_begin = k % kTileKeys / Op::kDepth;
     product.depth = units_of<Op>(n);
-    product.c = s_.grad_queries;
-    product.c_stride = t_.widths.key_columns;
+    product.c = queries_.row(0);
+    product.c_stride = queries_.stride();
     product.rows = s_.tile.n;
     product.columns = product.b_columns = p_.K;
-    product.accumulate = !first_keys_;
+    product.accumulate = !queries_.is_empty();
     product.skip_zeros = !s_.keys_finite[tile];
     multiply<Op, true>(product);
-  }
-
-  // Adds this block's dQ of a tile, if there is any, when all earlier blocks have; the last one
-  // stores the sum.
-  void add_queries(int64_t first_block, int64_t last_block) {
-    const bool is_first = block_ == first_block, adds = !first_keys_;
-    if (is_first && !adds) clear_grad_queries();
-    if (first_block == last_block) {
-      return store_queries([&](int64_t r) { return grad_query(r); });
-    }
-    const int64_t tile = t_.first_tile(p_, sequence_) + s_.tile.first / t_.tile_rows;
-    int32_t* turn = query_sum_.turns + key_head_ * t_.tiles + tile;
-    while (!is_first && __atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
-    for (int64_t r = 0; (is_first || adds) && r < s_.tile.n; ++r) {
-      Real* sum = query_sum(r);
-      const Real* more = grad_query(r);
-      for (int64_t c = 0; c < t_.widths.key_columns; ++c) {
-        sum[c] = is_first ? more[c] : sum[c] + more[c];
-      }
-    }
-    if (block_ == last_block) store_queries([&](int64_t r) { return query_sum(r); });
-    __atomic_store_n(turn, static_cast<int32_t>(block_ + 1), __ATOMIC_RELEASE);
-  }
-
-  Real* grad_query(int64_t r) const { return s_.grad_queries + r * t_.widths.key_columns; }
-
-  Real* query_sum(int64_t r) const {
-    const QueryRow at = s_.tile.query(p_, r);
-    const int64_t row = (sequence_.b * p_.Hq + at.h) * p_.Mq + sequence_.q_begin + at.i;
-    return query_sum_.sum + row * t_.widths.key_columns;
-  }
-
-  template <class F>
-  void store_queries(F&& row) {
-    for (int64_t r = 0; r < s_.tile.n; ++r) {
-      store_row<S>(query_row_of(p_.grad_query, sequence_, s_.tile.query(p_, r)),
-                   p_.grad_query.dtype, row(r), p_.K, static_cast<Real>(p_.scale));
-    }
-  }
-
-  void clear_grad_queries() {
-    for (int64_t c = 0; c < s_.tile.n * t_.widths.key_columns; ++c) s_.grad_queries[c] = 0;
   }
 
   // Nobody else writes the tile's rows of the bias for the block's keys, seen or not.
@@ -294,11 +265,6 @@ class BackwardBlock {
       store_row<S>(row + (s_.block.begin + k) * element_bytes(dtype), dtype, s_.grad_bias, n,
                    Real(1));
     }
-  }
-
-  void store_zero_queries() {
-    clear_grad_queries();
-    store_queries([&](int64_t r) { return grad_query(r); });
   }
 
   void store_keys() {
@@ -344,12 +310,12 @@ class BackwardBlock {
   const BackwardProblem& p_;
   const BackwardTiling<Op>& t_;
   BackwardScratch<Op>& s_;
-  const GradQuerySum<Op>& query_sum_;
+  QueryGradients<Op> queries_;
+  BlockPositions<Op> positions_;
   const GradKeySum<Op>& key_sum_;
   const Sequence& sequence_;
   const int64_t key_head_, block_;
   const bool writes_grad_bias_;
-  bool first_keys_ = true;  // none of the tile's dQ is there yet
 };
 
 template <class Op>
@@ -368,6 +334,7 @@ struct BackwardCall {
   Scratch shared;
   GradQuerySum<Op> query_sum;
   GradKeySum<Op> key_sum;
+  GradTableSums<Op> table_sums;
   int64_t scratch_bytes;
   char* scratch;
 
@@ -377,11 +344,13 @@ struct BackwardCall {
         shared(workspace),
         query_sum(shared, problem, tiling),
         key_sum(shared, problem, tiling),
+        table_sums(shared, problem),
         scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void begin() {
     for (int64_t t = 0; t < query_sum.num_turns; ++t) query_sum.turns[t] = 0;
+    table_sums.clear(p);
     if (p.sequences) clear_outside_sequences();
     if (!key_sum.used) return;
     for (int64_t h = 0; h < p.Hkv; ++h) key_sum.turns[h] = 0;
@@ -395,12 +364,13 @@ struct BackwardCall {
     BackwardScratch<Op> pieces(memory, p, tiling);
     const int64_t head = task / tiling.blocks;
     const Sequence sequence = p.sequence(head / p.Hkv);
-    BackwardBlock<Op>(p, tiling, pieces, query_sum, key_sum, sequence, head % p.Hkv,
+    BackwardBlock<Op>(p, tiling, pieces, query_sum, key_sum, table_sums, sequence, head % p.Hkv,
                       task % tiling.blocks)
         .run();
   }
 
-  void store_key_sum() const {
+  void store_sums() const {
+    table_sums.store(p);
     for (int64_t row = 0; key_sum.used && row < p.Mkv * p.Hkv; ++row) {
       store_key_row<S>(p, 0, row / p.Hkv, row % p.Hkv,
                        key_sum.keys + row * tiling.widths.key_columns,
@@ -428,6 +398,7 @@ int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
   Scratch shared(nullptr);
   GradQuerySum<Op>(shared, p, tiling);
   GradKeySum<Op>(shared, p, tiling);
+  GradTableSums<Op>(shared, p);
   return shared.used() +
          busy_workers(workers, tiling.tasks) * backward_scratch_bytes<Op>(p, tiling);
 }
@@ -442,7 +413,7 @@ void attention_backward(const BackwardProblem& p, void* workspace, const TaskRun
         static_cast<const BackwardCall<Op>*>(opaque)->run_block(task, worker);
       },
       &call);
-  call.store_key_sum();
+  call.store_sums();
 }
 
 }  // namespace

@@ -8,19 +8,27 @@
 namespace attn::cpu {
 namespace {
 
+// Whether the pass makes rows of gradients of what belongs to queries.
+inline bool wants_query_rows(const BackwardProblem& p) {
+  return p.grad_query || p.grad_position_query;
+}
+
 template <class Op>
 struct BackwardTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kBlockBytes = 384 * 1024;  // of a block of keys and its gradients
 
   GradientWidths<Op> widths;
+  int64_t query_columns;  // of dQ and the gradient of positions' query features, in whole vectors
   int64_t block_keys;
   int64_t blocks;     // of the longest sequence; at least 1, so that dQ is written without keys
   int64_t tile_rows;  // query rows per tile
   int64_t tiles;      // of all query rows of a key head, at most
   int64_t tasks;      // a block each
 
-  explicit BackwardTiling(const Problem& p) : widths(p) {
+  explicit BackwardTiling(const BackwardProblem& p) : widths(p) {
+    const int64_t features = p.grad_position_query ? p.positions.of_queries.width : 0;
+    query_columns = widths.key_columns + round_up(features, Op::S::kWidth);
     const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
                               (widths.key_units + widths.value_units + widths.key_columns +
                                widths.value_columns + widths.key_columns / Op::kDepth);
@@ -59,18 +67,19 @@ struct GradKeySum {
   }
 };
 
-// dQ of all blocks so far, in Reals; none if every tile meets a single block.
+// dQ and what lies beside it of all blocks so far, in Reals; none if every tile meets a single
+// block.
 template <class Op>
 struct GradQuerySum {
   using Real = typename Op::S::Real;
-  Real* sum;       // [B, Hq, Mq, key_columns]
+  Real* sum;       // [B, Hq, Mq, query_columns]
   int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
   int64_t num_turns;
 
   GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
-    const bool used = t.blocks > 1 && p.grad_query;
+    const bool used = t.blocks > 1 && wants_query_rows(p);
     num_turns = used ? p.Hkv * t.tiles : 0;
-    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.widths.key_columns : 0);
+    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.query_columns : 0);
     turns = scratch.take<int32_t>(num_turns);
   }
 };

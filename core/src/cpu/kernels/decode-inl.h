@@ -138,9 +138,9 @@ class DecodeSplit {
 };
 
 template <class Op>
-int64_t decode_scratch_bytes(const DecodeTiling<Op>& tiling) {
+int64_t decode_scratch_bytes(const Problem& p, const DecodeTiling<Op>& tiling) {
   Scratch scratch(nullptr);
-  DecodeScratch<Op>(scratch, tiling);
+  DecodeScratch<Op>(scratch, p, tiling);
   return scratch.used();
 }
 
@@ -154,7 +154,7 @@ int64_t decode_workspace(const ForwardProblem& p, int workers) {
   const DecodeTiling<Op> tiling(p);
   Scratch shared(nullptr);
   DecodeState<Op>(shared, tiling, decode_partial_rows(p, tiling));
-  return shared.used() + busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(tiling);
+  return shared.used() + busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(p, tiling);
 }
 
 // One wave of sequences, as its tasks see it.
@@ -173,7 +173,7 @@ struct DecodeCall {
         tiling(problem),
         shared(workspace),
         partial(shared, tiling, decode_partial_rows(problem, tiling)),
-        scratch_bytes(decode_scratch_bytes<Op>(tiling)),
+        scratch_bytes(decode_scratch_bytes<Op>(problem, tiling)),
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void attend(int64_t task, int worker) const {
@@ -196,7 +196,7 @@ struct DecodeCall {
     const Sequence sequence = p.sequence(index);
     if (!is_decode(p, sequence) || split >= DecodeTiling<Op>::splits_of(sequence.Mkv)) return;
     Scratch memory(scratch + worker * scratch_bytes);
-    DecodeScratch<Op> pieces(memory, tiling);
+    DecodeScratch<Op> pieces(memory, p, tiling);
     DecodeSplit<Op> work(p, tiling, pieces, sequence, group % tiling.groups, split);
     f(work);
   }

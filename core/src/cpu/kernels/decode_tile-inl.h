@@ -6,6 +6,7 @@
 #include "cpu/kernels/attend_row-inl.h"
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/decode_products-inl.h"
+#include "cpu/kernels/position_row-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -77,17 +78,19 @@ struct DecodeScratch {
   Unit* converted;        // [step_keys, key_units or value_columns]
   TileMask* masks;        // [heads]
   RowWeights<Op> weights;
+  Real* positions;  // [kTileKeys]: what they add to a row
   // Rows of the first of the heads; those of the others follow at the stride of heads.
   const char* key_rows[DecodeTiling<Op>::kTileKeys];
   const char* value_rows[DecodeTiling<Op>::kTileKeys];
 
-  DecodeScratch(Scratch& scratch, const DecodeTiling<Op>& t)
+  DecodeScratch(Scratch& scratch, const Problem& p, const DecodeTiling<Op>& t)
       : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
         state(scratch, t, t.heads * t.rows),
         scores(scratch.take<Real>(t.heads * t.rows * DecodeTiling<Op>::kTileKeys)),
         converted(scratch.take<Unit>(t.step_keys * larger(t.key_units, t.value_columns))),
         masks(scratch.take<TileMask>(t.heads)),
-        weights(scratch, DecodeTiling<Op>::kTileKeys) {}
+        weights(scratch, DecodeTiling<Op>::kTileKeys),
+        positions(scratch.take<Real>(p.positions ? DecodeTiling<Op>::kTileKeys : 0)) {}
 };
 
 // Some keys against the rows of a group of key heads.
@@ -242,9 +245,11 @@ class DecodeTile {
   void softmax(int64_t head, int64_t r) {
     const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
     const KeyRange seen = sequence_.keys_of(at.i);
-    const Real rescale =
-        attend_row<Op, true>(p_, {sequence_, at.h, at.i, begin_, n_}, seen, scores(head, r),
-                             s_.weights, s_.state.running[head * t_.rows + r]);
+    const ScoresAt scores_at{sequence_, at.h, at.i, begin_, n_};
+    if (p_.positions) load_position_row<S>(s_.positions, p_, scores_at);
+    const Real rescale = attend_row<Op, true>(p_, scores_at, seen, scores(head, r),
+                                              p_.positions ? s_.positions : nullptr, s_.weights,
+                                              s_.state.running[head * t_.rows + r]);
     if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
     if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
         seen.end < begin_ + n_) {

@@ -7,6 +7,7 @@
 #include "cpu/kernels/attend_row-inl.h"
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/multiply-inl.h"
+#include "cpu/kernels/strip_positions-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {
@@ -63,8 +64,11 @@ struct ForwardScratch {
   Real* scores;                   // [kStripRows, keys]
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
   RowWeights<Op> weights;
+  StripPositions<typename Op::S> positions;
 
-  ForwardScratch(Scratch& scratch, const ForwardTiling<Op>& t) : weights(scratch, t.keys) {
+  ForwardScratch(Scratch& scratch, const Problem& p, const ForwardTiling<Op>& t)
+      : weights(scratch, t.keys),
+        positions(scratch, p, t.block_rows, ForwardTiling<Op>::kStripRows, t.keys) {
     queries = scratch.take<Unit>(t.block_rows * t.key_units);
     out = scratch.take<Real>(t.block_rows * t.value_columns);
     running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
@@ -78,9 +82,9 @@ struct ForwardScratch {
 };
 
 template <class Op>
-int64_t forward_scratch_bytes(const ForwardTiling<Op>& tiling) {
+int64_t forward_scratch_bytes(const Problem& p, const ForwardTiling<Op>& tiling) {
   Scratch scratch(nullptr);
-  ForwardScratch<Op>(scratch, tiling);
+  ForwardScratch<Op>(scratch, p, tiling);
   return scratch.used();
 }
 
@@ -241,9 +245,15 @@ class ForwardBlock {
     product.depth = units_of<Op>(p_.K);
     multiply(product);
 
+    if (p_.positions) {
+      s_.positions.compute(p_, sequence_, key_head_, {first_, first_ + rows_},
+                           {first_ + strip, first_ + strip + rows}, {begin, begin + n},
+                           {begin + from, begin + to});
+    }
     for (int64_t r = 0; r < rows; ++r) {
       const KeyRange band = s_.ranges[strip + r];
-      softmax(strip + r, s_.scores + r * t_.keys, begin + from, to - from,
+      softmax(strip + r, s_.scores + r * t_.keys, p_.positions ? s_.positions.row(r) : nullptr,
+              begin + from, to - from,
               p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
     }
 
@@ -261,10 +271,11 @@ class ForwardBlock {
     multiply(product);
   }
 
-  void softmax(int64_t r, Real* scores, int64_t begin, int64_t n, KeyRange seen) {
+  void softmax(int64_t r, Real* scores, const Real* positions, int64_t begin, int64_t n,
+               KeyRange seen) {
     const QueryRow at = query(r);
     const Real rescale = attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n}, seen, scores,
-                                               s_.weights, s_.running[r]);
+                                               positions, s_.weights, s_.running[r]);
     if (rescale == Real(1)) return;
     scale_row<S>(s_.out + r * t_.value_columns, t_.value_columns, rescale);
   }
@@ -279,7 +290,7 @@ class ForwardBlock {
 template <class Op>
 int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
   const ForwardTiling<Op> tiling(p, workers);
-  return busy_workers(workers, tiling.tasks) * forward_scratch_bytes<Op>(tiling);
+  return busy_workers(workers, tiling.tasks) * forward_scratch_bytes<Op>(p, tiling);
 }
 
 // Attends the sequences that are not for decode_forward.
@@ -292,7 +303,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
     char* workspace;
   };
   Context context{p, ForwardTiling<Op>(p, runner.workers), 0, static_cast<char*>(workspace)};
-  context.scratch_bytes = forward_scratch_bytes<Op>(context.tiling);
+  context.scratch_bytes = forward_scratch_bytes<Op>(p, context.tiling);
   runner.run(
       context.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {
@@ -306,7 +317,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
         if (is_decode(c.p, sequence)) return;
         if (block * c.tiling.block_rows >= c.p.G * sequence.Mq) return;
         Scratch memory(c.workspace + worker * c.scratch_bytes);
-        ForwardScratch<Op> scratch(memory, c.tiling);
+        ForwardScratch<Op> scratch(memory, c.p, c.tiling);
         ForwardBlock<Op>(c.p, c.tiling, scratch, sequence, head % c.p.Hkv, block).run();
       },
       &context);

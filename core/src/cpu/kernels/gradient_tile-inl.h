@@ -9,6 +9,7 @@
 
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/query_tile-inl.h"
+#include "cpu/kernels/tile_positions-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -24,15 +25,20 @@ class GradientTile {
   Real* probabilities;  // [kTileKeys, kTileQueries]; after compute: dropped out, as left operand
   Real* grad_scores;    // likewise dS, before the scale
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
+  Real* grad_biases;           // as Reals, dS of the scores after their cap; null without positions
 
-  GradientTile(Scratch& scratch, const Problem& p) {
+  GradientTile(Scratch& scratch, const Problem& p) : positions_(scratch, p.positions) {
     probabilities = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores_by_depth = Op::kDepth == 1 ? reinterpret_cast<Unit*>(grad_scores)
                                            : scratch.take<Unit>(kTileKeys / 2 * kTileQueries);
     begin_ = scratch.take<Real>(kTileQueries);
     end_ = scratch.take<Real>(kTileQueries);
-    const bool biased = has_score_bias(p) || p.blocks;
+    const bool is_grad_scores = Op::kDepth == 1 && p.softcap == 0;
+    own_grad_biases_ =
+        p.positions && !is_grad_scores ? scratch.take<Real>(kTileKeys * kTileQueries) : nullptr;
+    grad_biases = p.positions && is_grad_scores ? grad_scores : own_grad_biases_;
+    const bool biased = has_score_bias(p) || p.blocks || p.positions;
     // A row of biases may be written up to two vectors further than it is long.
     by_row_ = biased || p.dropout.enabled
                   ? scratch.take<Real>(kTileQueries * kTileKeys + 2 * S::kWidth)
@@ -134,14 +140,17 @@ class GradientTile {
 
   void load_bias(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
                  bool excludes_blocks) {
-    biased_ = has_score_bias(p) || excludes_blocks;
+    biased_ = has_score_bias(p) || excludes_blocks || p.positions;
     if (!biased_) return;
     for (int64_t r = 0; r < tile.n; ++r) {
       const QueryRow at = tile.query(p, r);
       load_bias_row_with_blocks<S>(by_row_ + r * kTileKeys, p,
                                    {tile.sequence, at.h, at.i, begin, n});
     }
+    const KeyRange keys{begin, begin + n};
+    if (p.positions.of_queries) positions_.add_scores_of_queries(by_row_, p, tile, keys);
     transpose_tile(bias_, tile.n, n);
+    if (p.positions.of_keys) positions_.add_scores_of_keys(bias_, p, tile, keys);
   }
 
   void load_dropout(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n) {
@@ -173,6 +182,7 @@ class GradientTile {
   struct Arrays {
     Real* probabilities;
     Real* grad_scores;
+    Real* grad_biases;  // null: not wanted beside grad_scores
     const Real* lse_maximum;
     const Real* lse_rest;  // null: 0
     const Real* delta;
@@ -185,6 +195,7 @@ class GradientTile {
   Arrays arrays_of(const QueryTile<Op>& tile) const {
     return {probabilities,
             grad_scores,
+            own_grad_biases_,
             tile.lse_maximum,
             tile.has_large_lse ? tile.lse_rest : nullptr,
             tile.delta,
@@ -220,10 +231,10 @@ class GradientTile {
       bool any = false;
       for (int64_t l = 0; l < lanes; ++l) any |= sees_few(tile.ranges[r + l], begin, n);
       if (!any) continue;
-      typename S::Vec dropped, sum = S::set1(0);
+      typename S::Vec dropped, cap_slope, sum = S::set1(0);
       for (int64_t key = 0; key < n; ++key) {
-        sum =
-            S::add(sum, score_gradient<true, false>(arrays, key, r, factors, S::set1(0), dropped));
+        sum = S::add(sum,
+                     score_gradient<true>(arrays, key, r, factors, S::set1(0), dropped, cap_slope));
       }
       Real sums[S::kWidth];
       S::store(sums, sum);
@@ -287,15 +298,15 @@ class GradientTile {
     return S::select(S::equal(bias, excluded), excluded, x);
   }
 
-  // dS of a vector of rows against one key, with what is excluded at 0; `dropped` likewise gets the
-  // probabilities as the output saw them. kCapped: of the scores before their cap.
-  template <bool kMasked, bool kCapped>
+  // dS of a vector of rows against one key, after the cap, with what is excluded at 0; `dropped`
+  // likewise gets the probabilities as the output saw them.
+  template <bool kMasked>
   [[gnu::always_inline]] static typename S::Vec score_gradient(const Arrays& a, int64_t key,
                                                                int64_t r, Factors factors,
                                                                typename S::Vec delta,
-                                                               typename S::Vec& dropped) {
+                                                               typename S::Vec& dropped,
+                                                               typename S::Vec& cap_slope) {
     const int64_t at = key * kTileQueries + r;
-    typename S::Vec cap_slope;
     auto x = score<kMasked>(a, key, r, factors, cap_slope);
     x = S::sub(x, S::load(a.lse_maximum + r));
     if (kMasked && a.lse_rest) x = S::sub(x, S::load(a.lse_rest + r));
@@ -309,21 +320,23 @@ class GradientTile {
       grad = S::mul(grad, factor);
     }
     grad = S::mul(p, S::sub(grad, delta));
-    if (kMasked) {
-      if (kCapped) grad = S::mul(grad, cap_slope);
-      // Selected rather than multiplied: the value of an excluded key may be NaN.
-      grad = S::select(S::equal(x, S::set1(-kInfinity<Real>)), S::set1(0), grad);
-    }
+    // Selected rather than multiplied: the value of an excluded key may be NaN.
+    if (kMasked) grad = S::select(S::equal(x, S::set1(-kInfinity<Real>)), S::set1(0), grad);
     return grad;
   }
 
   template <bool kAsUnits, bool kMasked>
   [[gnu::always_inline]] static typename S::Vec differentiate_vector(const Arrays& a, int64_t key,
                                                                      int64_t r, Factors factors) {
-    typename S::Vec dropped;
+    typename S::Vec dropped, cap_slope;
     const auto delta = S::load(a.delta + r);
-    const auto grad = score_gradient<kMasked, kAsUnits>(a, key, r, factors, delta, dropped);
+    auto grad = score_gradient<kMasked>(a, key, r, factors, delta, dropped, cap_slope);
     if (kAsUnits) {
+      if (kMasked && a.grad_biases) S::store(a.grad_biases + key * kTileQueries + r, grad);
+      if (kMasked && factors.softcap > 0) {
+        // Selected again: the slope of an excluded key may be NaN.
+        grad = S::select(S::equal(grad, S::set1(0)), S::set1(0), S::mul(grad, cap_slope));
+      }
       Op::store_units(a.probabilities + key * kTileQueries + r / Op::kDepth, dropped);
       Op::store_units(a.grad_scores + key * kTileQueries + r / Op::kDepth, grad);
     } else {
@@ -332,6 +345,8 @@ class GradientTile {
     return grad;
   }
 
+  TilePositions<S> positions_;
+  Real* own_grad_biases_;  // null where they are grad_scores, or not wanted
   Real* begin_;          // [kTileQueries]: the band's first key of each row, from the tile's first
   Real* end_;            // [kTileQueries]
   Real* by_row_;         // [kTileQueries, kTileKeys]: bias or dropout as read

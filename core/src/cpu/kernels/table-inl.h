@@ -69,7 +69,7 @@ struct Kernels {
       void* rest = shared.take<char>(0);
       split_large_lses<Op>(p, rest, runner);
       const bool with_bias = writes_grad_bias<Op>(p);
-      if (with_bias || p.grad_query || p.grad_key || p.grad_value) {
+      if (with_bias || p.grad_query || p.grad_key || p.grad_value || wants_positions(p)) {
         attention_backward<Op>(p, rest, runner);
       }
       if (p.grad_bias && !with_bias) bias_gradient<Op>(p, rest, runner);

@@ -140,8 +140,8 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
         check_rows(type(self).__name__, position.shape[0], active, rows=rows)
         check_features(self.self_attn, rows, rows, rows)
         residual = self.residual_rows(rows, state)
-        # Before attention, which may advance the position in place.
-        kept = keep_rows(state.rows, rows, position, active, in_place=single and in_place)
+        # Attention may advance the position in place; rows are kept when it has refused nothing.
+        before = position.clone() if in_place else position
         attended, attention, valid = self.self_attn.run_rows(
             self.attention_input(rows),
             None,
@@ -153,6 +153,7 @@ class ContinualEncoderLayer(ContinualModule, TransformerEncoderLayer):
             active=active,
             in_place=in_place,
         )
+        kept = keep_rows(state.rows, rows, before, active, in_place=single and in_place)
         out = self.after_attention(residual, attended)
         return out, EncoderLayerState(attention, kept), valid
 
@@ -168,6 +169,8 @@ class SingleOutputTransformerEncoderLayer(ContinualEncoderLayer):
         to the same, or None.
     Cost of a step: O(L E) for attention, and one row of everything else.
     Further arguments: those of `TransformerEncoderLayer`.
+    Masks: of `forward` torch's; of steps, by name, `src_mask`, torch's of the window, and
+        `src_key_padding_mask`, bool, True hiding a step.
     single_output_forward: forward has the output of row `query_index` alone.
     query_index: as for `SingleOutputMultiheadAttention`.
     Raises: ValueError if `sequence_len` is missing or no length, or `query_index` is outside of it.
@@ -209,6 +212,7 @@ class RetroactiveTransformerEncoderLayer(ContinualEncoderLayer):
         [N, E, L], or None; forward_steps [N, E, T] to windows [N, E, T', L]. Other layouts as for
         `RetroactiveMultiheadAttention`.
     Cost of a step: O(L^2 E) for attention, and L rows of everything else but the projections.
+    Masks: as for `SingleOutputTransformerEncoderLayer`.
     Further arguments: those of `TransformerEncoderLayer`.
     Raises: ValueError if `sequence_len` is missing or no length.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from attn_continual import _position_chunks
-from attn_continual._position_chunks import PositionCall
+import attn_ops  # noqa: F401  registers the operator
+from attn_ops.mask import UNBOUNDED
 
-_SCHEMA = (
-    "Tensor query, Tensor key, Tensor value, Tensor? position_query, Tensor? key_table, "
-    "Tensor? position_key, Tensor? query_table, Tensor? attn_bias, Tensor? keep, "
-    "Tensor? dropout_seed, float scale, float p, SymInt zero_row, SymInt offset, "
-    "SymInt? window_left, SymInt? window_right, SymInt chunk_size"
-)
-_NUM_DIFFERENTIABLE = 8
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_WHO = "attend_by_position"
 
 
 def attend_by_position(
@@ -36,7 +33,6 @@ def attend_by_position(
     keep: Tensor | None = None,
     p: float = 0.0,
     scale: float | None = None,
-    chunk_size: int = 256,
 ) -> Tensor:
     """Attend with scores of content and of relative positions, exactly.
 
@@ -55,17 +51,19 @@ def attend_by_position(
         position_key [B, Mkv, H, Kp'], default `key`; result [B, Mq, H, Kv].
     Dtypes: query, key and value alike; the rest any floating point: scores of positions are
         computed in float32, in float64 for such queries. Autocast casts the three as in attn_ops.
-    Cost: memory O(chunk_size Mkv) for each thread beyond inputs and results, in both directions;
-        for a `query_table` twice the multiplications of the other terms.
+    Cost: each table takes about as many multiplications as query . key, and no memory of Mq x Mkv
+        in either direction; the gradients of tables are summed in their own size.
     zero_row: the row of both tables for a distance of 0; default Z // 2. The first and the last row
         stand for all distances beyond them.
     window_left, window_right: how many keys before and after its own place a query sees; None: all.
         Causal attention has a `window_right` of 0.
     attn_bias: [B or 1, H or 1, Mq or 1, Mkv or 1], floating point; added.
-    keep: bool, of the same shapes: True keeps a key. NaN in padded keys reaches no output.
+    keep: bool, of the same shapes: True keeps a key. NaN in keys that nobody sees, and in their
+        `position_key`, reaches nothing. Beside an `attn_bias` the two are made one tensor.
     p: the probability of dropping an attention weight; drawn from torch's CPU generator.
     scale: default K ** -0.5.
-    Numerics: a query that sees no key gives 0, and gradients of 0; the same bits on every run.
+    Numerics: a query that sees no key gives 0, and gradients of 0; the same bits on every run
+        and for any number of threads.
     Differentiable once in every floating-point tensor.
     Raises: ValueError if there is no table, or a tensor does not fit.
     Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Shaw et al. 2018, arXiv:1803.02155,
@@ -76,28 +74,38 @@ def attend_by_position(
     query, key, value = _cast_under_autocast(query, key, value)
     tables = [table for table in (key_table, query_table) if table is not None]
     if not tables:
-        raise ValueError("attend_by_position: expected key_table, query_table or both, got None")
-    call = PositionCall(
-        query,
-        key,
-        value,
-        None if key_table is None else position_query,
-        key_table,
-        None if query_table is None else position_key,
-        query_table,
-        attn_bias,
-        keep,
-        torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p > 0 else None,
-        query.shape[-1] ** -0.5 if scale is None else scale,
-        p,
-        tables[0].shape[1] // 2 if zero_row is None else zero_row,
-        offset,
-        window_left,
-        window_right,
-        chunk_size,
-    )
-    _check(call)
-    out, _lse = _attend(*call)
+        raise ValueError(f"{_WHO}: expected key_table, query_table or both, got None")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
+    _check_layout(query, key, value)
+    _check_term("key_table", key_table, "position_query", position_query, query, query.shape[1])
+    _check_term("query_table", query_table, "position_key", position_key, query, key.shape[1])
+    _check_mask("attn_bias", attn_bias, query, key)
+    _check_mask("keep", keep, query, key)
+    zero_row = tables[0].shape[1] // 2 if zero_row is None else zero_row
+    try:
+        out, _lse = torch.ops.attn_ops.attention_by_position(
+            query,
+            key,
+            value,
+            _bias(attn_bias, keep, query),
+            p,
+            scale,
+            # The band and the tables count from query 0 at key 0.
+            band_left=UNBOUNDED if window_left is None else window_left - offset,
+            band_right=UNBOUNDED if window_right is None else window_right + offset,
+            dropout_seed=torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p else None,
+            position_query=None if key_table is None else _rows(position_query, query),
+            key_table=None if key_table is None else _rows(key_table, query),
+            position_key=None if query_table is None else _rows(position_key, query),
+            query_table=None if query_table is None else _rows(query_table, query),
+            zero_row=zero_row - offset,
+        )
+    except RuntimeError as error:
+        refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
+        if refusal is None:
+            raise
+        raise ValueError(f"{_WHO}: {refusal[1]}") from None
     return out
 
 
@@ -109,132 +117,77 @@ def _cast_under_autocast(*tensors: Tensor) -> list[Tensor]:
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
 
 
-def _check(call: PositionCall) -> None:
-    """Raise ValueError unless what attn_ops does not see fits; it checks the rest."""
-    rows = (call.query, call.key, call.value)
-    key_heads = call.key.shape[2] if call.key.dim() == 4 else 0
-    if any(x.dim() != 4 for x in rows) or key_heads == 0 or call.query.shape[2] % key_heads != 0:
+def _check_layout(query: Tensor, key: Tensor, value: Tensor) -> None:
+    rows = (query, key, value)
+    key_heads = key.shape[2] if key.dim() == 4 else 0
+    if any(x.dim() != 4 for x in rows) or key_heads == 0 or query.shape[2] % key_heads != 0:
         raise ValueError(
-            "attend_by_position: expected query [B, Mq, H, K], key [B, Mkv, Hkv, K] and value [B, "
-            f"Mkv, Hkv, Kv], H a multiple of Hkv, got {', '.join(str(list(x.shape)) for x in rows)}"
+            f"{_WHO}: expected query [B, Mq, H, K], key [B, Mkv, Hkv, K] and value [B, Mkv, Hkv, "
+            f"Kv], H a multiple of Hkv, got {', '.join(str(list(x.shape)) for x in rows)}"
         )
-    batch, queries, heads, _ = call.query.shape
-    keys = call.key.shape[1]
-    _check_term("key_table", call.key_table, "position_query", call.position_query, queries, call)
-    _check_term("query_table", call.query_table, "position_key", call.position_key, keys, call)
-    full = (batch, heads, queries, keys)
-    for name, mask in (("attn_bias", call.attn_bias), ("keep", call.keep)):
-        if mask is None:
-            continue
-        fits = mask.dim() == len(full) and all(
-            size == 1 or size == expected  # noqa: PLR1714  see below
-            for size, expected in zip(mask.shape, full, strict=True)
-        )
-        has_dtype = mask.dtype == torch.bool if name == "keep" else mask.is_floating_point()
-        if not fits or not has_dtype:
-            raise ValueError(
-                f"attend_by_position: expected {name}, {'bool' if name == 'keep' else 'floating'}"
-                f", to broadcast to {list(full)} with all 4 axes, got {mask.dtype} "
-                f"{list(mask.shape)}"
-            )
-    if call.chunk_size < 1:
-        raise ValueError(f"attend_by_position: expected chunk_size >= 1, got {call.chunk_size}")
 
 
 def _check_term(
     table_name: str,
     table: Tensor | None,
     rows_name: str,
-    rows: Tensor | None,
+    rows: Tensor,
+    query: Tensor,
     num_rows: int,
-    call: PositionCall,
 ) -> None:
-    if table is None or rows is None:
+    if table is None:
         return
-    heads, width = call.query.shape[2], rows.shape[-1]
-    # Not `in` a tuple, here and above: Dynamo would compare no symbolic size.
+    batch, _, heads, _ = query.shape
+    width = rows.shape[-1]
+    # Not `in` a tuple, here and below: Dynamo would compare no symbolic size.
     is_per_head = table.dim() == 3 and (table.shape[0] == 1 or table.shape[0] == heads)
-    if rows.dim() != 4 or rows.shape[:3] != (call.query.shape[0], num_rows, heads):
+    if rows.dim() != 4 or rows.shape[:3] != (batch, num_rows, heads):
         raise ValueError(
-            f"attend_by_position: expected {rows_name} [{call.query.shape[0]}, {num_rows}, {heads},"
-            f" width] with {table_name}, got {list(rows.shape)}"
+            f"{_WHO}: expected {rows_name} [{batch}, {num_rows}, {heads}, width] with {table_name},"
+            f" got {list(rows.shape)}"
         )
     if not is_per_head or table.shape[2] != width:
         raise ValueError(
-            f"attend_by_position: expected {table_name} [{heads} or 1, distances, {width}], as wide"
-            f" as {rows_name}, got {list(table.shape)}"
+            f"{_WHO}: expected {table_name} [{heads} or 1, distances, {width}], as wide as "
+            f"{rows_name}, got {list(table.shape)}"
         )
     if table.shape[1] == 0 or not (table.is_floating_point() and rows.is_floating_point()):
         raise ValueError(
-            f"attend_by_position: expected {table_name} with a row, floating point as {rows_name}, "
-            f"got {table.dtype} {list(table.shape)} and {rows.dtype}"
+            f"{_WHO}: expected {table_name} with a row, floating point as {rows_name}, got "
+            f"{table.dtype} {list(table.shape)} and {rows.dtype}"
         )
 
 
-@torch.library.custom_op(
-    "attn_continual::attend_by_position",
-    mutates_args=(),
-    schema=f"({_SCHEMA}) -> (Tensor out, Tensor lse)",
-)
-def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  those of PositionCall
-    call = PositionCall(*arguments)
-    out, lse = _allocate(*arguments)
-    with torch.autocast(call.query.device.type, enabled=False):
-        _position_chunks.forward(call, out, lse)
-    return out, lse
+def _check_mask(name: str, mask: Tensor | None, query: Tensor, key: Tensor) -> None:
+    if mask is None:
+        return
+    full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    fits = mask.dim() == len(full) and all(
+        size == 1 or size == expected  # noqa: PLR1714  see above
+        for size, expected in zip(mask.shape, full, strict=True)
+    )
+    has_dtype = mask.dtype == torch.bool if name == "keep" else mask.is_floating_point()
+    if not fits or not has_dtype:
+        raise ValueError(
+            f"{_WHO}: expected {name}, {'bool' if name == 'keep' else 'floating'}, to broadcast to "
+            f"{list(full)} with all 4 axes, got {mask.dtype} {list(mask.shape)}"
+        )
 
 
-@_attend.register_fake
-def _allocate(*arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    call = PositionCall(*arguments)
-    batch, queries, heads, _ = call.query.shape
-    out = call.query.new_empty(batch, queries, heads, call.value.shape[-1])
-    return out, call.query.new_empty(batch, heads, queries, dtype=call.compute_dtype)
+def _bias(attn_bias: Tensor | None, keep: Tensor | None, query: Tensor) -> Tensor | None:
+    if attn_bias is None:
+        return keep
+    attn_bias = _readable(attn_bias, query)
+    return attn_bias if keep is None else torch.where(keep, attn_bias, -torch.inf)
 
 
-@torch.library.custom_op(
-    "attn_continual::attend_by_position_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_out, Tensor out, Tensor lse, {_SCHEMA}) -> Tensor[]",
-)
-def _differentiate(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    *arguments: Any,  # noqa: ANN401
-) -> list[Tensor]:
-    call = PositionCall(*arguments)
-    with torch.autocast(call.query.device.type, enabled=False):
-        grads = _position_chunks.backward(call, out, lse, grad_out)
-    pairs = zip(grads, arguments[:_NUM_DIFFERENTIABLE], strict=True)
-    return [grad.to(x.dtype) for grad, x in pairs if grad is not None]
+def _rows(x: Tensor, query: Tensor) -> Tensor:
+    """Return features or a table as the operator reads them: with contiguous rows."""
+    x = _readable(x, query)
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@_differentiate.register_fake
-def _allocate_gradients(*arguments: Any) -> list[Tensor]:  # noqa: ANN401
-    call = PositionCall(*arguments[3:])
-    return [x.new_empty(x.shape) for x in call[:_NUM_DIFFERENTIABLE] if x is not None]
-
-
-def _save(
-    ctx: Any,  # noqa: ANN401  torch's own signature
-    inputs: tuple[Any, ...],
-    output: tuple[Tensor, Tensor],
-) -> None:
-    call = PositionCall(*inputs)
-    ctx.save_for_backward(*output, *call[:10])
-    ctx.numbers = call[10:]
-
-
-def _backward(
-    ctx: Any,  # noqa: ANN401
-    grad_out: Tensor,
-    _grad_lse: Tensor,
-) -> tuple[Tensor | None, ...]:
-    out, lse, *tensors = ctx.saved_tensors
-    found = iter(_differentiate(grad_out, out, lse, *tensors, *ctx.numbers))
-    grads = [None if x is None else next(found) for x in tensors[:_NUM_DIFFERENTIABLE]]
-    return *grads, *[None] * (2 + len(ctx.numbers))
-
-
-_attend.register_autograd(_backward, setup_context=_save)
+def _readable(x: Tensor, query: Tensor) -> Tensor:
+    """Return a tensor in a dtype that the operator reads beside such queries."""
+    compute_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    return x if x.dtype == query.dtype or x.dtype == compute_dtype else x.to(compute_dtype)  # noqa: PLR1714

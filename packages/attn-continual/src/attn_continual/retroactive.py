@@ -10,12 +10,14 @@ from torch import Tensor
 from attn_continual._multihead_attention import ContinualMultiheadAttention
 from attn_continual._projections import torch_mask_by_head, where_kept
 from attn_continual._sliding_rows import sliding_windows
+from attn_continual._step_checks import check_rows
 from attn_continual.ring_cache import last_rows, slot_ages
 from attn_continual.window_attention import (
     ExtraRows,
     Rows,
     Window,
     WindowState,
+    check_mask_streams,
     check_window_rows,
     padding_of,
 )
@@ -123,7 +125,10 @@ class RetroactiveMultiheadAttention(ContinualMultiheadAttention):
         padding: of these steps, bool [N, T]. state: that before them. Result: for `attend_rows` on
         rows [N * T, L, E].
         """
-        return self.window.bias(padding, state, self._mask_by_head(attn_mask))
+        mask, num_streams = self._mask_by_head(attn_mask), state.position.shape[0]
+        check_rows(type(self).__name__, num_streams, None, key_padding_mask=padding)
+        check_mask_streams(mask, num_streams)
+        return self.window.bias(padding, state, mask)
 
     def _mask_by_head(self, attn_mask: Tensor | None) -> Tensor | None:
         if attn_mask is None:

@@ -228,6 +228,9 @@ class TransformerEncoder(ContinualTransformerEncoder):
         row; with one layer to [N, E, T]. Layouts as the layers'.
     encoder_layer: a `TransformerEncoderLayerFactory`, or what makes a layer of each kind.
     norm: applied to each row of the output.
+    Masks: of `forward` torch's; of steps, by name, `mask`, torch's of the window, and
+        `src_key_padding_mask`, bool, True hiding a step from all layers. A query that sees no key
+        gets 0 from attention before its projection.
     Positions: a window moves, so use `RecyclingPositionalEncoding`.
     Raises: ValueError for no layers, or if `sequence_len` is missing; TypeError for a layer.
     Source: Hedegaard et al. 2022, arXiv:2201.06268.
@@ -322,19 +325,21 @@ class StackedTransformerEncoder(ContinualTransformerEncoder):
         before = state[0].attention.position
         new = torch.arange(1, rows.shape[1] + 1, device=before.device)
         valid = before[:, None] + new >= self.receptive_field
-        hidden, held = padding_of(padding, rows), []
+        held = []
         for layer, layer_state in zip(self.layers, state, strict=True):
-            attention = layer_state.attention
-            late = late_rows(attention.padding, hidden, attention.position, layer.delay)
+            late, attention = padding, layer_state.attention
+            if layer.delay > 0:
+                hidden = padding_of(padding, rows)
+                late = late_rows(attention.padding, hidden, attention.position, layer.delay)
             rows, layer_state, _ = layer.run_rows(  # noqa: PLW2901
                 rows,
                 layer_state,
-                hidden,
+                padding,
                 attn_mask,
                 single=single,
                 active=active,
                 in_place=in_place,
             )
             held.append(layer_state)
-            hidden = late
+            padding = late
         return rows, tuple(held), valid if active is None else valid & active[:, None]

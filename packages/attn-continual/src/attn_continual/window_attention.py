@@ -298,8 +298,15 @@ def check_window_rows(
         value=rows.value,
         key_padding_mask=rows.padding,
     )
-    if mask is not None and mask.shape[0] not in (1, held):
-        raise ValueError(f"attn_mask: expected masks of 1 or {held} streams, got {mask.shape[0]}")
+    check_mask_streams(mask, held)
+
+
+def check_mask_streams(mask: Tensor | None, num_streams: int) -> None:
+    """Raise ValueError unless a mask [N, ...] is of one stream, for all, or of every one."""
+    if mask is not None and mask.shape[0] not in (1, num_streams):
+        raise ValueError(
+            f"attn_mask: expected masks of 1 or {num_streams} streams, got {mask.shape[0]}"
+        )
 
 
 def padding_of(padding: Tensor | None, rows: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Accumulated(NamedTuple):
         row = lengths[:, None] - 1 - slot_ages(after, num_slots)  # negative: none of the new ones
         slots = torch.arange(num_slots, device=before.device)
         index = torch.where(row < 0, slots, self.key.shape[1] + row)
-        streams = torch.arange(len(before), device=before.device)[:, None]
+        streams = torch.arange(before.shape[0], device=before.device)[:, None]
         key, value = (
             torch.cat([ring, rows.to(ring.dtype)], 1)[streams, index]
             for ring, rows in ((self.key, key), (self.value, value))

@@ -266,6 +266,8 @@ class CausalSelfAttention(SelfAttentionBase):
 
 def _state_of(held: Accumulated, batch: tuple[int, ...]) -> CausalSelfAttentionState:
     """Return the state with the caller's batch axes."""
+    if len(batch) == 1:  # not as views: compiled code would tell the first state from others
+        return CausalSelfAttentionState(*held)
     key, value = (x.reshape(*batch, *x.shape[1:]) for x in (held.key, held.value))
     position = held.position
     position = position.reshape(batch) if isinstance(position, Tensor) else position

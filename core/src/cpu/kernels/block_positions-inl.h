@@ -1,0 +1,240 @@
+// The gradients of positions within a block of keys, and the sums of tables' over all blocks.
+//
+// What a block adds to a head's table is summed by itself, and added to the sum of all blocks in
+// the order of the tasks: the same for any number of threads.
+#pragma once
+
+#include <sched.h>
+
+#include <cstdint>
+
+#include "cpu/kernels/position_gradients-inl.h"
+#include "cpu/kernels/query_gradients-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+inline bool wants_positions(const BackwardProblem& p) {
+  return p.grad_position_query || p.grad_key_table || p.grad_position_key || p.grad_query_table;
+}
+
+// The gradient of one table, in Reals, in the order of lines.
+template <class Op>
+struct GradTableSum {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  int64_t heads;  // 1 if all share the table; 0: not wanted
+  int64_t columns;
+  Real* sum;       // [heads, rows, columns]
+  int64_t* turns;  // [heads]: whose turn it is to add
+
+  GradTableSum(Scratch& scratch, const HeadRows& gradient, const PositionTerm& term, int64_t Hq)
+      : heads(heads_of(gradient, Hq)),
+        columns(round_up(term.width, S::kWidth)),
+        sum(scratch.take<Real>(heads * term.rows * columns)),
+        turns(scratch.take<int64_t>(heads)) {}
+
+  static int64_t heads_of(const HeadRows& gradient, int64_t Hq) {
+    if (!gradient) return 0;
+    return gradient.stride_h == 0 ? 1 : Hq;
+  }
+
+  void clear(int64_t rows) const {
+    for (int64_t c = 0; c < heads * rows * columns; ++c) sum[c] = 0;
+    for (int64_t h = 0; h < heads; ++h) turns[h] = 0;
+  }
+
+  // Adds rows [begin, end) when all that come before `turn` have.
+  void add(int64_t h, int64_t turn, int64_t rows, KeyRange range, const Real* more) const {
+    int64_t* const now = turns + h;
+    while (__atomic_load_n(now, __ATOMIC_ACQUIRE) != turn) sched_yield();
+    Real* to = sum + (h * rows + range.begin) * columns;
+    for (int64_t c = 0; c < (range.end - range.begin) * columns; ++c) to[c] += more[c];
+    __atomic_store_n(now, turn + 1, __ATOMIC_RELEASE);
+  }
+
+  void store(const DistanceTable& table, const HeadRows& gradient, double scale) const {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t r = 0; r < table.rows; ++r) {
+        store_row<S>(table.row(gradient, h, r), gradient.dtype,
+                     sum + (h * table.rows + r) * columns, table.width, static_cast<Real>(scale));
+      }
+    }
+  }
+};
+
+// Those of both tables.
+template <class Op>
+struct GradTableSums {
+  GradTableSum<Op> of_queries, of_keys;
+
+  GradTableSums(Scratch& scratch, const BackwardProblem& p)
+      : of_queries(scratch, p.grad_key_table, p.positions.of_queries, p.Hq),
+        of_keys(scratch, p.grad_query_table, p.positions.of_keys, p.Hq) {}
+
+  void clear(const Problem& p) const {
+    of_queries.clear(p.positions.of_queries.rows);
+    of_keys.clear(p.positions.of_keys.rows);
+  }
+
+  void store(const BackwardProblem& p) const {
+    const Sequence sequence = p.sequence(0);
+    of_queries.store({p.positions, false, sequence}, p.grad_key_table, p.scale);
+    of_keys.store({p.positions, true, sequence}, p.grad_query_table, p.scale);
+  }
+};
+
+// What a block sums for each of the G query heads of its key head.
+template <class Op>
+struct BlockPositionScratch {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  PositionGradients<S> of_queries, of_keys;
+  Real* by_query;            // [kTileQueries, kTileKeys]: the gradients of a tile's scores
+  int64_t key_columns;       // of key features, in whole vectors
+  int64_t key_table_size;    // of what a block reaches of one head's table
+  int64_t query_table_size;  // likewise
+  Real* grad_keys;           // [G, block_keys, key_columns]
+  Real* grad_key_tables;     // [G, key_table_size]
+  Real* grad_query_tables;   // [G, query_table_size]
+
+  BlockPositionScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
+      : of_queries(scratch, p.positions.of_queries, static_cast<bool>(p.grad_position_query),
+                   static_cast<bool>(p.grad_key_table), kTileQueries, kTileKeys),
+        of_keys(scratch, p.positions.of_keys, static_cast<bool>(p.grad_position_key),
+                static_cast<bool>(p.grad_query_table), kTileKeys, kTileQueries),
+        by_query(scratch.take<Real>(of_queries.wanted() ? kTileQueries * kTileKeys : 0)),
+        key_columns(round_up(p.positions.of_keys.width, S::kWidth)),
+        key_table_size(table_size(p.grad_key_table, p.positions.of_queries, p, t)),
+        query_table_size(table_size(p.grad_query_table, p.positions.of_keys, p, t)),
+        grad_keys(scratch.take<Real>(p.grad_position_key ? p.G * t.block_keys * key_columns : 0)),
+        grad_key_tables(scratch.take<Real>(p.G * key_table_size)),
+        grad_query_tables(scratch.take<Real>(p.G * query_table_size)) {}
+
+  bool wanted() const { return of_queries.wanted() || of_keys.wanted(); }
+
+ private:
+  static int64_t table_size(const HeadRows& gradient, const PositionTerm& term, const Problem& p,
+                            const BackwardTiling<Op>& t) {
+    const int64_t rows = smaller(term.rows, p.Mq + t.block_keys);
+    return gradient ? rows * round_up(term.width, S::kWidth) : 0;
+  }
+};
+
+// One block of keys of one key head.
+template <class Op>
+class BlockPositions {
+ public:
+  using S = typename Op::S;
+  using Real = typename S::Real;
+
+  BlockPositions(const BackwardProblem& p, const BackwardTiling<Op>& t, BlockPositionScratch<Op>& s,
+                 const GradTableSums<Op>& sums, const Sequence& sequence, int64_t key_head,
+                 int64_t block)
+      : p_(p),
+        t_(t),
+        s_(s),
+        sums_(sums),
+        sequence_(sequence),
+        of_queries_(p.positions, false, sequence),
+        of_keys_(p.positions, true, sequence),
+        key_head_(key_head),
+        block_(block),
+        keys_{block * t.block_keys, smaller((block + 1) * t.block_keys, sequence.Mkv)} {}
+
+  void begin() {
+    if (!s_.wanted()) return;
+    if (sequence_.Mq > 0 && keys_.begin < keys_.end) {
+      const KeyRange queries{0, sequence_.Mq};
+      if (of_queries_.rows > 0) query_reach_ = of_queries_.reach(queries, keys_);
+      if (of_keys_.rows > 0) key_reach_ = of_keys_.reach(keys_, queries);
+    }
+    const auto clear = [](Real* to, int64_t n) {
+      for (int64_t c = 0; c < n; ++c) to[c] = 0;
+    };
+    if (p_.grad_position_key) clear(s_.grad_keys, p_.G * t_.block_keys * s_.key_columns);
+    clear(s_.grad_key_tables, p_.G * s_.key_table_size);
+    clear(s_.grad_query_tables, p_.G * s_.query_table_size);
+  }
+
+  // Adds what a tile's score gradients [kTileKeys, kTileQueries] against `keys` make.
+  void add(const QueryTile<Op>& tile, KeyRange keys, const Real* grads,
+           const QueryGradients<Op>& queries) {
+    if (!s_.wanted()) return;
+    if (s_.of_queries.wanted()) transpose(grads, keys.end - keys.begin, tile.n);
+    const auto add_head = [&](int64_t h, KeyRange lines, int64_t row) {
+      const int64_t group = h - key_head_ * p_.G;
+      if (s_.of_queries.wanted()) {
+        s_.of_queries.add(p_.positions.of_queries, of_queries_, sequence_.b, h, lines, keys,
+                          s_.by_query + row * kTileKeys, kTileKeys, queries.position_row(row),
+                          queries.stride(), !queries.is_empty(),
+                          s_.grad_key_tables + group * s_.key_table_size, query_reach_.begin);
+      }
+      if (s_.of_keys.wanted()) {
+        s_.of_keys.add(p_.positions.of_keys, of_keys_, sequence_.b, h, keys, lines, grads + row,
+                       kTileQueries, grad_key(group, keys.begin), s_.key_columns, true,
+                       s_.grad_query_tables + group * s_.query_table_size, key_reach_.begin);
+      }
+    };
+    each_head(p_, sequence_, key_head_, {tile.first, tile.first + tile.n}, add_head);
+  }
+
+  // Stores what is the block's own, and adds the rest to the sums.
+  void finish() {
+    for (int64_t group = 0; s_.wanted() && group < p_.G; ++group) {
+      const int64_t h = key_head_ * p_.G + group;
+      const HeadRows& to = p_.grad_position_key;
+      for (int64_t j = keys_.begin; to && j < keys_.end; ++j) {
+        store_row<S>(to.row(sequence_.b, j, h), to.dtype, grad_key(group, j),
+                     p_.positions.of_keys.width, static_cast<Real>(p_.scale));
+      }
+      add_to_sum(sums_.of_queries, of_queries_, group, query_reach_,
+                 s_.grad_key_tables + group * s_.key_table_size);
+      add_to_sum(sums_.of_keys, of_keys_, group, key_reach_,
+                 s_.grad_query_tables + group * s_.query_table_size);
+    }
+  }
+
+ private:
+  Real* grad_key(int64_t group, int64_t key) const {
+    return s_.grad_keys + (group * t_.block_keys + key - keys_.begin) * s_.key_columns;
+  }
+
+  void transpose(const Real* grads, int64_t keys, int64_t rows) {
+    constexpr int W = S::kWidth;
+    for (int64_t r = 0; r < rows; r += W) {
+      for (int64_t k = 0; k < keys; k += W) {
+        typename S::Vec square[W];
+        for (int l = 0; l < W; ++l) square[l] = S::load(grads + (k + l) * kTileQueries + r);
+        S::transpose(square);
+        for (int l = 0; l < W; ++l) S::store(s_.by_query + (r + l) * kTileKeys + k, square[l]);
+      }
+    }
+  }
+
+  // A table of all heads is added to by every task, in their order.
+  void add_to_sum(const GradTableSum<Op>& sum, const DistanceTable& table, int64_t group,
+                  KeyRange reach, const Real* more) const {
+    if (sum.heads == 0) return;
+    const int64_t of_head = sequence_.index * t_.blocks + block_;
+    const int64_t task = (sequence_.index * p_.Hkv + key_head_) * t_.blocks + block_;
+    if (sum.heads == 1) {
+      sum.add(0, task * p_.G + group, table.rows, reach, more);
+    } else {
+      sum.add(key_head_ * p_.G + group, of_head, table.rows, reach, more);
+    }
+  }
+
+  const BackwardProblem& p_;
+  const BackwardTiling<Op>& t_;
+  BlockPositionScratch<Op>& s_;
+  const GradTableSums<Op>& sums_;
+  const Sequence& sequence_;
+  const DistanceTable of_queries_, of_keys_;
+  const int64_t key_head_, block_;
+  const KeyRange keys_;
+  KeyRange query_reach_, key_reach_;  // the rows of each table that the block reaches
+};
+
+}  // namespace
+}  // namespace attn::cpu

@@ -1,0 +1,52 @@
+// What positions add to one query's scores, a dot product each: packing the table would take longer
+// than the few rows of a decoding task do.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/position_scores-inl.h"
+#include "cpu/kernels/scores-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+// The dot product of two rows, each of a dtype of its own.
+template <class S>
+typename S::Real dot_of(const char* x, DType x_dtype, const char* y, DType y_dtype, int64_t n) {
+  typename S::Real result = 0;
+  with_source<PositionOperand<S>>(x_dtype, [&]<DType kX>() {
+    return with_source<PositionOperand<S>>(y_dtype, [&]<DType kY>() {
+      auto sum = S::set1(0);
+      for (int64_t c = 0; c < n; c += S::kWidth) {
+        sum = S::fma(load_elements<S, kX>(x, c, n), load_elements<S, kY>(y, c, n), sum);
+      }
+      result = S::reduce_add(sum);
+      return true;
+    });
+  });
+  return result;
+}
+
+// Writes what positions add to the scores of a row of a tile, in base 2.
+template <class S>
+void load_position_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
+  const auto scale = static_cast<typename S::Real>(p.scale * kLog2E);
+  const PositionTerm &queries = p.positions.of_queries, &keys = p.positions.of_keys;
+  const int64_t b = at.sequence.b, first = at.distance() + p.positions.zero_row;
+  for (int64_t c = 0; c < at.n; ++c) {
+    to[c] = 0;
+    if (queries) {
+      const char* row = queries.table.row(0, clamp_to(first + c, queries.rows - 1), at.h);
+      to[c] += scale * dot_of<S>(queries.features.row(b, at.i, at.h), queries.features.dtype, row,
+                                 queries.table.dtype, queries.width);
+    }
+    if (keys) {
+      const char* row = keys.table.row(0, clamp_to(first + c, keys.rows - 1), at.h);
+      to[c] += scale * dot_of<S>(keys.features.row(b, at.begin + c, at.h), keys.features.dtype, row,
+                                 keys.table.dtype, keys.width);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attn::cpu
