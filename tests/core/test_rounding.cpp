@@ -1,6 +1,6 @@
 // Gradients of rows of which rounding leaves little: their lse is so large that float32 has lost
 // the logarithm of the number of their keys, or their keys are so few that dP is nearly rowsum(dO
-// O). Argument: "cuda" for tensors on such a device.
+// O).
 #include <cmath>
 #include <cstdio>
 #include <string>
