@@ -27,7 +27,7 @@ REPORT = re.compile(
     re.DOTALL,
 )
 KERNEL = re.compile(
-    r"\d(?P<kernel>[a-z_]+_kernel)I.*?(?P<element>Half|BFloat16|f)ELi.*Lb(?P<extended>[01])E"
+    r"\d(?P<kernel>[a-z_]+_kernel)I.*?(?P<element>Half|BFloat16|f)E?Li\d+ELb(?P<extended>[01])E"
 )
 
 

@@ -23,6 +23,8 @@ C_ABI = {
     "attn_cpu_isas",
     "attn_cuda_device_count",
     "attn_has_cuda",
+    "attn_linear",
+    "attn_linear_workspace",
     "attn_merge_backward",
     "attn_merge_forward",
     "attn_num_threads",
