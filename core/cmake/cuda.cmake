@@ -1,6 +1,12 @@
 # Whether the CUDA kernels are built, for which GPUs, and with which CUTLASS headers.
 
-set(ATTN_CUDA auto CACHE STRING "Build the CUDA kernels: 1, 0, or auto: where nvcc is found")
+# An editable install is a developer's, who would wait for minutes.
+set(cuda_by_default auto)
+if("${SKBUILD_STATE}" STREQUAL "editable")
+  set(cuda_by_default 0)
+endif()
+set(ATTN_CUDA ${cuda_by_default} CACHE STRING
+    "Build the CUDA kernels: 1, 0, or auto: where nvcc is found")
 # A GPU also runs what was compiled for an older one of its generation: 80 serves 86 and 89, too.
 set(ATTN_CUDA_ARCHITECTURES "75;80;90;100;120" CACHE STRING "The GPUs to compile for, from 75 on")
 set(ATTN_CUTLASS_DIR "" CACHE PATH "Folder of CUTLASS' headers, which holds cute/; empty: found")
