@@ -78,14 +78,15 @@ HeadRows read_grad_table(const char* name, const attn_tensor* gradient, const at
   if (!gradient) return {};
   if (!table) refuse_argument("expected %s to be NULL, got a tensor; no positions", name);
   const int64_t* shape = table->shape;
-  return reader.table_rows({.name = name,
-                            .access = Access::kWritten,
-                            .dtypes = only(term.table.dtype),
-                            .axes = {axis("H", shape[0], "positions"),
-                                     axis("Z", shape[1], "positions"),
-                                     axis("width", shape[2], "positions"),
-                                     {}}},
-                           gradient);
+  const HeadRows rows = reader.table_rows({.name = name,
+                                           .access = Access::kWritten,
+                                           .dtypes = only(term.table.dtype),
+                                           .axes = {axis("H", shape[0], "positions"),
+                                                    axis("Z", shape[1], "positions"),
+                                                    axis("width", shape[2], "positions"),
+                                                    {}}},
+                                          gradient);
+  return shape[0] == 0 ? HeadRows{} : rows;  // of no heads there is nothing to write
 }
 
 }  // namespace

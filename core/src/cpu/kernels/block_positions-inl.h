@@ -78,7 +78,8 @@ struct GradTableSums {
   }
 
   void store(const BackwardProblem& p) const {
-    const Sequence sequence = p.sequence(0);
+    if (of_queries.heads == 0 && of_keys.heads == 0) return;
+    const Sequence sequence = p.sequence(0);  // positions combine with no sequences
     of_queries.store({p.positions, false, sequence}, p.grad_key_table, p.scale);
     of_keys.store({p.positions, true, sequence}, p.grad_query_table, p.scale);
   }
