@@ -80,7 +80,7 @@ const Case kCases[] = {
      }},
     {"grad_query on the device of query",
      [](Calls& c) { c.grad_query.tensor.device_type = ATTN_DEVICE_CUDA; }, Where::kBackward},
-    {"no CUDA in this build",
+    {"; move the",
      [](Calls& c) {
        for (EditableTensor* t : {&c.query, &c.key, &c.value, &c.bias, &c.out, &c.lse}) {
          t->tensor.device_type = ATTN_DEVICE_CUDA;

@@ -44,7 +44,7 @@ const Case kCases[] = {
     // Devices
     {"value_ring on the device of query",
      [](StepCall& c) { c.value_ring.tensor.device_type = ATTN_DEVICE_CUDA; }},
-    {"no CUDA in this build",
+    {"; move the",
      [](StepCall& c) {
        for (EditableTensor* each :
             {&c.query, &c.key, &c.value, &c.key_ring, &c.value_ring, &c.position, &c.padding,
