@@ -8,8 +8,10 @@ import pytest
 from wheels import Installation, build_wheel, install_wheel
 
 # Torch's threads spin while they wait for each other: beside other programs, 30 times as long as
-# these tests compute. The OpenMP runtime reads this once, when torch is loaded.
+# these tests compute. The OpenMP runtime reads both once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if WORKERS := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each has its part of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(WORKERS), 1)))
 
 
 @pytest.fixture(scope="session")

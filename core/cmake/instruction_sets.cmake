@@ -3,11 +3,10 @@
 # No fast-math: NaN and infinity carry meaning here. No contraction: each ISA rounds as written.
 # No LTO, ever: it could move code built for one ISA into another's path.
 # Units are containers that hold one or two elements, so types may alias.
-set(attn_kernel_flags -O3 -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fno-exceptions
-                      -fno-rtti -fno-lto)
-if(ATTN_SANITIZE)
-  # At -O1 like the rest of an instrumented build; whole kernels in one function compile slowest.
-  list(REMOVE_ITEM attn_kernel_flags -O3)
+set(ATTN_KERNEL_OPTIMIZATION -O3 CACHE STRING "What the CPU kernels are compiled with, for speed")
+set(attn_kernel_flags ${ATTN_KERNEL_OPTIMIZATION} -ffp-contract=off -fno-math-errno
+                      -fno-strict-aliasing -fno-exceptions -fno-rtti -fno-lto)
+if(ATTN_SANITIZE)  # instrumented, whole kernels in one function compile slowest
   list(APPEND attn_kernel_flags -fno-inline-functions-called-once)
 endif()
 

@@ -1,4 +1,4 @@
-// What every ISA's translation unit offers; dispatch/ picks one table per process.
+// What every ISA's translation unit offers; dispatch/ picks one instruction set per process.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,8 @@
 
 namespace attn::cpu {
 
-// A workspace starts at a multiple of 64 bytes.
+// The kernels that multiply in one way. A workspace starts at a multiple of 64 bytes.
 struct KernelTable {
-  const char* isa;  // "scalar", "avx2", "avx512", "avx512_bf16", "neon"
   size_t (*forward_workspace)(const ForwardProblem& problem, int workers);  // bytes
   void (*forward)(const ForwardProblem& problem, void* workspace, const TaskRunner& runner);
   size_t (*backward_workspace)(const BackwardProblem& problem, int workers);  // bytes
@@ -23,11 +22,33 @@ struct KernelTable {
   void (*linear)(const LinearProblem& problem, void* workspace, const TaskRunner& runner);
 };
 
+// A table for each dtype; several may share one.
+struct InstructionSet {
+  const char* name;  // "scalar", "avx2", "avx512", "avx512_bf16", "neon"
+  const KernelTable* float32;
+  const KernelTable* float16;
+  const KernelTable* bfloat16;
+  const KernelTable* float64;
+
+  const KernelTable& kernels_for(DType dtype) const {
+    switch (dtype) {
+      case DType::kFloat64: return *float64;
+      case DType::kBFloat16: return *bfloat16;
+      case DType::kFloat16: return *float16;
+      default: return *float32;
+    }
+  }
+};
+
 // One per file in isa/; a build has those its architecture allows.
-extern const KernelTable kScalarKernels;
-extern const KernelTable kAvx2Kernels;
-extern const KernelTable kAvx512Kernels;
-extern const KernelTable kAvx512Bf16Kernels;
-extern const KernelTable kNeonKernels;
+extern const InstructionSet kScalar;
+extern const InstructionSet kAvx2;
+extern const InstructionSet kAvx512;
+extern const InstructionSet kAvx512Bf16;
+extern const InstructionSet kNeon;
+
+// What avx512_bf16 takes from avx512.
+extern const KernelTable kAvx512SingleKernels;
+extern const KernelTable kAvx512DoubleKernels;
 
 }  // namespace attn::cpu

@@ -35,25 +35,29 @@ TaskRunner runner_for(const Problem& problem, const Resources& resources) {
 size_t forward_workspace(const ForwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::forward_workspace(call);
   const int workers = runner_for(call.problem, call.resources).workers;
-  return with_room_to_align(chosen_cpu_kernels().forward_workspace(call.problem, workers));
+  return with_room_to_align(
+      chosen_cpu_kernels(call.problem.query.dtype).forward_workspace(call.problem, workers));
 }
 
 void forward(const ForwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::forward(call);
   void* workspace = aligned_workspace(call.resources, forward_workspace(call));
-  chosen_cpu_kernels().forward(call.problem, workspace, runner_for(call.problem, call.resources));
+  chosen_cpu_kernels(call.problem.query.dtype)
+      .forward(call.problem, workspace, runner_for(call.problem, call.resources));
 }
 
 size_t backward_workspace(const BackwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::backward_workspace(call);
   const int workers = runner_for(call.problem, call.resources).workers;
-  return with_room_to_align(chosen_cpu_kernels().backward_workspace(call.problem, workers));
+  return with_room_to_align(
+      chosen_cpu_kernels(call.problem.query.dtype).backward_workspace(call.problem, workers));
 }
 
 void backward(const BackwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::backward(call);
   void* workspace = aligned_workspace(call.resources, backward_workspace(call));
-  chosen_cpu_kernels().backward(call.problem, workspace, runner_for(call.problem, call.resources));
+  chosen_cpu_kernels(call.problem.query.dtype)
+      .backward(call.problem, workspace, runner_for(call.problem, call.resources));
 }
 
 }  // namespace attn

@@ -7,8 +7,8 @@ namespace {
 bool always() { return true; }
 
 constexpr CpuCandidate kCandidates[] = {
-    {.kernels = &cpu::kNeonKernels, .runs_here = always},
-    {.kernels = &cpu::kScalarKernels, .runs_here = always},
+    {.isa = &cpu::kNeon, .runs_here = always},
+    {.isa = &cpu::kScalar, .runs_here = always},
 };
 
 }  // namespace

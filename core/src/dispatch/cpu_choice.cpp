@@ -14,8 +14,8 @@ namespace {
 constexpr const char* kKnownIsas[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon"};
 
 struct Choice {
-  const cpu::KernelTable* kernels = nullptr;  // NULL: refused
-  std::string asked_for;                      // ATTN_CPU_ISA
+  const cpu::InstructionSet* isa = nullptr;  // NULL: refused
+  std::string asked_for;                     // ATTN_CPU_ISA
   bool is_known = true;
 };
 
@@ -24,9 +24,9 @@ Choice choose() {
   const bool is_forced = asked_for && *asked_for;
   Choice choice{.asked_for = is_forced ? asked_for : ""};
   for (const CpuCandidate& candidate : cpu_candidates()) {
-    const bool is_wanted = !is_forced || choice.asked_for == candidate.kernels->isa;
+    const bool is_wanted = !is_forced || choice.asked_for == candidate.isa->name;
     if (!is_wanted || !candidate.runs_here()) continue;
-    choice.kernels = candidate.kernels;
+    choice.isa = candidate.isa;
     return choice;
   }
   choice.is_known = false;
@@ -34,11 +34,9 @@ Choice choose() {
   return choice;
 }
 
-}  // namespace
-
-const cpu::KernelTable& chosen_cpu_kernels() {
+const cpu::InstructionSet& chosen() {
   static const Choice choice = choose();
-  if (choice.kernels) return *choice.kernels;
+  if (choice.isa) return *choice.isa;
   const char* asked_for = choice.asked_for.c_str();
   if (choice.is_known) {
     refuse_unsupported(
@@ -52,7 +50,11 @@ const cpu::KernelTable& chosen_cpu_kernels() {
       cpu_isas(), asked_for);
 }
 
-const char* cpu_isa() { return chosen_cpu_kernels().isa; }
+}  // namespace
+
+const cpu::KernelTable& chosen_cpu_kernels(DType dtype) { return chosen().kernels_for(dtype); }
+
+const char* cpu_isa() { return chosen().name; }
 
 const char* cpu_isas() {
   static const std::string names = [] {
@@ -60,7 +62,7 @@ const char* cpu_isas() {
     for (const CpuCandidate& candidate : cpu_candidates()) {
       if (!candidate.runs_here()) continue;
       if (!joined.empty()) joined += ' ';
-      joined += candidate.kernels->isa;
+      joined += candidate.isa->name;
     }
     return joined;
   }();

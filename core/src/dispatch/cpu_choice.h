@@ -8,14 +8,15 @@
 namespace attn {
 
 struct CpuCandidate {
-  const cpu::KernelTable* kernels;
+  const cpu::InstructionSet* isa;
   bool (*runs_here)();  // whether this CPU and its operating system do
 };
 
 // What this build contains, best first; one file per architecture defines it.
 std::span<const CpuCandidate> cpu_candidates();
 
-// The kernels in use, chosen once. Throws Refusal if ATTN_CPU_ISA asks for the impossible.
-const cpu::KernelTable& chosen_cpu_kernels();
+// The kernels in use for problems of a dtype, chosen once. Throws Refusal if ATTN_CPU_ISA asks for
+// the impossible.
+const cpu::KernelTable& chosen_cpu_kernels(DType dtype);
 
 }  // namespace attn

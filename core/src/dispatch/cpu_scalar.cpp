@@ -6,7 +6,7 @@ namespace {
 
 bool always() { return true; }
 
-constexpr CpuCandidate kCandidates[] = {{.kernels = &cpu::kScalarKernels, .runs_here = always}};
+constexpr CpuCandidate kCandidates[] = {{.isa = &cpu::kScalar, .runs_here = always}};
 
 }  // namespace
 

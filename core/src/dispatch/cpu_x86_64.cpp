@@ -20,10 +20,10 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
 bool always() { return true; }
 
 constexpr CpuCandidate kCandidates[] = {
-    {.kernels = &cpu::kAvx512Bf16Kernels, .runs_here = has_avx512_bf16},
-    {.kernels = &cpu::kAvx512Kernels, .runs_here = has_avx512},
-    {.kernels = &cpu::kAvx2Kernels, .runs_here = has_avx2},
-    {.kernels = &cpu::kScalarKernels, .runs_here = always},
+    {.isa = &cpu::kAvx512Bf16, .runs_here = has_avx512_bf16},
+    {.isa = &cpu::kAvx512, .runs_here = has_avx512},
+    {.isa = &cpu::kAvx2, .runs_here = has_avx2},
+    {.isa = &cpu::kScalar, .runs_here = always},
 };
 
 }  // namespace

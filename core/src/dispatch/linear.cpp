@@ -23,12 +23,13 @@ TaskRunner runner_for(const LinearCall& call) {
 
 size_t linear_workspace(const LinearCall& call) {
   const int workers = runner_for(call).workers;
-  return with_room_to_align(chosen_cpu_kernels().linear_workspace(call.problem, workers));
+  return with_room_to_align(
+      chosen_cpu_kernels(call.problem.dtype).linear_workspace(call.problem, workers));
 }
 
 void linear(const LinearCall& call) {
   void* workspace = aligned_workspace(call.resources, linear_workspace(call));
-  chosen_cpu_kernels().linear(call.problem, workspace, runner_for(call));
+  chosen_cpu_kernels(call.problem.dtype).linear(call.problem, workspace, runner_for(call));
 }
 
 }  // namespace attn

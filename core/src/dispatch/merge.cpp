@@ -24,12 +24,14 @@ TaskRunner runner_for(const MergeProblem& problem, const Resources& resources) {
 
 void merge_forward(const MergeForwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::merge_forward(call);
-  chosen_cpu_kernels().merge_forward(call.problem, runner_for(call.problem, call.resources));
+  chosen_cpu_kernels(call.problem.dtype)
+      .merge_forward(call.problem, runner_for(call.problem, call.resources));
 }
 
 void merge_backward(const MergeBackwardCall& call) {
   if (call.resources.device.is_cuda()) return cuda::merge_backward(call);
-  chosen_cpu_kernels().merge_backward(call.problem, runner_for(call.problem, call.resources));
+  chosen_cpu_kernels(call.problem.dtype)
+      .merge_backward(call.problem, runner_for(call.problem, call.resources));
 }
 
 }  // namespace attn

@@ -10,8 +10,8 @@ bool has_avx2() {
 }
 
 constexpr CpuCandidate kCandidates[] = {
-    {.kernels = &cpu::kAvx512Bf16Kernels, .runs_here = has_avx2},
-    {.kernels = &cpu::kAvx512Kernels, .runs_here = has_avx2},
+    {.isa = &cpu::kAvx512Bf16, .runs_here = has_avx2},
+    {.isa = &cpu::kAvx512, .runs_here = has_avx2},
 };
 
 }  // namespace

@@ -3,7 +3,17 @@
 #include "cpu/simd/vec_neon.h"
 
 namespace attn::cpu {
+namespace {
 
-const KernelTable kNeonKernels = make_kernel_table<VecNeon, SingleOperand<VecNeon>>("neon");
+const KernelTable kSingleKernels = make_kernel_table<SingleOperand<VecNeon>>();
+const KernelTable kDoubleKernels = make_kernel_table<DoubleOperand<VecNeon>>();
+
+}  // namespace
+
+const InstructionSet kNeon = {.name = "neon",
+                              .float32 = &kSingleKernels,
+                              .float16 = &kSingleKernels,
+                              .bfloat16 = &kSingleKernels,
+                              .float64 = &kDoubleKernels};
 
 }  // namespace attn::cpu
