@@ -37,7 +37,7 @@ Inputs pop_inputs(OperatorStack& stack) {
 
 void pop_positions(OperatorStack& stack, Inputs& inputs) {
   stack.pop(inputs.position_query, inputs.key_table, inputs.position_key, inputs.query_table,
-            inputs.zero_row);
+            inputs.zero_row, inputs.key_table_rows, inputs.query_table_rows);
 }
 
 InputViews::InputViews(const Inputs& inputs)
@@ -58,6 +58,8 @@ InputViews::InputViews(const Inputs& inputs)
       key_table_(inputs.key_table),
       position_key_(inputs.position_key),
       query_table_(inputs.query_table),
+      key_table_rows_(inputs.key_table_rows),
+      query_table_rows_(inputs.query_table_rows),
       mask_(ATTN_MASK_INIT),
       scale_(checked_scale(inputs.scale)) {
   mask_.band = {.left = inputs.band_left,
@@ -81,7 +83,9 @@ InputViews::InputViews(const Inputs& inputs)
                      .key_table = key_table_.get(),
                      .key = position_key_.get(),
                      .query_table = query_table_.get(),
-                     .zero_row = inputs.zero_row};
+                     .zero_row = inputs.zero_row,
+                     .key_table_rows = key_table_rows_.get(),
+                     .query_table_rows = query_table_rows_.get()};
   mask_.softcap = inputs.softcap;
 }
 

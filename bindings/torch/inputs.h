@@ -29,6 +29,7 @@ struct Inputs {
   double softcap = 0.0;
   std::optional<Tensor> position_query, key_table, position_key, query_table;
   int64_t zero_row = 0;
+  std::optional<Tensor> key_table_rows, query_table_rows;
 };
 
 // All but positions, which only some operators take, after the others.
@@ -58,7 +59,8 @@ class InputViews {
  private:
   attn_tensor query_, key_, value_;
   OptionalView bias_, q_start_, k_start_, k_len_, block_table_, block_offsets_, block_indices_,
-      slopes_, table_, sink_, position_query_, key_table_, position_key_, query_table_;
+      slopes_, table_, sink_, position_query_, key_table_, position_key_, query_table_,
+      key_table_rows_, query_table_rows_;
   attn_mask mask_;
   double scale_;
 };

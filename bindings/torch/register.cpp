@@ -42,7 +42,8 @@ const std::string kInputs =
 // What operators of relative positions take after that.
 const std::string kPositions =
     ", Tensor? position_query=None, Tensor? key_table=None, Tensor? position_key=None, "
-    "Tensor? query_table=None, SymInt zero_row=0";
+    "Tensor? query_table=None, SymInt zero_row=0, Tensor? key_table_rows=None, "
+    "Tensor? query_table_rows=None";
 
 void run_attention(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
   OperatorStack stack(values, num_arguments, num_results);

@@ -150,8 +150,54 @@ def test_content_stands_for_positions_by_default():
     tensors["query_table"] = torch.randn(3, 17, 4, dtype=torch.float64)
     tensors["key_table"] = torch.randn(3, 17, 4, dtype=torch.float64)
     del tensors["position_query"]
-    expected = positions.attend(**tensors, **options)
-    assert_close(attend_by_position(**tensors, **options), expected, rtol=0, atol=1e-12)
+    for name in ("query_table", "key_table"):
+        tensors[name].requires_grad_()
+    out, grads = result_of(tensors, options)
+    expected, expected_grads = expected_of(tensors, options)
+    assert_close(out, expected, rtol=0, atol=1e-12)
+    assert_close(grads, expected_grads, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("of_content", [False, True])
+def test_distances_that_share_rows(of_content):
+    tensors, options = make_call(rows=4, terms=("key", "query"), keys=13, offset=4, window_right=5)
+    if of_content:
+        for name, table in (("position_query", "key_table"), ("position_key", "query_table")):
+            del tensors[name]
+            tensors[table] = torch.randn(3, 4, 4, dtype=torch.float64).requires_grad_()
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randint(4, (2, 11), generator=generator, dtype=torch.int32)
+    names = ("key_table", "query_table")
+    shared = {f"{name}_rows": each for name, each in zip(names, rows, strict=True)}
+    out, grads = result_of(tensors, options | shared)
+    wide = {name: x.detach().requires_grad_() for name, x in tensors.items()}
+    read = {name: wide[name][:, shared[f"{name}_rows"]] for name in names}
+    expected = positions.attend(**(wide | read), **options)
+    assert_close(out, expected, rtol=0, atol=1e-12)
+    wanted = torch.autograd.grad(expected, list(wide.values()), cotangent(expected))
+    assert_close(grads, wanted, rtol=0, atol=1e-12)
+
+
+def test_gradients_over_several_blocks_of_keys_in_float32():
+    tensors, options = make_call(
+        batch=1,
+        queries=140,
+        keys=900,
+        heads=2,
+        rows=90,
+        terms=("key", "query"),
+        dtype=torch.float32,
+    )
+    generator = torch.Generator().manual_seed(8)
+    for name, shape in (("query", (1, 140, 2, 64)), ("key", (1, 900, 2, 64))):
+        tensors[name] = torch.randn(shape, generator=generator).requires_grad_()
+    for name in ("key_table", "query_table"):
+        tensors[name] = torch.randn(2, 90, 64, generator=generator).requires_grad_()
+    del tensors["position_query"], tensors["position_key"]
+    out, grads = result_of(tensors, options)
+    expected, expected_grads = expected_of(tensors, options)
+    assert_close(out.double(), expected, rtol=0, atol=2e-5)
+    assert_close([x.double() for x in grads], list(expected_grads), rtol=1e-4, atol=2e-4)
 
 
 def test_gradcheck():
@@ -350,6 +396,15 @@ def test_exported_with_free_lengths():
         ({"attn_bias": torch.zeros(2, 1, 4, 9)}, "expected attn_bias, floating"),
         ({"attn_bias": torch.zeros(2, 1, 1, 9, dtype=torch.int64)}, "expected attn_bias, floating"),
         ({"p": 1.5}, "a dropout probability p"),
+        ({"position_key": torch.zeros(2, 9, 3, 6)}, "query_table with position_key, got None"),
+        ({"key_table_rows": torch.zeros(9).long()}, r"key_table_rows, int32 \[distances\], got"),
+        ({"key_table_rows": torch.zeros(0).int()}, r"key_table_rows, int32 \[distances\], got"),
+        ({"key_table_rows": torch.tensor([17]).int()}, "expected key_table_rows within the 17"),
+        ({"query_table_rows": torch.zeros(9).int()}, "query_table with query_table_rows, got None"),
+        (
+            {"query": torch.zeros(2, 9, 4, 3, dtype=torch.float64).mT},
+            "attend_by_position: expected query's last stride to be 1",
+        ),
         ({"value": torch.zeros(2, 8, 3, 5, dtype=torch.float64)}, "value"),
     ],
 )
@@ -357,3 +412,18 @@ def test_what_does_not_fit_is_named(change, message):
     tensors, options = make_call()
     with pytest.raises(ValueError, match=message):
         attend_by_position(**{**tensors, **options, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offset": 1.0}, "expected offset, an int, got 1.0"),
+        ({"zero_row": torch.tensor(2)}, "expected zero_row, an int"),
+        ({"window_left": 2.5}, "expected window_left, an int"),
+        ({"scale": torch.ones((), requires_grad=True)}, "expected scale, a number"),
+    ],
+)
+def test_what_is_no_number_is_named(change, message):
+    tensors, options = make_call()
+    with pytest.raises(TypeError, match=f"attend_by_position: {message}"):
+        attend_by_position(**tensors, **(options | change))

@@ -47,6 +47,15 @@ def test_opcheck():
     torch.library.opcheck(OP.default, inputs, named | options)
 
 
+def test_opcheck_of_content_and_of_shared_rows():
+    inputs, _ = make_call()
+    table = torch.randn(1, 3, 6, requires_grad=True)
+    rows = torch.tensor([0, 2, 2, 1], dtype=torch.int32)
+    torch.library.opcheck(
+        OP.default, inputs, {"key_table": table, "key_table_rows": rows, "zero_row": 1}
+    )
+
+
 def test_opcheck_of_the_gradient():
     inputs, named = make_call(requires_grad=False)
     out, lse = OP(*inputs, **named)

@@ -23,6 +23,7 @@ struct Arrays {
   Array grad_bias, grad_slopes, grad_table, grad_sink;
   Array position_query, key_table, position_key, query_table;
   Array grad_position_query, grad_key_table, grad_position_key, grad_query_table;
+  Array key_table_rows, query_table_rows;                        // int32
   Array q_start, k_start, k_len, block_table, offsets, indices;  // int32
 
   Arrays(attn_dtype dtype, attn_dtype out_dtype, const Shape& s, unsigned seed) {
@@ -71,6 +72,13 @@ struct Arrays {
     grad_position_key = Array(dtype, position_key.shape());
     grad_query_table = Array(dtype, query_table.shape());
   }
+  // The same with the query or the key as features.
+  void add_content_positions(bool of_keys, attn_dtype dtype, int64_t rows, int64_t heads,
+                             unsigned seed) {
+    Array& table_of_content = of_keys ? query_table : key_table;
+    table_of_content = small(dtype, {heads, rows, query.extent(3)}, seed);
+    (of_keys ? grad_query_table : grad_key_table) = Array(dtype, table_of_content.shape());
+  }
   void add_sink(attn_dtype dtype, unsigned seed) {
     sink = Array::random(dtype, {query.extent(2)}, seed);
     grad_sink = Array(dtype, sink.shape());
@@ -113,6 +121,7 @@ struct Calls {
   EditableTensor grad_bias, grad_slopes, grad_table, grad_sink;
   EditableTensor position_query, key_table, position_key, query_table;
   EditableTensor grad_position_query, grad_key_table, grad_position_key, grad_query_table;
+  EditableTensor key_table_rows, query_table_rows;
   EditableTensor q_start, k_start, k_len, block_table, offsets, indices;
   attn_mask mask = ATTN_MASK_INIT;
   attn_exec exec = ATTN_EXEC_INIT;
@@ -149,6 +158,8 @@ struct Calls {
         grad_key_table(arrays.grad_key_table),
         grad_position_key(arrays.grad_position_key),
         grad_query_table(arrays.grad_query_table),
+        key_table_rows(arrays.key_table_rows),
+        query_table_rows(arrays.query_table_rows),
         q_start(arrays.q_start),
         k_start(arrays.k_start),
         k_len(arrays.k_len),
@@ -188,6 +199,8 @@ struct Calls {
     mask.positions.key_table = if_exists(key_table);
     mask.positions.key = if_exists(position_key);
     mask.positions.query_table = if_exists(query_table);
+    mask.positions.key_table_rows = if_exists(key_table_rows);
+    mask.positions.query_table_rows = if_exists(query_table_rows);
     mask.sequences.q_start = if_exists(q_start);
     mask.sequences.k_start = if_exists(k_start);
     mask.sequences.k_len = if_exists(k_len);

@@ -150,25 +150,31 @@ class Naive {
   struct Factors {
     int64_t width = 0, feature = 0, entry = 0;
   };
-  Factors factors(const Array& features, const Array& table, const Row& row, int64_t line,
-                  int64_t j) const {
+  Factors factors(const Array& features, const Array& table, const Array& places, const Row& row,
+                  int64_t line, int64_t j) const {
     const int64_t rows = table.extent(1), width = table.extent(2);
-    const int64_t r = std::clamp<int64_t>(
-        masks_.distance(row.s, row.i, j) + mask_.positions.zero_row, 0, rows - 1);
+    const int64_t distances = places.exists() ? places.size() : rows;
+    int64_t r = std::clamp<int64_t>(masks_.distance(row.s, row.i, j) + mask_.positions.zero_row, 0,
+                                    distances - 1);
+    if (places.exists()) r = static_cast<int64_t>(places.get(r));
     const int64_t head = table.extent(0) == 1 ? 0 : row.h;
     return {width, features.at(row.s.b, line, row.h, 0), (head * rows + r) * width};
   }
   Factors of_query(const Row& row, int64_t j) const {
-    return factors(a_.position_query, a_.key_table, row, row.i, j);
+    return factors(query_features(), a_.key_table, a_.key_table_rows, row, row.i, j);
   }
   Factors of_key(const Row& row, int64_t j) const {
-    return factors(a_.position_key, a_.query_table, row, j, j);
+    return factors(key_features(), a_.query_table, a_.query_table_rows, row, j, j);
   }
+  const Array& query_features() const {
+    return a_.position_query.exists() ? a_.position_query : a_.query;
+  }
+  const Array& key_features() const { return a_.position_key.exists() ? a_.position_key : a_.key; }
 
   double of_positions(const Row& row, int64_t j) const {
     double sum = 0.0;
-    if (a_.key_table.exists()) sum += dot(a_.position_query, a_.key_table, of_query(row, j));
-    if (a_.query_table.exists()) sum += dot(a_.position_key, a_.query_table, of_key(row, j));
+    if (a_.key_table.exists()) sum += dot(query_features(), a_.key_table, of_query(row, j));
+    if (a_.query_table.exists()) sum += dot(key_features(), a_.query_table, of_key(row, j));
     return sum * scale_;
   }
   static double dot(const Array& features, const Array& table, const Factors& at) {
@@ -182,12 +188,14 @@ class Naive {
   void add_positions(const Row& row, int64_t j, double grad, double size,
                      NaiveBackward& result) const {
     if (a_.key_table.exists()) {
-      add_products(a_.position_query, a_.key_table, of_query(row, j), grad, size,
-                   result.grad_position_query, result.grad_key_table, result.key_table_terms);
+      add_products(query_features(), a_.key_table, of_query(row, j), grad, size,
+                   a_.position_query.exists() ? result.grad_position_query : result.grad_query,
+                   result.grad_key_table, result.key_table_terms);
     }
     if (a_.query_table.exists()) {
-      add_products(a_.position_key, a_.query_table, of_key(row, j), grad, size,
-                   result.grad_position_key, result.grad_query_table, result.query_table_terms);
+      add_products(key_features(), a_.query_table, of_key(row, j), grad, size,
+                   a_.position_key.exists() ? result.grad_position_key : result.grad_key,
+                   result.grad_query_table, result.query_table_terms);
     }
   }
   static void add_products(const Array& features, const Array& table, const Factors& at,

@@ -62,6 +62,8 @@ static void print_mask(void) {
   FIELD(attn_mask, positions.key);
   FIELD(attn_mask, positions.query_table);
   FIELD(attn_mask, positions.zero_row);
+  FIELD(attn_mask, positions.key_table_rows);
+  FIELD(attn_mask, positions.query_table_rows);
 }
 
 static void print_forward(void) {

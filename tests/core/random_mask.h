@@ -42,7 +42,16 @@ inline void add_random_parameters(Arrays& arrays, attn_dtype dtype, Generator& g
   if (one_in(generator, 4)) arrays.add_sink(any_of(generator, choices), generator());
 }
 
-// Tables of one row, of every distance, or short ones whose ends repeat.
+// Which of a table's rows each distance reads; or nothing.
+inline Array random_places(int64_t distances, int64_t rows, Generator& generator) {
+  if (!one_in(generator, 3)) return {};
+  Integers places(distances);
+  for (int64_t& place : places) place = below(generator, rows);
+  return Array::integers(places);
+}
+
+// Tables of one row, of every distance, or short ones whose ends repeat; of features of their own,
+// or of queries and keys.
 inline void add_random_positions(Arrays& arrays, attn_mask& mask, const Shape& s, attn_dtype dtype,
                                  Generator& generator) {
   constexpr int64_t kWidths[] = {1, 3, 8, 17, 40};
@@ -51,13 +60,24 @@ inline void add_random_positions(Arrays& arrays, attn_mask& mask, const Shape& s
   const auto heads = [&] { return one_in(generator, 2) ? 1 : s.Hq; };
   const int64_t rows = any_of(generator, kRows);
   if (!one_in(generator, 3)) {
-    arrays.add_query_positions(any_of(generator, choices), any_of(generator, kWidths), rows,
-                               heads(), generator());
+    if (one_in(generator, 3)) {
+      arrays.add_content_positions(false, any_of(generator, choices), rows, heads(), generator());
+    } else {
+      arrays.add_query_positions(any_of(generator, choices), any_of(generator, kWidths), rows,
+                                 heads(), generator());
+    }
+    arrays.key_table_rows = random_places(any_of(generator, kRows), rows, generator);
   }
   if (!one_in(generator, 3)) {
-    arrays.add_key_positions(any_of(generator, choices), any_of(generator, kWidths),
-                             one_in(generator, 2) ? rows : any_of(generator, kRows), heads(),
-                             generator());
+    const int64_t key_rows = one_in(generator, 2) ? rows : any_of(generator, kRows);
+    if (s.Hq == s.Hkv && one_in(generator, 2)) {
+      arrays.add_content_positions(true, any_of(generator, choices), key_rows, heads(),
+                                   generator());
+    } else {
+      arrays.add_key_positions(any_of(generator, choices), any_of(generator, kWidths), key_rows,
+                               heads(), generator());
+    }
+    arrays.query_table_rows = random_places(any_of(generator, kRows), key_rows, generator);
   }
   mask.positions.zero_row = one_in(generator, 3) ? below(generator, 60) - 20 : rows / 2;
 }

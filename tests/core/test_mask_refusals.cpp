@@ -20,6 +20,7 @@ Arrays arrays_of(Base base) {
   if (base == Base::kPositions) {
     arrays.add_query_positions(kFloat32, 3, 7, 1, 5);
     arrays.add_key_positions(kFloat32, 6, 9, 4, 6);
+    arrays.key_table_rows = Array::integers({6, 0, 3});
   } else if (base == Base::kBlocks) {
     arrays.offsets = Array::integers({0, 2, 2, 5}, 1);
     arrays.indices = Array::integers({0, 4, 1, 2, 3});
@@ -184,8 +185,20 @@ const Case kCases[] = {
      false},
     {kPositions, "positions.key_table to be a tensor, got NULL; pass it with positions.query",
      [](Calls& c) { c.mask.positions.key_table = nullptr; }},
-    {kPositions, "positions.key to be a tensor, got NULL; pass it with positions.query_table",
+    {kPositions, "positions.key to be a tensor where Hkv is not Hq, got NULL",
      [](Calls& c) { c.mask.positions.key = nullptr; }},
+    {kPositions, "positions.key_table's extent width (axis 2) to be 8 as in query, got 3",
+     [](Calls& c) { c.mask.positions.query = nullptr; }},
+    {kPositions, "positions.key_table to be a tensor, got NULL; pass it with positions.key_table_r",
+     [](Calls& c) { c.mask.positions.query = c.mask.positions.key_table = nullptr; }},
+    {kPositions, "positions.key_table_rows within the 7 rows of positions.key_table, got 7 at [1]",
+     set_integer<&Arrays::key_table_rows, 1, 7>, false},
+    {kPositions, "positions.key_table_rows within the 7 rows of positions.key_table, got -1 at [2]",
+     set_integer<&Arrays::key_table_rows, 2, -1>, false},
+    {kPositions, "positions.key_table_rows's extent D >= 1, got 0",
+     [](Calls& c) { c.key_table_rows.shape[0] = 0; }},
+    {kPositions, "positions.key_table_rows's dtype to be int32, got int64",
+     [](Calls& c) { c.key_table_rows.tensor.dtype.bits = 64; }},
     {kPositions, "expected positions or sequences, got both",
      [](Calls& c) {
        static Array starts = Array::integers({0, 5});
@@ -233,7 +246,7 @@ const Case kBackwardCases[] = {
      [](Calls& c) { c.grad_query_table.shape[0] = 1; }},
     {kPositions, "grad_key_table's dtype to be float32, got float64",
      [](Calls& c) { c.grad_key_table.tensor.dtype = kFloat64; }},
-    {kPositions, "grad_position_key to be NULL, got a tensor; no positions",
+    {kPositions, "grad_position_key to be NULL, got a tensor; the mask has no positions.key",
      [](Calls& c) { c.mask.positions.key = c.mask.positions.query_table = nullptr; }},
     {kPositions, "grad_query_table's elements not to overlap",
      [](Calls& c) { c.grad_query_table.strides[0] = 0; }},

@@ -61,8 +61,8 @@ void damage_options(Calls& c, Generator& generator) {
 // Starts, lengths, pages and indices that lead anywhere.
 void damage_integers(Arrays& a, Generator& generator) {
   constexpr int64_t kNumbers[] = {-1, 0, 1, 2, 3, 7, 100, INT32_MIN, INT32_MAX};
-  Array* const kArrays[] = {&a.q_start,     &a.k_start, &a.k_len,
-                            &a.block_table, &a.offsets, &a.indices};
+  Array* const kArrays[] = {&a.q_start, &a.k_start, &a.k_len,          &a.block_table,
+                            &a.offsets, &a.indices, &a.key_table_rows, &a.query_table_rows};
   Array& array = *any_of(generator, kArrays);
   if (array.size() == 0) return;
   array.set(below(generator, array.size()), static_cast<double>(any_of(generator, kNumbers)));
@@ -95,6 +95,8 @@ void damage_pointers(Calls& c, Generator& generator) {
                                          &c.mask.positions.key_table,
                                          &c.mask.positions.key,
                                          &c.mask.positions.query_table,
+                                         &c.mask.positions.key_table_rows,
+                                         &c.mask.positions.query_table_rows,
                                          &c.backward.grad_position_query,
                                          &c.backward.grad_key_table,
                                          &c.backward.grad_position_key,
@@ -138,6 +140,8 @@ void damage(Calls& c, Generator& generator) {
                                       &c.key_table,
                                       &c.position_key,
                                       &c.query_table,
+                                      &c.key_table_rows,
+                                      &c.query_table_rows,
                                       &c.grad_position_query,
                                       &c.grad_key_table,
                                       &c.grad_position_key,

@@ -63,17 +63,23 @@ typedef struct attn_relative {
    float64). With d = j - (i + shift) the distance from the band's diagonal and
    r = clamp(d + zero_row, 0, Z - 1), a score gains
    scale * (query[b, i, h] . key_table[h, r] + key[b, j, h] . query_table[h, r]).
-   Features are [B, M, Hq, width] with a head for each of query's, tables [Hq or 1, Z, width]; each
-   pair is there or NULL as a whole, of widths and Z of its own. All have contiguous rows and hold
+   Features are [B, M, Hq, width] with a head for each of query's, tables [Hq or 1, Z, width]; those
+   of queries and those of keys have widths and Z of their own. All have contiguous rows and hold
    the query's dtype, or float32 beside a narrower one. Not with sequences.
+   Features that are NULL beside a table are attention's own query or key, whose gradients hold
+   theirs too; keys take Hkv equal to Hq then.
+   Where a table has rows by distance, int32 [D], r is rows[clamp(d + zero_row, 0, D - 1)], in
+   [0, Z): distances may share rows, as in DeBERTa's buckets.
    Source: Shaw et al. 2018, arXiv:1803.02155; Dai et al. 2019, arXiv:1901.02860, section 3.3; He et
    al. 2020, arXiv:2006.03654, eq. 4. */
 typedef struct attn_positions {
-  const attn_tensor* query;       /* [B, Mq, Hq, Kp], or NULL */
-  const attn_tensor* key_table;   /* [Hq or 1, Z, Kp], or NULL */
-  const attn_tensor* key;         /* [B, Mkv, Hq, Kp'], or NULL */
-  const attn_tensor* query_table; /* [Hq or 1, Z', Kp'], or NULL */
-  int64_t zero_row;               /* of both tables: where distance 0 lies, in them or not */
+  const attn_tensor* query;            /* [B, Mq, Hq, Kp], or NULL */
+  const attn_tensor* key_table;        /* [Hq or 1, Z, Kp]; NULL: no positions of keys */
+  const attn_tensor* key;              /* [B, Mkv, Hq, Kp'], or NULL */
+  const attn_tensor* query_table;      /* [Hq or 1, Z', Kp']; NULL: no positions of queries */
+  int64_t zero_row;                    /* of both: where distance 0 lies, in them or not */
+  const attn_tensor* key_table_rows;   /* [D], or NULL: row r for the r-th distance */
+  const attn_tensor* query_table_rows; /* [D'], or NULL */
 } attn_positions;
 
 /* Drops each probability with chance p and scales the kept ones by 1 / (1 - p).
@@ -121,6 +127,6 @@ typedef struct attn_mask {
    {0, 0},                                 \
    0,                                      \
    0.0,                                    \
-   {0, 0, 0, 0, 0}}
+   {0, 0, 0, 0, 0, 0, 0}}
 
 #endif /* ATTN_MASK_H */

@@ -159,11 +159,16 @@ struct HeadParameters {
 
 // What positions add to the scores from one side: scale * features . table[row of the distance].
 struct PositionTerm {
-  HeadRows features;  // [B, Mq or Mkv, Hq, width]
-  HeadRows table;     // [rows, Hq, width]: its row is row(0, r, h); a stride of 0 shares it
-  int64_t rows = 0, width = 0;
+  HeadRows features;        // [B, Mq or Mkv, Hq, width]
+  bool is_content = false;  // the features are the query or the key
+  HeadRows table;           // [size, Hq, width]; a stride of 0 shares it
+  int64_t size = 0, width = 0;
+  int64_t rows = 0;                 // how many distances have a row of their own
+  const int32_t* places = nullptr;  // [rows]: where these rows lie; null: one after the other
 
   ATTN_INLINE explicit operator bool() const { return static_cast<bool>(table); }
+  // Where row r, of those that distances have, lies in the table.
+  ATTN_INLINE int64_t place(int64_t r) const { return places ? places[r] : r; }
 };
 
 // With d the distance from the diagonal, the row of either table is clamp(d + zero_row).

@@ -18,7 +18,11 @@ struct Side {
   const attn_tensor* features;
   const char* table_name;
   const attn_tensor* table;
-  Axis rows;  // of the features
+  const char* places_name;
+  const attn_tensor* places;
+  Axis rows;                // of the features
+  const HeadRows& content;  // what the features are by default
+  int64_t content_heads;
 };
 
 DTypes dtypes_of(const Problem& problem) {
@@ -26,43 +30,89 @@ DTypes dtypes_of(const Problem& problem) {
   return own == only(DType::kFloat64) ? own : own | only(DType::kFloat32);
 }
 
+// Reads the features, or makes them the query or the key.
+void read_features(const Side& side, TensorReader& reader, const Problem& problem,
+                   PositionTerm& term) {
+  if (side.features) {
+    term.features =
+        reader.head_rows({.name = side.features_name,
+                          .access = Access::kRead,
+                          .dtypes = dtypes_of(problem),
+                          .axes = {axis("B", problem.B, "query"), side.rows,
+                                   axis("Hq", problem.Hq, "query"), free_axis("width")}},
+                         side.features);
+    term.width = side.features->shape[3];
+    return;
+  }
+  if (side.content_heads != problem.Hq) {
+    refuse_argument("expected %s to be a tensor where Hkv is not Hq, got NULL", side.features_name);
+  }
+  term.features = side.content;
+  term.is_content = true;
+  term.width = problem.K;
+}
+
+// Reads where the rows of distances lie, once the table is read.
+void read_places(const Side& side, TensorReader& reader, PositionTerm& term) {
+  term.rows = term.size;
+  if (!side.places) return;
+  term.places = reader
+                    .integers({.name = side.places_name,
+                               .access = Access::kRead,
+                               .dtypes = only(DType::kInt32),
+                               .axes = {free_axis("D"), {}, {}, {}}},
+                              1, side.places)
+                    .data;
+  term.rows = side.places->shape[0];
+  if (term.rows == 0) {
+    refuse_argument("expected %s's extent D >= 1, got 0; leave it out", side.places_name);
+  }
+  for (int64_t r = 0; reader.reads_data() && r < term.rows; ++r) {
+    if (term.places[r] >= 0 && term.places[r] < term.size) continue;
+    refuse_argument("expected %s within the %lld rows of %s, got %d at [%lld]", side.places_name,
+                    static_cast<long long>(term.size), side.table_name, term.places[r],
+                    static_cast<long long>(r));
+  }
+}
+
 PositionTerm read_term(const Side& side, TensorReader& reader, const Problem& problem) {
-  if (!side.features && !side.table) return {};
-  if (!side.features || !side.table) {
+  if (!side.table) {
+    const char* beside = side.features ? side.features_name : side.places_name;
+    if (!side.features && !side.places) return {};
     refuse_argument("expected %s to be a tensor, got NULL; pass it with %s, or neither",
-                    side.features ? side.table_name : side.features_name,
-                    side.features ? side.features_name : side.table_name);
+                    side.table_name, beside);
   }
   PositionTerm term;
-  term.features = reader.head_rows({.name = side.features_name,
-                                    .access = Access::kRead,
-                                    .dtypes = dtypes_of(problem),
-                                    .axes = {axis("B", problem.B, "query"), side.rows,
-                                             axis("Hq", problem.Hq, "query"), free_axis("width")}},
-                                   side.features);
-  term.width = side.features->shape[3];
+  read_features(side, reader, problem, term);
   Axis heads = axis("Hq", problem.Hq, "query");
   heads.may_broadcast = true;
   term.table = reader.table_rows(
       {.name = side.table_name,
        .access = Access::kRead,
        .dtypes = dtypes_of(problem),
-       .axes = {heads, free_axis("Z"), axis("width", term.width, side.features_name), {}}},
+       .axes = {heads,
+                free_axis("Z"),
+                axis("width", term.width, term.is_content ? "query" : side.features_name),
+                {}}},
       side.table);
-  term.rows = side.table->shape[1];
-  if (term.width == 0 || term.rows == 0) {
+  term.size = side.table->shape[1];
+  if (term.width == 0 || term.size == 0) {
     refuse_argument("expected %s's extents Z and width >= 1, got %lld and %lld; leave it out",
-                    side.table_name, static_cast<long long>(term.rows),
+                    side.table_name, static_cast<long long>(term.size),
                     static_cast<long long>(term.width));
   }
+  read_places(side, reader, term);
   return term;
 }
 
-HeadRows read_grad_features(const char* name, const attn_tensor* gradient,
+// `of` is the name of the features.
+HeadRows read_grad_features(const char* name, const attn_tensor* gradient, const char* of,
                             const attn_tensor* features, const PositionTerm& term,
                             TensorReader& reader) {
   if (!gradient) return {};
-  if (!features) refuse_argument("expected %s to be NULL, got a tensor; no positions", name);
+  if (!features) {
+    refuse_argument("expected %s to be NULL, got a tensor; the mask has no %s", name, of);
+  }
   const int64_t* shape = features->shape;
   return reader.head_rows(
       {.name = name,
@@ -98,13 +148,21 @@ Positions read_positions(const attn_positions& given, TensorReader& reader,
                                     .features = given.query,
                                     .table_name = "positions.key_table",
                                     .table = given.key_table,
-                                    .rows = axis("Mq", problem.Mq, "query")},
+                                    .places_name = "positions.key_table_rows",
+                                    .places = given.key_table_rows,
+                                    .rows = axis("Mq", problem.Mq, "query"),
+                                    .content = problem.query,
+                                    .content_heads = problem.Hq},
                                    reader, problem);
   positions.of_keys = read_term({.features_name = "positions.key",
                                  .features = given.key,
                                  .table_name = "positions.query_table",
                                  .table = given.query_table,
-                                 .rows = axis("Mkv", problem.Mkv, "key")},
+                                 .places_name = "positions.query_table_rows",
+                                 .places = given.query_table_rows,
+                                 .rows = axis("Mkv", problem.Mkv, "key"),
+                                 .content = problem.key,
+                                 .content_heads = problem.Hkv},
                                 reader, problem);
   if (positions && problem.sequences) {
     refuse_unsupported(
@@ -119,12 +177,13 @@ void read_grad_positions(const attn_attention_backward_args& args, const attn_po
                          TensorReader& reader, BackwardProblem& problem) {
   const PositionTerm &of_queries = problem.positions.of_queries,
                      &of_keys = problem.positions.of_keys;
-  problem.grad_position_query = read_grad_features("grad_position_query", args.grad_position_query,
-                                                   positions.query, of_queries, reader);
+  problem.grad_position_query =
+      read_grad_features("grad_position_query", args.grad_position_query, "positions.query",
+                         positions.query, of_queries, reader);
   problem.grad_key_table = read_grad_table("grad_key_table", args.grad_key_table,
                                            positions.key_table, of_queries, reader);
   problem.grad_position_key = read_grad_features("grad_position_key", args.grad_position_key,
-                                                 positions.key, of_keys, reader);
+                                                 "positions.key", positions.key, of_keys, reader);
   problem.grad_query_table = read_grad_table("grad_query_table", args.grad_query_table,
                                              positions.query_table, of_keys, reader);
 }

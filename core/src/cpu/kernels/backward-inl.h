@@ -51,6 +51,7 @@ struct BackwardScratch {
         panel_units<Op>(units_of<Op>(t.block_keys), t.widths.key_columns));
     keys_finite = scratch.take<bool>(t.block_keys / kTileKeys);
     grad_keys = scratch.take<Real>(t.block_keys * t.widths.key_columns);
+    if (p.positions.of_keys.is_content) positions.grad_keys = grad_keys;
     grad_values = scratch.take<Real>(t.block_keys * t.widths.value_columns);
     grad_queries = scratch.take<Real>(kTileQueries * t.query_columns);
     grad_bias = scratch.take<Real>(writes_grad_bias<Op>(p) ? kTileKeys : 0);
@@ -350,7 +351,7 @@ struct BackwardCall {
 
   void begin() {
     for (int64_t t = 0; t < query_sum.num_turns; ++t) query_sum.turns[t] = 0;
-    table_sums.clear(p);
+    table_sums.clear();
     if (p.sequences) clear_outside_sequences();
     if (!key_sum.used) return;
     for (int64_t h = 0; h < p.Hkv; ++h) key_sum.turns[h] = 0;
@@ -370,7 +371,7 @@ struct BackwardCall {
   }
 
   void store_sums() const {
-    table_sums.store(p);
+    table_sums.store(p.scale);
     for (int64_t row = 0; key_sum.used && row < p.Mkv * p.Hkv; ++row) {
       store_key_row<S>(p, 0, row / p.Hkv, row % p.Hkv,
                        key_sum.keys + row * tiling.widths.key_columns,

@@ -13,6 +13,22 @@ inline bool wants_query_rows(const BackwardProblem& p) {
   return p.grad_query || p.grad_position_query;
 }
 
+// Where a gradient [B, M, H, width] is summed: in its own rows, if these are whole vectors of
+// Reals, else in scratch rows of whole vectors.
+template <class S>
+HeadRows rows_of_sum(Scratch& scratch, const HeadRows& gradient, int64_t B, int64_t M, int64_t H,
+                     int64_t width) {
+  using Real = typename S::Real;
+  constexpr DType kReal = sizeof(Real) == sizeof(double) ? DType::kFloat64 : DType::kFloat32;
+  if (gradient.dtype == kReal && width % S::kWidth == 0) return gradient;
+  const int64_t columns = round_up(width, S::kWidth);
+  return {.data = reinterpret_cast<char*>(scratch.take<Real>(B * M * H * columns)),
+          .dtype = kReal,
+          .stride_b = M * H * columns,
+          .stride_m = H * columns,
+          .stride_h = columns};
+}
+
 template <class Op>
 struct BackwardTiling {
   using Real = typename Op::S::Real;
@@ -67,19 +83,23 @@ struct GradKeySum {
   }
 };
 
-// dQ and what lies beside it of all blocks so far, in Reals; none if every tile meets a single
-// block.
+// dQ, and the gradient of positions' query features, of all blocks so far; none if every tile meets
+// a single block.
 template <class Op>
 struct GradQuerySum {
-  using Real = typename Op::S::Real;
-  Real* sum;       // [B, Hq, Mq, query_columns]
+  HeadRows queries, positions;
   int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
   int64_t num_turns;
 
   GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
     const bool used = t.blocks > 1 && wants_query_rows(p);
+    const auto rows = [&](const HeadRows& gradient, int64_t width) {
+      if (!used || !gradient) return HeadRows{};
+      return rows_of_sum<typename Op::S>(scratch, gradient, p.B, p.Mq, p.Hq, width);
+    };
     num_turns = used ? p.Hkv * t.tiles : 0;
-    sum = scratch.take<Real>(used ? p.B * p.Hq * p.Mq * t.query_columns : 0);
+    queries = rows(p.grad_query, p.K);
+    positions = rows(p.grad_position_query, p.positions.of_queries.width);
     turns = scratch.take<int32_t>(num_turns);
   }
 };

@@ -14,52 +14,79 @@
 namespace attn::cpu {
 namespace {
 
-inline bool wants_positions(const BackwardProblem& p) {
-  return p.grad_position_query || p.grad_key_table || p.grad_position_key || p.grad_query_table;
+inline bool wants_query_features(const BackwardProblem& p) {
+  return p.grad_position_query || (p.positions.of_queries.is_content && p.grad_query);
 }
 
-// The gradient of one table, in Reals, in the order of lines.
+inline bool wants_key_features(const BackwardProblem& p) {
+  return p.grad_position_key || (p.positions.of_keys.is_content && p.grad_key);
+}
+
+inline bool wants_positions(const BackwardProblem& p) {
+  return wants_query_features(p) || wants_key_features(p) || p.grad_key_table || p.grad_query_table;
+}
+
+// The gradient of one table.
 template <class Op>
 struct GradTableSum {
   using S = typename Op::S;
   using Real = typename S::Real;
+  const PositionTerm& term;
+  const HeadRows& gradient;
   int64_t heads;  // 1 if all share the table; 0: not wanted
   int64_t columns;
-  Real* sum;       // [heads, rows, columns]
+  HeadRows sum;    // in Reals
   int64_t* turns;  // [heads]: whose turn it is to add
 
-  GradTableSum(Scratch& scratch, const HeadRows& gradient, const PositionTerm& term, int64_t Hq)
-      : heads(heads_of(gradient, Hq)),
+  GradTableSum(Scratch& scratch, const HeadRows& gradient_, const PositionTerm& term_, int64_t Hq)
+      : term(term_),
+        gradient(gradient_),
+        heads(heads_of(gradient, Hq)),
         columns(round_up(term.width, S::kWidth)),
-        sum(scratch.take<Real>(heads * term.rows * columns)),
-        turns(scratch.take<int64_t>(heads)) {}
+        turns(scratch.take<int64_t>(heads)) {
+    if (heads > 0) sum = rows_of_sum<S>(scratch, gradient, 1, term.size, heads, term.width);
+  }
 
   static int64_t heads_of(const HeadRows& gradient, int64_t Hq) {
     if (!gradient) return 0;
     return gradient.stride_h == 0 ? 1 : Hq;
   }
 
-  void clear(int64_t rows) const {
-    for (int64_t c = 0; c < heads * rows * columns; ++c) sum[c] = 0;
+  Real* row(int64_t h, int64_t place) const {
+    return reinterpret_cast<Real*>(sum.row(0, place, h));
+  }
+
+  template <class F>
+  void each_row(F&& visit) const {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t place = 0; place < term.size; ++place) visit(h, place);
+    }
+  }
+
+  void clear() const {
+    each_row([&](int64_t h, int64_t place) {
+      std::memset(row(h, place), 0, static_cast<size_t>(columns) * sizeof(Real));
+    });
     for (int64_t h = 0; h < heads; ++h) turns[h] = 0;
   }
 
-  // Adds rows [begin, end) when all that come before `turn` have.
-  void add(int64_t h, int64_t turn, int64_t rows, KeyRange range, const Real* more) const {
+  // Adds rows of distances when all that come before `turn` have.
+  void add(int64_t h, int64_t turn, const DistanceTable& table, KeyRange range,
+           const Real* more) const {
     int64_t* const now = turns + h;
     while (__atomic_load_n(now, __ATOMIC_ACQUIRE) != turn) sched_yield();
-    Real* to = sum + (h * rows + range.begin) * columns;
-    for (int64_t c = 0; c < (range.end - range.begin) * columns; ++c) to[c] += more[c];
+    for (int64_t r = range.begin; r < range.end; ++r, more += columns) {
+      Real* to = reinterpret_cast<Real*>(table.row(sum, h, r));
+      for (int64_t c = 0; c < columns; ++c) to[c] += more[c];
+    }
     __atomic_store_n(now, turn + 1, __ATOMIC_RELEASE);
   }
 
-  void store(const DistanceTable& table, const HeadRows& gradient, double scale) const {
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t r = 0; r < table.rows; ++r) {
-        store_row<S>(table.row(gradient, h, r), gradient.dtype,
-                     sum + (h * table.rows + r) * columns, table.width, static_cast<Real>(scale));
-      }
-    }
+  void store(double scale) const {
+    each_row([&](int64_t h, int64_t place) {
+      store_row<S>(gradient.row(0, place, h), gradient.dtype, row(h, place), term.width,
+                   static_cast<Real>(scale));
+    });
   }
 };
 
@@ -72,16 +99,14 @@ struct GradTableSums {
       : of_queries(scratch, p.grad_key_table, p.positions.of_queries, p.Hq),
         of_keys(scratch, p.grad_query_table, p.positions.of_keys, p.Hq) {}
 
-  void clear(const Problem& p) const {
-    of_queries.clear(p.positions.of_queries.rows);
-    of_keys.clear(p.positions.of_keys.rows);
+  void clear() const {
+    of_queries.clear();
+    of_keys.clear();
   }
 
-  void store(const BackwardProblem& p) const {
-    if (of_queries.heads == 0 && of_keys.heads == 0) return;
-    const Sequence sequence = p.sequence(0);  // positions combine with no sequences
-    of_queries.store({p.positions, false, sequence}, p.grad_key_table, p.scale);
-    of_keys.store({p.positions, true, sequence}, p.grad_query_table, p.scale);
+  void store(double scale) const {
+    of_queries.store(scale);
+    of_keys.store(scale);
   }
 };
 
@@ -95,14 +120,14 @@ struct BlockPositionScratch {
   int64_t key_columns;       // of key features, in whole vectors
   int64_t key_table_size;    // of what a block reaches of one head's table
   int64_t query_table_size;  // likewise
-  Real* grad_keys;           // [G, block_keys, key_columns]
-  Real* grad_key_tables;     // [G, key_table_size]
-  Real* grad_query_tables;   // [G, query_table_size]
+  Real* grad_keys;        // [G, block_keys, key_columns]; of the block itself if keys are features
+  Real* grad_key_tables;  // [G, key_table_size]
+  Real* grad_query_tables;  // [G, query_table_size]
 
   BlockPositionScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
-      : of_queries(scratch, p.positions.of_queries, static_cast<bool>(p.grad_position_query),
+      : of_queries(scratch, p.positions.of_queries, wants_query_features(p),
                    static_cast<bool>(p.grad_key_table), kTileQueries, kTileKeys),
-        of_keys(scratch, p.positions.of_keys, static_cast<bool>(p.grad_position_key),
+        of_keys(scratch, p.positions.of_keys, wants_key_features(p),
                 static_cast<bool>(p.grad_query_table), kTileKeys, kTileQueries),
         by_query(scratch.take<Real>(of_queries.wanted() ? kTileQueries * kTileKeys : 0)),
         key_columns(round_up(p.positions.of_keys.width, S::kWidth)),
@@ -117,7 +142,7 @@ struct BlockPositionScratch {
  private:
   static int64_t table_size(const HeadRows& gradient, const PositionTerm& term, const Problem& p,
                             const BackwardTiling<Op>& t) {
-    const int64_t rows = smaller(term.rows, p.Mq + t.block_keys);
+    const int64_t rows = smaller(term.rows, p.Mq + t.block_keys);  // of distances
     return gradient ? rows * round_up(term.width, S::kWidth) : 0;
   }
 };
@@ -163,12 +188,13 @@ class BlockPositions {
            const QueryGradients<Op>& queries) {
     if (!s_.wanted()) return;
     if (s_.of_queries.wanted()) transpose(grads, keys.end - keys.begin, tile.n);
+    const bool adds_to_queries = !queries.is_empty() || p_.positions.of_queries.is_content;
     const auto add_head = [&](int64_t h, KeyRange lines, int64_t row) {
       const int64_t group = h - key_head_ * p_.G;
       if (s_.of_queries.wanted()) {
         s_.of_queries.add(p_.positions.of_queries, of_queries_, sequence_.b, h, lines, keys,
                           s_.by_query + row * kTileKeys, kTileKeys, queries.position_row(row),
-                          queries.stride(), !queries.is_empty(),
+                          queries.stride(), adds_to_queries,
                           s_.grad_key_tables + group * s_.key_table_size, query_reach_.begin);
       }
       if (s_.of_keys.wanted()) {
@@ -220,9 +246,9 @@ class BlockPositions {
     const int64_t of_head = sequence_.index * t_.blocks + block_;
     const int64_t task = (sequence_.index * p_.Hkv + key_head_) * t_.blocks + block_;
     if (sum.heads == 1) {
-      sum.add(0, task * p_.G + group, table.rows, reach, more);
+      sum.add(0, task * p_.G + group, table, reach, more);
     } else {
-      sum.add(key_head_ * p_.G + group, of_head, table.rows, reach, more);
+      sum.add(key_head_ * p_.G + group, of_head, table, reach, more);
     }
   }
 

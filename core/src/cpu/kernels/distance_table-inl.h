@@ -17,14 +17,14 @@ inline int64_t clamp_to(int64_t x, int64_t last) { return x < 0 ? 0 : x < last ?
 
 // Line a meets row clamp(b - a + zero, 0, rows - 1) in column b.
 struct DistanceTable {
-  HeadRows table;
+  const PositionTerm& term;
   int64_t rows, width, zero;
   bool mirrored;
 
   DistanceTable(const Positions& positions, bool of_keys, const Sequence& sequence)
-      : table((of_keys ? positions.of_keys : positions.of_queries).table),
-        rows((of_keys ? positions.of_keys : positions.of_queries).rows),
-        width((of_keys ? positions.of_keys : positions.of_queries).width),
+      : term(of_keys ? positions.of_keys : positions.of_queries),
+        rows(term.rows),
+        width(term.width),
         zero(of_keys ? rows - 1 - positions.zero_row + sequence.diagonal
                      : positions.zero_row - sequence.diagonal),
         mirrored(of_keys) {}
@@ -40,11 +40,13 @@ struct DistanceTable {
 
   // Row r in the order of lines, in the table or in another one laid out alike.
   char* row(const HeadRows& of, int64_t h, int64_t r) const {
-    return of.row(0, mirrored ? rows - 1 - r : r, h);
+    return of.row(0, term.place(mirrored ? rows - 1 - r : r), h);
   }
 
   void rows_of(const char** pointers, int64_t h, KeyRange range) const {
-    for (int64_t r = range.begin; r < range.end; ++r) pointers[r - range.begin] = row(table, h, r);
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      pointers[r - range.begin] = row(term.table, h, r);
+    }
   }
 
   // Of n columns, the first of which meets row `first` before it is clamped: those before the

@@ -68,8 +68,8 @@ struct TableWindow {
     if (h == h_ && rows.begin <= wanted.begin && wanted.end <= rows.end) return;
     h = h_, rows = wanted;
     table.rows_of(pointers, h, rows);
-    pack_transposed<PositionOperand<S>>(panels, pointers, table.table.dtype, rows.end - rows.begin,
-                                        table.width);
+    pack_transposed<PositionOperand<S>>(panels, pointers, table.term.table.dtype,
+                                        rows.end - rows.begin, table.width);
   }
 };
 

@@ -32,58 +32,74 @@ class QueryGradients {
 
   int64_t stride() const { return t_.query_columns; }
   Real* row(int64_t r) const { return rows_ + r * t_.query_columns; }
-  Real* position_row(int64_t r) const { return row(r) + t_.widths.key_columns; }
+  // Where the gradient of positions' query features is added to; that of the query if they are it.
+  Real* position_row(int64_t r) const {
+    return row(r) + (p_.positions.of_queries.is_content ? 0 : t_.widths.key_columns);
+  }
 
   // Adds the tile's rows, if there are any, when all earlier blocks have; the last one of those
   // that see the tile stores the sum.
   void add(const QueryTile<Op>& tile, int64_t first_block, int64_t last_block) {
     const bool is_first = block_ == first_block, adds = !is_empty_;
     if (is_first && !adds) clear(tile);
-    if (first_block == last_block) {
-      return store(tile, [&](int64_t r) { return row(r); });
-    }
+    if (first_block == last_block) return store_rows(tile);
     const int64_t number = t_.first_tile(p_, tile.sequence) + tile.first / t_.tile_rows;
     int32_t* turn = sum_.turns + tile.key_head * t_.tiles + number;
     while (!is_first && __atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
     for (int64_t r = 0; (is_first || adds) && r < tile.n; ++r) {
-      Real* sum = sum_row(tile, r);
-      const Real* more = row(r);
-      for (int64_t c = 0; c < t_.query_columns; ++c) {
-        sum[c] = is_first ? more[c] : sum[c] + more[c];
-      }
+      each_gradient([&](const Gradient& of) {
+        Real* sum = sum_row(of, tile, r);
+        const Real* more = row(r) + of.column;
+        for (int64_t c = 0; c < of.columns; ++c) sum[c] = is_first ? more[c] : sum[c] + more[c];
+      });
     }
-    if (block_ == last_block) store(tile, [&](int64_t r) { return sum_row(tile, r); });
+    if (block_ == last_block) {
+      store(tile, [&](const Gradient& of, int64_t r) { return sum_row(of, tile, r); });
+    }
     __atomic_store_n(turn, static_cast<int32_t>(block_ + 1), __ATOMIC_RELEASE);
   }
 
   void store_zeros(const QueryTile<Op>& tile) {
     clear(tile);
-    store(tile, [&](int64_t r) { return row(r); });
+    store_rows(tile);
   }
 
  private:
-  Real* sum_row(const QueryTile<Op>& tile, int64_t r) const {
-    const Sequence& sequence = tile.sequence;
-    const QueryRow at = tile.query(p_, r);
-    const int64_t place = (sequence.b * p_.Hq + at.h) * p_.Mq + sequence.q_begin + at.i;
-    return sum_.sum + place * t_.query_columns;
+  // One of those that lie beside each other in a row.
+  struct Gradient {
+    const HeadRows& gradient;
+    const HeadRows& sum;
+    int64_t column, columns;  // of the row
+    int64_t width;
+  };
+
+  template <class F>
+  void each_gradient(F&& visit) const {
+    const int64_t columns = t_.widths.key_columns;
+    if (p_.grad_query) visit(Gradient{p_.grad_query, sum_.queries, 0, columns, p_.K});
+    if (p_.grad_position_query) {
+      visit(Gradient{p_.grad_position_query, sum_.positions, columns, t_.query_columns - columns,
+                     p_.positions.of_queries.width});
+    }
+  }
+
+  Real* sum_row(const Gradient& of, const QueryTile<Op>& tile, int64_t r) const {
+    return reinterpret_cast<Real*>(query_row_of(of.sum, tile.sequence, tile.query(p_, r)));
+  }
+
+  void store_rows(const QueryTile<Op>& tile) {
+    store(tile, [&](const Gradient& of, int64_t r) { return row(r) + of.column; });
   }
 
   template <class F>
   void store(const QueryTile<Op>& tile, F&& row_of) {
     const Real scale = static_cast<Real>(p_.scale);
-    for (int64_t r = 0; r < tile.n; ++r) {
-      const QueryRow at = tile.query(p_, r);
-      if (p_.grad_query) {
-        store_row<S>(query_row_of(p_.grad_query, tile.sequence, at), p_.grad_query.dtype, row_of(r),
-                     p_.K, scale);
+    each_gradient([&](const Gradient& of) {
+      for (int64_t r = 0; r < tile.n; ++r) {
+        char* to = query_row_of(of.gradient, tile.sequence, tile.query(p_, r));
+        store_row<S>(to, of.gradient.dtype, row_of(of, r), of.width, scale);
       }
-      if (p_.grad_position_query) {
-        store_row<S>(query_row_of(p_.grad_position_query, tile.sequence, at),
-                     p_.grad_position_query.dtype, row_of(r) + t_.widths.key_columns,
-                     p_.positions.of_queries.width, scale);
-      }
-    }
+    });
   }
 
   void clear(const QueryTile<Op>& tile) {

@@ -15,9 +15,9 @@ from .encoder_layer import TransformerEncoderLayer as TransformerEncoderLayer
 from .encoder_layer_factory import EncoderLayerKind as EncoderLayerKind
 from .encoder_layer_factory import TransformerEncoderLayerFactory as TransformerEncoderLayerFactory
 from .functional_step import FunctionalStep as FunctionalStep
+from .grouped_linear import GroupedLinear as GroupedLinear
 from .position_attention import attend_by_position as attend_by_position
 from .positional_encoding import RecyclingPositionalEncoding as RecyclingPositionalEncoding
-from .relative_attention import GroupedLinear as GroupedLinear
 from .relative_attention import RelativeAttention as RelativeAttention
 from .residual import Residual as Residual
 from .retroactive import RetroactiveMultiheadAttention as RetroactiveMultiheadAttention

@@ -7,7 +7,7 @@ nobody asks for them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from attn_continual._disentangled_logits import (
     Gradients,
     HeadGradients,
     Heads,
+    Place,
     chunks,
     heads_at_once,
     logits_of,
@@ -26,9 +27,6 @@ from attn_ops.fmha import (
     memory_efficient_attention_backward,
     memory_efficient_attention_forward_requires_grad,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SCHEMA = (
     "Tensor query, Tensor key, Tensor? value, Tensor? key_table, Tensor? query_table, "
@@ -57,19 +55,32 @@ def disentangled_attention(call: DisentangledCall) -> tuple[Tensor, Tensor]:
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
     call = DisentangledCall(*arguments)
     logits, pooled, lse = _allocate(*arguments)
+    number = 0
     with torch.autocast(call.query.device.type, enabled=False):
-        for of, chunk in _pieces(call):
-            found = logits_of(call, of, chunk)
-            if call.keeps_logits:
-                found = found.to(logits.dtype)
-                logits[of.samples, of.heads, chunk.queries] = found
-            if (pooling := _pooling(call, of, chunk, found)) is not None:
-                out, out_lse = memory_efficient_attention_forward_requires_grad(
-                    *pooling.operands, **pooling.options
-                )
-                pooled[of.samples, chunk.queries, pooling.heads] = out
-                lse[of.samples, pooling.heads, chunk.queries] = out_lse
+        for at in heads_at_once(call):
+            number = _attend_heads(call, at, number, (logits, pooled, lse))
     return logits, pooled, lse
+
+
+def _attend_heads(
+    call: DisentangledCall, at: Place, number: int, results: tuple[Tensor, Tensor, Tensor]
+) -> int:
+    """Write the results of some heads, whose first chunk has a number; return the next one's."""
+    logits, pooled, lse = results
+    of = Heads.read(call, at)
+    for chunk in chunks(call, of, number):
+        found = logits_of(call, of, chunk)
+        if call.keeps_logits:
+            found = found.to(logits.dtype)
+            logits[of.samples, of.heads, chunk.queries] = found
+        if (pooling := _pooling(call, of, chunk, found)) is not None:
+            out, out_lse = memory_efficient_attention_forward_requires_grad(
+                *pooling.operands, **pooling.options
+            )
+            pooled[of.samples, chunk.queries, pooling.heads] = out
+            lse[of.samples, pooling.heads, chunk.queries] = out_lse
+        number = chunk.number + 1
+    return number
 
 
 @_forward.register_fake
@@ -84,14 +95,6 @@ def _allocate(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
         new(samples, queries, pooled_heads, width, dtype=call.query.dtype),
         new(samples, pooled_heads, queries, dtype=call.compute_dtype),
     )
-
-
-def _pieces(call: DisentangledCall) -> Iterator[tuple[Heads, Chunk]]:
-    number = 0
-    for of in heads_at_once(call):
-        for chunk in chunks(call, of, number):
-            yield of, chunk
-            number = chunk.number + 1
 
 
 class Pooling(NamedTuple):
@@ -155,23 +158,38 @@ def _differentiate(
         for x in arguments[:_NUM_DIFFERENTIABLE]
     ]
     grads = Gradients(*zeros[:-1], base=zeros[-1] if needs_base else None)
+    results = (grad_pooled, logits, pooled, lse)
+    number = 0
     with torch.autocast(call.query.device.type, enabled=False):
-        number = 0
-        for of in heads_at_once(call):
-            sums = HeadGradients(call, of, grads)
-            for chunk in chunks(call, of, number):
-                shape = (*of.query.shape[:2], chunk.size, call.key.shape[1])
-                total = of.query.new_zeros(shape)
-                if grad_logits is not None and call.keeps_logits:
-                    total += grad_logits[of.samples, of.heads, chunk.queries]
-                if grad_pooled is not None:
-                    results = (grad_pooled, logits, pooled, lse)
-                    _add_pooling_gradients(call, of, chunk, total, grads, results)
-                sums.add(chunk, total)
-                number = chunk.number + 1
-            sums.finish()
+        for at in heads_at_once(call):
+            number = _differentiate_heads(call, at, number, grads, grad_logits, results)
     pairs = zip(grads, arguments[:_NUM_DIFFERENTIABLE], strict=True)
     return [grad.to(x.dtype) for grad, x in pairs if grad is not None]
+
+
+def _differentiate_heads(
+    call: DisentangledCall,
+    at: Place,
+    number: int,
+    grads: Gradients,
+    grad_logits: Tensor | None,
+    results: tuple[Tensor | None, Tensor, Tensor, Tensor],
+) -> int:
+    """Add what some heads make of the gradients; numbers as for `_attend_heads`.
+
+    results: the gradient of the outputs, or None, the logits, the outputs and their LSE.
+    """
+    of = Heads.read(call, at, wants_logits=not call.keeps_logits)
+    sums = HeadGradients(call, of, grads)
+    for chunk in chunks(call, of, number):
+        total = of.query.new_zeros(*of.query.shape[:2], chunk.size, call.key.shape[1])
+        if grad_logits is not None and call.keeps_logits:
+            total += grad_logits[of.samples, of.heads, chunk.queries]
+        _add_pooling_gradients(call, of, chunk, total, grads, results)
+        sums.add(chunk, total)
+        number = chunk.number + 1
+    sums.finish()
+    return number
 
 
 def _add_pooling_gradients(
@@ -180,13 +198,12 @@ def _add_pooling_gradients(
     chunk: Chunk,
     total: Tensor,
     grads: Gradients,
-    results: tuple[Tensor, Tensor, Tensor, Tensor],
+    results: tuple[Tensor | None, Tensor, Tensor, Tensor],
 ) -> None:
-    """Add to the gradients of a chunk's logits and of values.
-
-    results: the gradient of the outputs, the logits, the outputs and their LSE.
-    """
+    """Add to the gradients of a chunk's logits and of values; see `_differentiate_heads`."""
     grad_out, logits, out, lse = results
+    if grad_out is None:
+        return
     if call.keeps_logits:
         found = logits[of.samples, of.heads, chunk.queries]
     else:

@@ -52,6 +52,11 @@ class DisentangledCall(NamedTuple):
     """Whether logits are returned."""
 
     @property
+    def num_coordinates(self) -> int:
+        """How many coordinates the positions of pairs have; 0 without any."""
+        return 0 if self.positions is None else self.positions.shape[3]
+
+    @property
     def compute_dtype(self) -> torch.dtype:
         """That of logits while they are added up."""
         return torch.float64 if self.query.dtype == torch.float64 else torch.float32
@@ -75,6 +80,13 @@ class Gradients(NamedTuple):
     base: Tensor | None
 
 
+class Place(NamedTuple):
+    """Which heads of which samples."""
+
+    samples: slice
+    heads: slice
+
+
 class Heads(NamedTuple):
     """Some heads of some samples, by head and in the dtype of computing."""
 
@@ -87,7 +99,24 @@ class Heads(NamedTuple):
     content: Tensor
     """[n, h, k, d], as it is"""
     of_keys: list[Tensor]
-    """[n, h, k, Z] for each coordinate: every key with every position; empty without the term."""
+    """[n, h, k, Z] for each coordinate: every key with every position; empty if not wanted."""
+
+    @classmethod
+    def read(cls, call: DisentangledCall, at: Place, *, wants_logits: bool = True) -> Heads:
+        """Return those of a place.
+
+        wants_logits: whether `logits_of` will be asked for.
+        """
+        query, key = (
+            x[at.samples, :, at.heads].to(call.compute_dtype).transpose(1, 2)
+            for x in (call.query, call.key)
+        )
+        scaled, of_keys = key * call.scale, []
+        if wants_logits and call.query_table is not None:
+            table = call.query_table[:, at.heads].to(key.dtype)
+            parts = zip(scaled.chunk(len(table), dim=-1), table, strict=True)
+            of_keys = [part @ rows.mT for part, rows in parts]
+        return cls(*at, query * call.scale, scaled, key, of_keys)
 
 
 class Chunk(NamedTuple):
@@ -95,10 +124,6 @@ class Chunk(NamedTuple):
 
     number: int
     queries: slice
-    rows: list[Tensor]
-    """int64 [n, h, queries, k] for each coordinate: what a query reads for a key."""
-    columns: list[Tensor]
-    """Likewise: what a key reads for a query."""
 
     @property
     def size(self) -> int:
@@ -115,22 +140,16 @@ class Chunk(NamedTuple):
         return x[samples, heads, queries]
 
 
-def heads_at_once(call: DisentangledCall) -> Iterator[Heads]:
-    """Yield all heads of all samples, as many at once as their logits allow."""
+def heads_at_once(call: DisentangledCall) -> Iterator[Place]:
+    """Yield all heads of all samples, as many at once as their logits allow.
+
+    Whoever reads them lets go of those before: what belongs to two pieces does not fit beside.
+    """
     samples, queries, heads, _ = call.query.shape
     at_once = max(_logits_at_once() // max(queries * call.key.shape[1], 1), 1)
     for sample in _slices(samples, max(at_once // max(heads, 1), 1)):
         for some in _slices(heads, min(at_once, max(heads, 1))):
-            query, key = (
-                x[sample, :, some].to(call.compute_dtype).transpose(1, 2)
-                for x in (call.query, call.key)
-            )
-            scaled, of_keys = key * call.scale, []
-            if call.query_table is not None:
-                table = call.query_table[:, some].to(key.dtype)
-                parts = zip(scaled.chunk(len(table), dim=-1), table, strict=True)
-                of_keys = [part @ rows.mT for part, rows in parts]
-            yield Heads(sample, some, query * call.scale, scaled, key, of_keys)
+            yield Place(sample, some)
 
 
 def chunks(call: DisentangledCall, of: Heads, first_number: int) -> Iterator[Chunk]:
@@ -138,14 +157,7 @@ def chunks(call: DisentangledCall, of: Heads, first_number: int) -> Iterator[Chu
     count, heads, queries, _ = of.query.shape
     size = max(_logits_at_once() // max(count * heads * call.key.shape[1], 1), 1)
     for number, some in enumerate(_slices(queries, size), first_number):
-        rows: list[Tensor] = []
-        columns: list[Tensor] = []
-        if call.positions is not None:
-            samples = slice(None) if call.positions.shape[0] == 1 else of.samples
-            rows = columns = _table_rows(call, of, call.positions[samples, some])
-            if call.transposes and call.query_table is not None:
-                columns = _table_rows(call, of, call.positions[samples, :, some].transpose(1, 2))
-        yield Chunk(number, some, rows, columns)
+        yield Chunk(number, some)
 
 
 def _logits_at_once() -> int:
@@ -156,24 +168,39 @@ def _slices(total: int, size: int) -> list[slice]:
     return [slice(begin, min(begin + size, total)) for begin in range(0, total, size)]
 
 
-def _table_rows(call: DisentangledCall, of: Heads, positions: Tensor) -> list[Tensor]:
-    """Return which rows pairs [n or 1, queries, k, coordinates] read, for each coordinate."""
-    table = call.query_table if call.key_table is None else call.key_table
-    if table is None:
-        return []
-    shape = (*of.query.shape[:2], -1, -1)
-    rows = (table_rows(x, table.shape[2]) for x in positions.unbind(-1))
-    return [x.unsqueeze(1).expand(shape) for x in rows]
+class _Lookup(NamedTuple):
+    """What the pairs of a chunk read along one coordinate; of no longer use than one is needed."""
+
+    rows: Tensor
+    """int64 [n, h, queries, k]: of the key table."""
+    columns: Tensor
+    """Likewise: of the query table."""
+
+    @classmethod
+    def of(cls, call: DisentangledCall, of: Heads, chunk: Chunk, c: int) -> _Lookup:
+        """Return it for coordinate c."""
+        table = call.query_table if call.key_table is None else call.key_table
+        assert call.positions is not None  # noqa: S101  there is a coordinate
+        assert table is not None  # noqa: S101  positions come with a term of theirs
+        samples = slice(None) if call.positions.shape[0] == 1 else of.samples
+        positions = call.positions[samples, :, :, c]
+        shape = (*of.query.shape[:2], -1, -1)
+
+        def read(pairs: Tensor) -> Tensor:
+            return table_rows(pairs, table.shape[2]).unsqueeze(1).expand(shape)
+
+        rows = columns = read(positions[:, chunk.queries])
+        if call.transposes and call.query_table is not None:
+            columns = read(positions[:, :, chunk.queries].mT)
+        return cls(rows, columns)
 
 
 def logits_of(call: DisentangledCall, of: Heads, chunk: Chunk) -> Tensor:
     """Return the logits of a chunk, [n, h, queries, k]."""
     query = of.query[:, :, chunk.queries]
     total = query.new_zeros(*query.shape[:3], of.key.shape[2])
-    for part, table, rows in _terms_of_queries(call, of, chunk):
-        total += (part @ table.mT).gather(3, rows)
-    for by_row, rows in zip(of.of_keys, chunk.columns, strict=False):
-        total.mT.add_(by_row.gather(3, rows.mT))
+    for c in range(call.num_coordinates):
+        _add_logits_of_positions(total, call, of, chunk, c)
     if call.no_position is not None:
         total.masked_fill_(chunk.part(call.no_position, of), 0.0)
     if call.has_content:
@@ -185,15 +212,21 @@ def logits_of(call: DisentangledCall, of: Heads, chunk: Chunk) -> Tensor:
     return total
 
 
-def _terms_of_queries(
-    call: DisentangledCall, of: Heads, chunk: Chunk
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield queries [n, h, queries, w], positions as keys [h, Z, w], and what each pair reads."""
-    if call.key_table is None:
-        return
-    parts = of.query[:, :, chunk.queries].chunk(len(call.key_table), dim=-1)
-    for part, table, rows in zip(parts, call.key_table, chunk.rows, strict=True):
-        yield part, table[of.heads].to(part.dtype), rows
+def _add_logits_of_positions(
+    total: Tensor, call: DisentangledCall, of: Heads, chunk: Chunk, c: int
+) -> None:
+    lookup = _Lookup.of(call, of, chunk, c)
+    if call.key_table is not None:
+        part, table = _term_of_queries(call.key_table, of, chunk, c)
+        total += (part @ table.mT).gather(3, lookup.rows)
+    if call.query_table is not None:
+        total.mT.add_(of.of_keys[c].gather(3, lookup.columns.mT))
+
+
+def _term_of_queries(key_table: Tensor, of: Heads, chunk: Chunk, c: int) -> tuple[Tensor, Tensor]:
+    """Return queries [n, h, queries, w] and positions as keys [h, Z, w] along coordinate c."""
+    part = of.query[:, :, chunk.queries].chunk(len(key_table), dim=-1)[c]
+    return part, key_table[c, of.heads].to(part.dtype)
 
 
 class HeadGradients:
@@ -203,7 +236,10 @@ class HeadGradients:
         self._call, self._of, self._grads = call, of, grads
         self._query = grads.query[of.samples, :, of.heads].transpose(1, 2)
         self._key = grads.key[of.samples, :, of.heads].transpose(1, 2)
-        self._of_keys = [torch.zeros_like(x) for x in of.of_keys]
+        self._of_keys: list[Tensor] = []
+        if call.query_table is not None:
+            shape = (*of.key.shape[:3], call.query_table.shape[2])
+            self._of_keys = [of.key.new_zeros(shape) for _ in call.query_table]
 
     def add(self, chunk: Chunk, total: Tensor) -> None:
         """Add those of a chunk, [n, h, queries, k], which is overwritten."""
@@ -219,13 +255,22 @@ class HeadGradients:
             self._key += total.mT @ of.query[:, :, chunk.queries]
         if call.no_position is not None:
             total.masked_fill_(chunk.part(call.no_position, of), 0.0)
-        for c, (part, table, rows) in enumerate(_terms_of_queries(call, of, chunk)):
-            by_row = total.new_zeros(*part.shape[:3], table.shape[1]).scatter_add_(3, rows, total)
-            by_query.chunk(len(chunk.rows), dim=-1)[c].add_(by_row @ table, alpha=call.scale)
-            if grads.key_table is not None:
-                grads.key_table[c, of.heads] += (by_row.mT @ part).sum(0)
-        for by_row, rows in zip(self._of_keys, chunk.columns, strict=False):
-            by_row.scatter_add_(3, rows.mT, total.mT)
+        for c in range(call.num_coordinates):
+            self._add_of_positions(chunk, total, by_query, c)
+
+    def _add_of_positions(self, chunk: Chunk, total: Tensor, by_query: Tensor, c: int) -> None:
+        call, of, grads = self._call, self._of, self._grads
+        lookup = _Lookup.of(call, of, chunk, c)
+        if call.query_table is not None:
+            self._of_keys[c].scatter_add_(3, lookup.columns.mT, total.mT)
+        if call.key_table is None:
+            return
+        part, table = _term_of_queries(call.key_table, of, chunk, c)
+        by_row = total.new_zeros(*part.shape[:3], table.shape[1])
+        by_row.scatter_add_(3, lookup.rows, total)
+        by_query.chunk(call.num_coordinates, dim=-1)[c].add_(by_row @ table, alpha=call.scale)
+        if grads.key_table is not None:
+            grads.key_table[c, of.heads] += (by_row.mT @ part).sum(0)
 
     def finish(self) -> None:
         """Add what is known only after all chunks."""

@@ -21,41 +21,32 @@ def table_rows(positions: Tensor, num_rows: int) -> Tensor:
 
 
 class DistanceRows(NamedTuple):
-    """Which rows of tables each distance of a key from a query reads, ascending.
+    """Which row of tables each distance of a key from a query reads, ascending.
 
     The first and the last stand for all distances beyond them.
     """
 
     rows: Tensor
-    """int64 [distances, coordinates]"""
+    """int32 [distances]; of as many queries as keys there are as many on both sides of 0."""
     zero: int
     """Where the distance 0 is."""
 
     @classmethod
     def of(cls, positions: Tensor, num_rows: int) -> DistanceRows | None:
-        """Return those of positions [n or 1, q, k, coordinates], or None if pairs count.
+        """Return those of positions [n or 1, q, k, 1], or None if pairs count, or coordinates.
 
         num_rows: of the tables; see `table_rows`.
         """
-        samples, queries, keys, _ = positions.shape
-        if samples * queries * keys == 0:
+        samples, queries, keys, coordinates = positions.shape
+        if samples * queries * keys == 0 or coordinates != 1:
             return None
         same = torch.equal(positions[:, 1:, 1:], positions[:, :-1, :-1])
         if not (same and torch.equal(positions[1:], positions[:-1])):
             return None
-        by_distance = torch.cat([positions[0, :, 0].flip(0), positions[0, 0, 1:]])
+        by_distance = torch.cat([positions[0, :, 0, 0].flip(0), positions[0, 0, 1:, 0]])
         rows = table_rows(by_distance, num_rows)
-        changes = (rows[1:] != rows[:-1]).any(1).nonzero().flatten().tolist()
+        changes = (rows[1:] != rows[:-1]).nonzero().flatten().tolist()
         zero = queries - 1
         reach = max([abs(index - zero) + 1 for index in changes[:1] + changes[-1:]], default=0)
         first = max(zero - reach, 0)
-        return cls(rows[first : zero + reach + 1], zero - first)
-
-    def read(self, table: Tensor, *, transposes: bool = False) -> Tensor:
-        """Return a table [coordinates, h, Z, w] by distance, [h, distances, coordinates * w].
-
-        transposes: read the rows of the opposite distances; of as many queries as keys.
-        """
-        rows = self.rows.flip(0) if transposes else self.rows
-        parts = [part[:, each] for part, each in zip(table, rows.mT, strict=True)]
-        return torch.cat(parts, dim=-1)
+        return cls(rows[first : zero + reach + 1].to(torch.int32), zero - first)

@@ -25,6 +25,8 @@ def attend_by_position(
     position_query: Tensor | None = None,
     query_table: Tensor | None = None,
     position_key: Tensor | None = None,
+    key_table_rows: Tensor | None = None,
+    query_table_rows: Tensor | None = None,
     zero_row: int | None = None,
     offset: int = 0,
     window_left: int | None = None,
@@ -44,7 +46,7 @@ def attend_by_position(
 
     applied to the values. A table that is None leaves its term out. Transformer-XL, with its biases
     u and v: `query` is q + u, `position_query` q + v, `key_table` the projected encodings; Shaw et
-    al.: the table of keys alone; DeBERTa: both tables, after its buckets are looked up by distance.
+    al.: the table of keys alone; DeBERTa: both tables, with the buckets of distances as their rows.
 
     Shapes: query [B, Mq, H, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; key_table [H or 1,
         Z, Kp]; position_query [B, Mq, H, Kp], default `query`; query_table [H or 1, Z, Kp'];
@@ -53,8 +55,10 @@ def attend_by_position(
         computed in float32, in float64 for such queries. Autocast casts the three as in attn_ops.
     Cost: each table takes about as many multiplications as query . key, and no memory of Mq x Mkv
         in either direction; the gradients of tables are summed in their own size.
-    zero_row: the row of both tables for a distance of 0; default Z // 2. The first and the last row
-        stand for all distances beyond them.
+    key_table_rows, query_table_rows: int32 [D], the row of the table that each of D distances
+        reads, ascending; then r is rows[clamp(d + zero_row, 0, D - 1)]. Default: row by row.
+    zero_row: the row of both tables, or the place in their rows, for a distance of 0; default the
+        middle, D // 2 or Z // 2. The first and the last stand for all distances beyond them.
     window_left, window_right: how many keys before and after its own place a query sees; None: all.
         Causal attention has a `window_right` of 0.
     attn_bias: [B or 1, H or 1, Mq or 1, Mkv or 1], floating point; added.
@@ -65,24 +69,39 @@ def attend_by_position(
     Numerics: a query that sees no key gives 0, and gradients of 0; the same bits on every run
         and for any number of threads.
     Differentiable once in every floating-point tensor.
-    Raises: ValueError if there is no table, or a tensor does not fit.
+    Raises: ValueError if there is no table, or a tensor does not fit, or has no table; TypeError
+        for a distance that is no int, or a scale that is a tensor.
     Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Shaw et al. 2018, arXiv:1803.02155,
         eq. 4 without values; He et al. 2020, arXiv:2006.03654, eq. 4.
     """
+    if key_table is None and query_table is None:
+        raise ValueError(f"{_WHO}: expected key_table, query_table or both, got None")
+    _check_used(
+        "key_table", key_table, position_query=position_query, key_table_rows=key_table_rows
+    )
+    _check_used(
+        "query_table", query_table, position_key=position_key, query_table_rows=query_table_rows
+    )
+    _check_ints(
+        zero_row=zero_row, offset=offset, window_left=window_left, window_right=window_right
+    )
+    if not (scale is None or isinstance(scale, float | int | torch.SymFloat | torch.SymInt)):
+        raise TypeError(f"{_WHO}: expected scale, a number without a gradient, got {scale!r}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
     position_query = query if position_query is None else position_query
     position_key = key if position_key is None else position_key
     query, key, value = _cast_under_autocast(query, key, value)
-    tables = [table for table in (key_table, query_table) if table is not None]
-    if not tables:
-        raise ValueError(f"{_WHO}: expected key_table, query_table or both, got None")
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
     _check_layout(query, key, value)
     _check_term("key_table", key_table, "position_query", position_query, query, query.shape[1])
     _check_term("query_table", query_table, "position_key", position_key, query, key.shape[1])
     _check_mask("attn_bias", attn_bias, query, key)
     _check_mask("keep", keep, query, key)
-    zero_row = tables[0].shape[1] // 2 if zero_row is None else zero_row
+    _check_rows("key_table_rows", key_table_rows)
+    _check_rows("query_table_rows", query_table_rows)
+    if zero_row is None:
+        pairs = ((key_table, key_table_rows), (query_table, query_table_rows))
+        zero_row = _num_distances(*pairs) // 2
     try:
         out, _lse = torch.ops.attn_ops.attention_by_position(
             query,
@@ -95,18 +114,25 @@ def attend_by_position(
             band_left=UNBOUNDED if window_left is None else window_left - offset,
             band_right=UNBOUNDED if window_right is None else window_right + offset,
             dropout_seed=torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p else None,
-            position_query=None if key_table is None else _rows(position_query, query),
+            position_query=None if key_table is None else _features(position_query, query, query),
             key_table=None if key_table is None else _rows(key_table, query),
-            position_key=None if query_table is None else _rows(position_key, query),
+            position_key=None if query_table is None else _features(position_key, key, query),
             query_table=None if query_table is None else _rows(query_table, query),
             zero_row=zero_row - offset,
+            key_table_rows=key_table_rows,
+            query_table_rows=query_table_rows,
         )
     except RuntimeError as error:
         refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
         if refusal is None:
             raise
-        raise ValueError(f"{_WHO}: {refusal[1]}") from None
+        raise ValueError(f"{_WHO}: {_in_users_terms(refusal[1])}") from None
     return out
+
+
+def _in_users_terms(text: str) -> str:
+    text = re.sub(r"\bpositions\.(query|key)\b", r"position_\1", text)
+    return re.sub(r"\bpositions\.", "", text)
 
 
 def _cast_under_autocast(*tensors: Tensor) -> list[Tensor]:
@@ -115,6 +141,35 @@ def _cast_under_autocast(*tensors: Tensor) -> list[Tensor]:
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
+
+
+def _check_used(table_name: str, table: Tensor | None, **beside: Tensor | None) -> None:
+    for name, x in beside.items():
+        if table is None and x is not None:
+            raise ValueError(f"{_WHO}: expected {table_name} with {name}, got None")
+
+
+def _check_ints(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if not (number is None or isinstance(number, int | torch.SymInt)):
+            raise TypeError(f"{_WHO}: expected {name}, an int, got {number!r}")
+
+
+def _check_rows(name: str, rows: Tensor | None) -> None:
+    if rows is not None and (rows.dtype != torch.int32 or rows.dim() != 1 or rows.shape[0] == 0):
+        raise ValueError(
+            f"{_WHO}: expected {name}, int32 [distances], got {rows.dtype} {list(rows.shape)}"
+        )
+
+
+def _num_distances(*pairs: tuple[Tensor | None, Tensor | None]) -> int:
+    """Return for how many distances the first table has a row, of pairs of tables and rows."""
+    numbers = [
+        table.shape[1] if rows is None else rows.shape[0]
+        for table, rows in pairs
+        if table is not None
+    ]
+    return numbers[0]
 
 
 def _check_layout(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -179,6 +234,11 @@ def _bias(attn_bias: Tensor | None, keep: Tensor | None, query: Tensor) -> Tenso
         return keep
     attn_bias = _readable(attn_bias, query)
     return attn_bias if keep is None else torch.where(keep, attn_bias, -torch.inf)
+
+
+def _features(x: Tensor, content: Tensor, query: Tensor) -> Tensor | None:
+    """Return features as the operator reads them: None if they are the content itself."""
+    return None if x is content else _rows(x, query)
 
 
 def _rows(x: Tensor, query: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attn_continual._disentangled_attention import disentangled_attention
 from attn_continual._disentangled_logits import DisentangledCall
 from attn_continual._distance_rows import DistanceRows
+from attn_continual.grouped_linear import GroupedLinear, check_multiple
 from attn_continual.position_attention import attend_by_position
 
 if TYPE_CHECKING:
@@ -21,36 +22,6 @@ Mode = Literal["c2c", "c2p", "p2c"]
 
 _MODES: Final = get_args(Mode)
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-class GroupedLinear(nn.Module):
-    """Project each group of features by itself.
-
-    Shapes: x [..., groups * width] to [..., groups * out_width].
-    Parameters: `weight` [groups, width, out_width], drawn as `torch.nn.Linear` does for the width
-        of a group, and `bias` [groups, out_width], zeros.
-    """
-
-    def __init__(self, in_features: int, out_features: int, n_groups: int) -> None:
-        super().__init__()
-        self.n_groups = n_groups
-        _check_multiple("GroupedLinear", "in_features", in_features, "n_groups", n_groups)
-        _check_multiple("GroupedLinear", "out_features", out_features, "n_groups", n_groups)
-        width, out_width = in_features // n_groups, out_features // n_groups
-        self.weight = nn.Parameter(torch.empty(n_groups, width, out_width))
-        self.bias = nn.Parameter(torch.empty(n_groups, out_width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weight anew, and set the bias to zeros."""
-        bound = 1 / math.sqrt(max(self.weight.shape[1], 1))
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the projected features."""
-        groups = x.unflatten(-1, (self.n_groups, -1))
-        return (torch.einsum("...gi,gio->...go", groups, self.weight) + self.bias).flatten(-2)
 
 
 class RelativeAttention(nn.Module):
@@ -66,9 +37,9 @@ class RelativeAttention(nn.Module):
     Shapes: see `forward`. Letters: n samples, d = head_size, Z position_embedding's rows, h =
         n_heads + n_additional_heads.
     Cost: time O(n h (q k + (q + k) Z) d). Memory, beyond the logits: O(k (q + Z)) of a few queries
-        and heads, forward and backward. Where positions count distances alone, as in a sequence,
-        outputs come from `attend_by_position`, which takes a fraction of the time; compiled graphs
-        do not look.
+        and heads, forward and backward. Where positions have one coordinate and distance alone
+        counts, as in a sequence, outputs come from `attend_by_position`, which takes a fraction of
+        the time; compiled graphs do not look.
     size: of the output, and the default of `query_size`, `key_size`.
     value_size: of the values; default: `key_size`.
     head_size: d; default: key_size / n_heads.
@@ -116,7 +87,7 @@ class RelativeAttention(nn.Module):
         key_size = size if key_size is None else key_size
         query_size = size if query_size is None else query_size
         if head_size is None:
-            _check_multiple("RelativeAttention", "key_size", key_size, "n_heads", n_heads)
+            check_multiple("RelativeAttention", "key_size", key_size, "n_heads", n_heads)
         self.size, self.n_heads = size, n_heads
         self.value_size = key_size if value_size is None else value_size
         self.head_size = key_size // n_heads if head_size is None else head_size
@@ -240,7 +211,7 @@ class RelativeAttention(nn.Module):
                 f"{self.p2c_index!r}"
             )
         if self.do_pooling:
-            _check_multiple("RelativeAttention", "size", self.size, "n_heads", self.n_heads)
+            check_multiple("RelativeAttention", "size", self.size, "n_heads", self.n_heads)
         if position_embedding is None:
             return
         if position_embedding.dim() != 2 or position_embedding.shape[0] == 0:
@@ -249,8 +220,8 @@ class RelativeAttention(nn.Module):
                 f"{list(position_embedding.shape)}"
             )
         features, of = position_embedding.shape[1], ("n_coordinates", self.n_coordinates)
-        _check_multiple("RelativeAttention", "head_size", self.head_size, *of)
-        _check_multiple("RelativeAttention", "position_embedding's features", features, *of)
+        check_multiple("RelativeAttention", "head_size", self.head_size, *of)
+        check_multiple("RelativeAttention", "position_embedding's features", features, *of)
 
     def _check_inputs(
         self, queries: Tensor, keys: Tensor, values: Tensor | None, base_attn: Tensor | None
@@ -378,27 +349,21 @@ def _attend_by_distance(call: DisentangledCall) -> Tensor | None:
         return None
     own = slice(call.query.shape[2] - call.value.shape[2], None)  # heads that have values
     key_table, query_table, base = call.key_table, call.query_table, call.base
+    query_rows = rows.rows.flip(0) if call.transposes else rows.rows
     return attend_by_position(
         call.query[:, :, own],
         call.key[:, :, own],
         call.value,
-        None if key_table is None else rows.read(key_table[:, own]),
-        query_table=None
-        if query_table is None
-        else rows.read(query_table[:, own], transposes=call.transposes),
+        None if key_table is None else key_table.squeeze(0)[own],
+        query_table=None if query_table is None else query_table.squeeze(0)[own],
+        key_table_rows=None if key_table is None else rows.rows,
+        query_table_rows=None if query_table is None else query_rows,
         zero_row=rows.zero,
         attn_bias=base if base is None or base.shape[1] == 1 else base[:, own],
         keep=call.keep,
         p=call.p,
         scale=call.scale,
     )
-
-
-def _check_multiple(who: str, name: str, number: int, of: str, divisor: int) -> None:
-    if divisor < 1 or number % divisor != 0:
-        raise ValueError(
-            f"{who}: expected {name} to be a multiple of {of}, got {number} and {divisor}"
-        )
 
 
 def _broadcasts(
