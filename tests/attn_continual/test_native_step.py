@@ -5,7 +5,7 @@ import torch
 
 from attn_continual import SingleOutputMultiheadAttention, single_output, window_attention
 from attn_continual.streams import snapshot, tensors_of
-from attn_continual.window_attention import ExtraRows, Rows, Window
+from attn_continual.window_attention import Rows, Window
 
 N, H, K, KV = 3, 2, 4, 5
 
@@ -78,16 +78,13 @@ def test_rows_of_another_dtype_are_converted(calls):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("reason", ["gradients", "dropout", "extra"])
+@pytest.mark.parametrize("reason", ["gradients", "dropout"])
 def test_what_the_core_does_not_do_goes_the_other_way(calls, reason):
     window = Window(3, dropout=0.5 if reason == "dropout" else 0.0)
     state = window.initial_state(N, H, K, KV)
     rows = draw_rows(torch.Generator().manual_seed(0), torch.float32, padded=False)
-    extra = ExtraRows(torch.zeros(1, 1, H, K), torch.zeros(1, 1, H, KV))
     with torch.set_grad_enabled(reason == "gradients"):
-        out, _, _ = window.step(
-            rows, state, extra=extra if reason == "extra" else None, in_place=True
-        )
+        out, _, _ = window.step(rows, state, in_place=True)
     assert out.shape == (N, 1, H, KV)
     assert not calls
 
@@ -141,10 +138,20 @@ def draw_step(seed=0):
     return torch.randn(N, H * K, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bias": False},
+        {"add_bias_kv": True},
+        {"add_zero_attn": True},
+        {"add_bias_kv": True, "add_zero_attn": True},
+    ],
+    ids=str,
+)
 @torch.no_grad()
-def test_steps_of_a_layer_are_one_call(layer_calls, bias):
-    layer = make_layer(bias=bias)
+def test_steps_of_a_layer_are_one_call(layer_calls, settings):
+    layer = make_layer(**settings)
     state = layer.get_state().tensors
     for step in range(9):
         x = draw_step(step)
@@ -167,8 +174,6 @@ def test_steps_of_a_layer_are_one_call(layer_calls, bias):
     ("settings", "inputs"),
     [
         ({"query_index": -2}, {}),
-        ({"add_bias_kv": True}, {}),
-        ({"add_zero_attn": True}, {}),
         ({}, {"key": draw_step(5)}),
         ({}, {"key_padding_mask": torch.zeros(N, dtype=torch.bool)}),
         ({}, {"attn_mask": torch.zeros(4, 4)}),
