@@ -1,5 +1,6 @@
-// Rows that asynchronous copies take, under a band or sequences alone: what the kernels without the
-// other parts of the mask serve. Every bucket of widths and dtype, against the plain loops.
+// Rows that asynchronous copies take, under a band, sequences or a tensor of biases alone: what the
+// kernels without the other parts of the mask serve. Every bucket of widths and dtype, against the
+// plain loops.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -18,18 +19,23 @@ struct Widths {
 constexpr Widths kWidths[] = {{32, 32},  {64, 24},   {40, 64},   {96, 80},
                               {88, 128}, {128, 128}, {192, 160}, {256, 256}};
 
-enum class Seen { kAll, kCausal, kWindow, kSequences };
+enum class Seen { kAll, kCausal, kWindow, kSequences, kBiased, kBiasedWindow };
 
-// More than whole tiles of queries and keys.
-Shape shape_of(const Widths& widths) {
-  const int64_t Hq = widths.K <= 64 ? 2 : 1;
-  return {.B = 1, .Mq = 131, .Mkv = 150, .Hq = Hq, .Hkv = 1, .K = widths.K, .Kv = widths.Kv};
+bool is_biased(Seen seen) { return seen == Seen::kBiased || seen == Seen::kBiasedWindow; }
+
+// More than whole tiles of queries and keys. Rows of biases are aligned as well.
+Shape shape_of(const Widths& widths, Seen seen) {
+  const int64_t Hq = widths.K <= 64 ? 2 : 1, Mkv = is_biased(seen) ? 152 : 150;
+  const int64_t B = is_biased(seen) ? 2 : 1;
+  return {.B = B, .Mq = 131, .Mkv = Mkv, .Hq = Hq, .Hkv = 1, .K = widths.K, .Kv = widths.Kv};
 }
 
 void add_mask(Calls& calls, Seen seen) {
   switch (seen) {
     case Seen::kAll: return;
     case Seen::kCausal: calls.mask.band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_TOP_LEFT, 0}; return;
+    case Seen::kBiased: return;
+    case Seen::kBiasedWindow:
     case Seen::kWindow: calls.mask.band = {20, 3, ATTN_ANCHOR_BOTTOM_RIGHT, 0}; return;
     case Seen::kSequences: calls.mask.band = {ATTN_UNBOUNDED, 0, ATTN_ANCHOR_BOTTOM_RIGHT, 0};
   }
@@ -40,6 +46,25 @@ void add_sequences(Arrays& arrays) {
   arrays.q_start = Array::integers({2, 2, 7, 90, 129});
   arrays.k_start = Array::integers({0, 1, 12, 90});
   arrays.k_len = Array::integers({4, 9, 70, 0});
+}
+
+// Of every score; or, under a window, the same for all batch elements and heads. Key 17 and a few
+// pairs are excluded, and what is there is NaN.
+void add_biases(Arrays& arrays, attn_dtype dtype, Seen seen) {
+  const int64_t B = arrays.query.extent(0), Mq = arrays.query.extent(1),
+                Hq = arrays.query.extent(2);
+  const int64_t Mkv = arrays.key.extent(1);
+  const bool repeats = seen == Seen::kBiasedWindow;
+  arrays.add_bias(dtype, {repeats ? 1 : B, repeats ? 1 : Hq, Mq, Mkv}, 7);
+  for (int64_t place = 0; place < arrays.bias.size(); ++place) {
+    if (place % Mkv == 17 || place % 31 == 3) arrays.bias.set(place, -HUGE_VAL);
+  }
+  for (Array* rows : {&arrays.key, &arrays.value}) {
+    const int64_t row = rows->extent(2) * rows->extent(3);
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t c = 0; c < row; ++c) rows->set((b * Mkv + 17) * row + c, NAN);
+    }
+  }
 }
 
 // The last query sees the last of the keys that a causal mask lets it see alone.
@@ -57,14 +82,18 @@ void check_gradients(const std::string& context, Calls& calls, const NaiveBackwa
   check_close(context, "grad_query", a.grad_query, expected.grad_query, tolerance);
   check_close(context, "grad_key", a.grad_key, expected.grad_key, tolerance);
   check_close(context, "grad_value", a.grad_value, expected.grad_value, tolerance);
+  if (a.bias.size() > 0) {
+    check_close(context, "grad_bias", a.grad_bias, expected.grad_bias, tolerance);
+  }
 }
 
 void test(const Precision& precision, const Widths& widths, Seen seen) {
   const std::string context = std::string(precision.name) + " K " + std::to_string(widths.K) +
                               " Kv " + std::to_string(widths.Kv) + " mask " +
                               std::to_string(static_cast<int>(seen));
-  Arrays arrays(precision.dtype, precision.dtype, shape_of(widths), 1);
+  Arrays arrays(precision.dtype, precision.dtype, shape_of(widths, seen), 1);
   if (seen == Seen::kSequences) add_sequences(arrays);
+  if (is_biased(seen)) add_biases(arrays, precision.dtype, seen);
   Calls calls(std::move(arrays));
   add_mask(calls, seen);
   Arrays& a = calls.arrays;
@@ -95,6 +124,9 @@ int main() {
   int turn = 0;
   for (const Widths& widths : kWidths) {
     for (int p = 0; p < 3; ++p) test(kPrecisions[p], widths, kSeen[turn++ % 4]);  // not float64
+    test(kPrecisions[turn % 3], widths, Seen::kBiased);
+    if (widths.K == widths.Kv || widths.Kv > 128) continue;
+    test(kPrecisions[1 + turn % 2], widths, Seen::kBiasedWindow);
   }
   return check::outcome();
 }

@@ -1,6 +1,7 @@
 """Runs the torch operators on the device under test, on problems that were made on the CPU."""
 
 import os
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -54,20 +55,29 @@ def spec_of(problem: Problem) -> MaskSpec:
     )
 
 
-def run(problem: Problem) -> Results:
-    """Return forward and backward of `problem`, computed on the device, on the CPU."""
+def prepared(problem: Problem) -> Callable[[], Results]:
+    """Return a call that computes forward and backward of `problem`; its results stay there."""
     there = on_device(problem)
     arguments = _torch_ops.arguments(
         there.query, there.key, there.value, on_device(spec_of(problem)), problem.scale
     )
-    out, lse = _torch_ops.attention_forward(*arguments, None)
     wants_bias = problem.mask.additive_bias is not None
     needed = (True, True, True, wants_bias, False, False, False)
-    gradients = _torch_ops.attention_backward(
-        *arguments, out, lse, there.grad_out, there.grad_lse, *needed
-    )
-    results = [x.cpu() for x in (out, lse, *gradients)]
-    return Results(*results) if wants_bias else Results(*results, None)
+
+    def call() -> Results:
+        out, lse = _torch_ops.attention_forward(*arguments, None)
+        gradients = _torch_ops.attention_backward(
+            *arguments, out, lse, there.grad_out, there.grad_lse, *needed
+        )
+        return Results(out, lse, *gradients, *([] if wants_bias else [None]))
+
+    return call
+
+
+def run(problem: Problem) -> Results:
+    """Return forward and backward of `problem`, computed on the device, on the CPU."""
+    found = prepared(problem)()
+    return Results(*(x if x is None else x.cpu() for x in vars(found).values()))
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,19 @@ def test_width_is_as_accurate_as_eager(width, mask, dtype):
     assert_accurate(device.run(problem), problem)
 
 
+ALIGNED = ("none", "causal", "window_before_diagonal", "bias", "bias_per_key", "bias_expanded")
+
+
+@pytest.mark.parametrize("dtype", device.DTYPES)
+@pytest.mark.parametrize("mask", [*ALIGNED, "bias_with_excluded_keys"])
+@pytest.mark.parametrize("width", [64, 128])
+def test_aligned_rows_are_as_accurate_as_eager(width, mask, dtype):
+    """Several tiles of queries and keys, whose rows asynchronous copies take."""
+    shape = cases.Shape(2, 300, 392, 4, 2, width, width)
+    problem = cases.aligned(cases.make_problem(cases.Case(shape, mask, dtype)))
+    assert_accurate(device.run(problem), problem)
+
+
 PARTS = list(product(spec_cases.PLACES, spec_cases.PARTS))
 
 

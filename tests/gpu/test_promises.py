@@ -67,8 +67,9 @@ def test_bias_of_more_than_2_31_elements():
 
 
 def paged_decoding(batch: int, page_size: int):
-    lengths = [1 + 97 * i % 400 for i in range(batch)]
-    pages = -(-400 // page_size)
+    most = 1300  # keys of more than one split
+    lengths = [1 + 397 * i % most for i in range(batch)]
+    pages = -(-most // page_size)
     tables = torch.randperm(batch * pages, device=device.DEVICE).view(batch, pages).int()
     mask = PagedMask.from_seqlens([1] * batch, lengths, tables, page_size, device=device.DEVICE)
     shape = (1, batch * pages * page_size, 2, 64)

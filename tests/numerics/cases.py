@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -154,6 +154,12 @@ def make_problem(case: Case) -> Problem:
         grad_out=draw.rows(s.Mq, s.Hq, s.Kv),
         grad_lse=draw.normal(s.B, s.Hq, s.Mq, dtype=lse_dtype),
     )
+
+
+def aligned(problem: Problem) -> Problem:
+    """Return `problem` with its rows side by side, as asynchronous copies can take them."""
+    rows = ("query", "key", "value", "grad_out")
+    return replace(problem, **{name: getattr(problem, name).contiguous() for name in rows})
 
 
 def shapes() -> Iterator[Shape]:

@@ -45,6 +45,11 @@ DeviceProperties device_properties(int device) {
           .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
 }
 
+void clear_memory(void* memory, size_t bytes, void* stream) {
+  if (bytes == 0) return;
+  check(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)), "a clearing");
+}
+
 DeviceGuard::DeviceGuard(int device) : previous_(device) {
   check(cudaGetDevice(&previous_), "a query of the current device");
   check(cudaSetDevice(device), "a change of the current device");

@@ -1,6 +1,7 @@
 // The CUDA runtime as the host side needs it: which device, what it has, and its errors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace attn::cuda {
@@ -19,6 +20,9 @@ DeviceProperties device_properties(int device);
 
 // Throws Refusal with ATTN_ERROR_DEVICE, naming `what` failed, if `error`, a cudaError_t, is one.
 void check(int error, const char* what);
+
+// Queues the clearing of so many bytes of the current device's memory.
+void clear_memory(void* memory, size_t bytes, void* stream);
 
 // Makes a device the current one while it lives.
 class DeviceGuard {

@@ -13,6 +13,7 @@
 #include "cuda/device/arithmetic.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/matrix.cuh"
+#include "cuda/device/turns.cuh"
 #include "cuda/device/warp.cuh"
 #include "cuda/launch.cuh"
 
@@ -196,6 +197,34 @@ void test_conversions() {
   CHECK(std::isnan(to_float(from_float<BFloat16>(NAN))));
 }
 
+// Each block appends a digit to a number: its ticket, in its turn.
+struct TurnArguments {
+  int32_t* tickets;
+  int32_t* now;
+  FourFloats* number;
+};
+ATTN_KERNEL void take_turns(ATTN_ARGUMENTS const TurnArguments p) {
+  int& ticket = *reinterpret_cast<int*>(shared_memory());
+  if (thread_index() == 0) ticket = take_ticket(p.tickets);
+  synchronise_block();
+  if (lane() == 0) wait_for_turn(p.now, ticket);
+  synchronise_warp();
+  FourFloats number = read_shared_by_blocks(p.number);
+  for (float& x : number.values) x = 10.0f * x + static_cast<float>(ticket);
+  synchronise_block();
+  if (thread_index() != 0) return;
+  *p.number = number;
+  pass_turn(p.now, ticket);
+}
+
+void test_turns() {
+  int32_t tickets = 0, now = 0;
+  FourFloats number{};
+  launch(take_turns, {.x = 6}, kThreads, kThreads, nullptr, TurnArguments{&tickets, &now, &number});
+  CHECK(now == 6);
+  for (const float x : number.values) CHECK(x == 12345.0f);
+}
+
 // Kernels with one fault each.
 ATTN_KERNEL void no_barrier(ATTN_ARGUMENTS const Output out) {
   float* shared = reinterpret_cast<float*>(shared_memory());
@@ -226,6 +255,9 @@ ATTN_KERNEL void different_barriers(ATTN_ARGUMENTS const Output) {
 }
 ATTN_KERNEL void copy_left_behind(ATTN_ARGUMENTS const Copied p) {
   copy_async<16>(shared_memory() + 16 * thread_index(), p.source, true);
+}
+ATTN_KERNEL void turn_that_never_comes(ATTN_ARGUMENTS const TurnArguments p) {
+  wait_for_turn(p.now, 1);
 }
 ATTN_KERNEL void misaligned_copy(ATTN_ARGUMENTS const Copied p) {
   copy_async<16>(shared_memory() + 8, p.source, true);
@@ -274,6 +306,9 @@ void test_faults() {
   CHECK(stops("different barriers", [&] { run(different_barriers, out); }));
   CHECK(stops("had not waited for", [&] { run(copy_left_behind, copied); }));
   CHECK(stops("not a multiple of 16", [&] { run(misaligned_copy, copied); }));
+  int32_t now = 0;
+  CHECK(stops("waits for turn 1",
+              [&] { run(turn_that_never_comes, TurnArguments{nullptr, &now, nullptr}); }));
 }
 
 }  // namespace
@@ -287,6 +322,7 @@ int main() {
   test_exchange();
   test_copies();
   test_conversions();
+  test_turns();
   test_faults();
   return check::outcome();
 }

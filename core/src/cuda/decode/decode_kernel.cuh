@@ -356,7 +356,7 @@ class DecodeSplit {
 template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((DecodeShape<Element, kWidth>::kThreads), 1)
     decode_kernel(ATTN_ARGUMENTS const DecodeArguments arguments) {
-  DecodeSplit<Element, kWidth>(arguments).run();
+  if constexpr (kIsServed<Element>) DecodeSplit<Element, kWidth>(arguments).run();
 }
 
 }  // namespace attn::cuda::decode

@@ -14,6 +14,14 @@
 
 namespace attn::cuda {
 
+// What is compiled runs on GPUs from here on: 80 for sm_80. Bodies of kernels that no GPU before
+// sm_80 can run are left out there, which saves their compilation.
+#if defined(__CUDA_ARCH__)
+constexpr int kCompiledCapability = __CUDA_ARCH__ / 10;
+#else
+constexpr int kCompiledCapability = 80;
+#endif
+
 struct BlockIndex {
   int x, y, z;
 };

@@ -3,6 +3,7 @@
 
 #include "cuda/aligned_rows.h"
 #include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/one_pass.h"
 #include "problem/refusal.h"
 
 namespace attn::cuda::sm80 {
@@ -65,6 +66,12 @@ bool stores_grad_bias(const BackwardProblem& p) {
   return p.grad_bias && !sums && p.softcap == 0.0 && !p.sequences && !p.blocks;
 }
 
+// Whether some queries do not see some keys: their elements of dBias are written by nobody.
+bool excludes_pairs(const Problem& p) {
+  const int64_t shift = p.band.bottom_right ? p.Mkv - p.Mq : 0;
+  return p.band.left < p.Mq - 1 + shift || p.band.right < p.Mkv - 1 - shift;
+}
+
 // Room for one for each block of threads of any shape.
 int32_t* take_flags(int64_t rows, int64_t heads, int64_t batch, Workspace& workspace) {
   constexpr int64_t kFewestRows = 32, kMostRoles = 2;
@@ -73,25 +80,46 @@ int32_t* take_flags(int64_t rows, int64_t heads, int64_t batch, Workspace& works
   return reinterpret_cast<int32_t*>(workspace.take(bytes));
 }
 
-BackwardArguments place_arguments(const BackwardProblem& problem, Workspace& workspace) {
-  BackwardArguments a{.problem = problem, .delta = {}};
+// A call's arguments, and what of the workspace is to be cleared first.
+struct PlacedArguments {
+  OnePassArguments arguments{};
+  char* counts = nullptr;
+  size_t bytes_of_counts = 0;
+};
+
+PlacedArguments place_arguments(const BackwardProblem& problem, const DeviceProperties& device,
+                                Workspace& workspace) {
+  PlacedArguments placed;
+  BackwardArguments& a = placed.arguments.backward;
+  a.problem = problem;
   BackwardProblem& p = a.problem;
   p.lse_maximum = take_row_scalars(p, workspace);
   p.lse_rest = take_row_scalars(p, workspace);
   a.delta = take_row_scalars(p, workspace);
+  const size_t before = workspace.used();
+  placed.counts = workspace.take(0);
   int32_t* const redo_keys = take_flags(p.Mkv, p.Hkv, p.B, workspace);
   int32_t* const redo_queries = take_flags(p.Mq, p.Hq, p.B, workspace);
+  const OnePassBytes one_pass = one_pass_bytes(p, device);
+  int32_t* const redo_bias = reinterpret_cast<int32_t*>(
+      workspace.take(p.B * p.Hq * static_cast<int64_t>(sizeof(int32_t))));
+  placed.arguments.tickets = reinterpret_cast<int32_t*>(workspace.take(sizeof(int32_t)));
+  placed.arguments.turns = reinterpret_cast<int32_t*>(workspace.take(one_pass.turns));
+  placed.bytes_of_counts = workspace.used() - before;
+  placed.arguments.sums = workspace.take(one_pass.sums);
   const DType dtype = p.query.dtype;
   a.query_is_aligned = has_aligned_rows(p.query, dtype, p.K);
   a.key_is_aligned = has_aligned_rows(p.key, dtype, p.K);
   a.value_is_aligned = has_aligned_rows(p.value, dtype, p.Kv);
   a.grad_out_is_aligned = has_aligned_rows(p.grad_out, dtype, p.Kv);
   a.stores_grad_bias = stores_grad_bias(p);
-  if (is_plain(a)) {
+  a.is_one_pass = one_pass && is_aligned_for_one_pass(a);
+  if (a.is_one_pass || is_plain(a)) {
     a.redo_keys = redo_keys;
     a.redo_queries = redo_queries;
   }
-  return a;
+  if (sums_bias_in_one_pass(a)) a.redo_bias = redo_bias;
+  return placed;
 }
 
 void launch_gradients(const BackwardArguments& a, void* stream) {
@@ -106,16 +134,21 @@ void launch_gradients(const BackwardArguments& a, void* stream) {
 size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties& device) {
   require_served(problem, device);
   Workspace workspace(nullptr);
-  place_arguments(problem, workspace);
+  place_arguments(problem, device, workspace);
   workspace.take(distance_sums_bytes(problem));
   return workspace.used();
 }
 
-void backward(const BackwardProblem& problem, const DeviceProperties&, void* memory, void* stream) {
+void backward(const BackwardProblem& problem, const DeviceProperties& device, void* memory,
+              void* stream) {
   Workspace workspace(memory);
-  const BackwardArguments a = place_arguments(problem, workspace);
+  const PlacedArguments placed = place_arguments(problem, device, workspace);
+  const BackwardArguments& a = placed.arguments.backward;
   launch_row_statistics(a, stream);
-  if (a.stores_grad_bias) launch_clear_bias(a, stream);
+  if (a.stores_grad_bias && excludes_pairs(problem)) launch_clear_bias(a, stream);
+  if (a.redo_keys) clear_memory(placed.counts, placed.bytes_of_counts, stream);
+  if (a.is_one_pass) launch_one_pass(placed.arguments, stream);
+  if (a.redo_bias) launch_one_pass_bias(a, stream);
   launch_gradients(a, stream);
   if (problem.grad_bias && !a.stores_grad_bias) launch_bias_gradient(a, stream);
   if (problem.grad_slopes || problem.grad_table) {

@@ -16,11 +16,13 @@ struct BackwardArguments {
   bool query_is_aligned = false, key_is_aligned = false, value_is_aligned = false,
        grad_out_is_aligned = false;
   bool stores_grad_bias = false;  // in the pass for dK
-  // For each block of threads of the plain kernels, whether its sums hold NaN. The extended ones
-  // then take those blocks again, where an excluded row's NaN adds nothing. Null: they take all
-  // blocks.
+  bool is_one_pass = false;       // the plain kernels' work is done in one pass
+  // For each block of threads of the plain kernels, whether its sums hold NaN; at first 0. The
+  // extended ones then take those blocks again, where an excluded row's NaN adds nothing. Null:
+  // they take all blocks.
   int32_t* redo_keys = nullptr;
   int32_t* redo_queries = nullptr;
+  int32_t* redo_bias = nullptr;  // [B, Hq], likewise for a dBias that is summed
 };
 
 // A tile's stationary side has 16 rows for each warp. Wide rows leave less shared memory, and fewer

@@ -22,7 +22,7 @@ class BackwardLauncher {
   // Takes only what the plain kernels leave if `a.redo_keys` is there.
   void launch_all() {
     if constexpr (kHasPlain) {
-      if (a_.redo_keys) launch_gradients<false>();
+      if (a_.redo_keys && !a_.is_one_pass) launch_gradients<false>();
     } else {
       a_.redo_keys = a_.redo_queries = nullptr;
     }

@@ -7,18 +7,14 @@
 namespace attn::cuda::sm80 {
 namespace {
 
-template <class Element, int kWidth>
-void launch_summed(const BackwardArguments& a, void* stream) {
-  const BiasBlocks blocks = bias_blocks<Element, kWidth>(a.problem);
-  launch(&bias_gradient_kernel<Element, kWidth>,
-         {.x = blocks.keys * blocks.queries * blocks.heads * blocks.batch},
-         GradientShape<Element, kWidth>::kThreads, TileMemory<Element, kWidth>::kBytes, stream, a);
-}
-
+// Rare beside the others, so that tiles of one width serve all.
 template <class Element>
 void launch_summed(const BackwardArguments& a, void* stream) {
-  if (a.problem.K <= 64 && a.problem.Kv <= 64) return launch_summed<Element, 64>(a, stream);
-  launch_summed<Element, kWidestTile>(a, stream);
+  const BiasBlocks blocks = bias_blocks<Element, kWidestTile>(a.problem);
+  launch(&bias_gradient_kernel<Element, kWidestTile>,
+         {.x = blocks.keys * blocks.queries * blocks.heads * blocks.batch},
+         GradientShape<Element, kWidestTile>::kThreads, TileMemory<Element, kWidestTile>::kBytes,
+         stream, a);
 }
 
 // Of a bias that is the same for all keys.
@@ -34,6 +30,12 @@ void launch_row_bias(const BackwardArguments& a, void* stream) {
 
 void launch_clear_bias(const BackwardArguments& a, void* stream) {
   const BackwardProblem& p = a.problem;
+  const Scores& to = p.grad_bias;
+  if (to.stride_n == 1 && to.stride_m == p.Mkv && to.stride_h == p.Mq * p.Mkv &&
+      to.stride_b == p.Hq * to.stride_h) {
+    const int64_t bytes = p.B * to.stride_b * element_bytes(to.dtype);
+    return clear_memory(to.data, static_cast<size_t>(bytes), stream);
+  }
   launch(&clear_bias_gradient_kernel<kRowGradientThreads>,
          {.x = (p.B * p.Hq * p.Mq * p.Mkv + kRowGradientThreads - 1) / kRowGradientThreads},
          kRowGradientThreads, 0, stream, a);

@@ -39,6 +39,7 @@ class BiasGradient {
 
   ATTN_DEVICE explicit BiasGradient(const BackwardArguments& arguments)
       : p_(arguments.problem),
+        redo_(arguments.redo_bias),
         blocks_(bias_blocks<Element, kWidth>(arguments.problem)),
         walk_(arguments, block_index().x % blocks_.keys * Shape::kStationary) {
     int64_t block = block_index().x / blocks_.keys;
@@ -49,6 +50,7 @@ class BiasGradient {
   }
 
   ATTN_DEVICE void run() {
+    if (redo_ && redo_[b_ * p_.Hq + h_] == 0) return;
     sums_.clear();
     const OwnOrAll batch(p_.grad_bias_sums_b, b_, p_.B);
     const OwnOrAll heads(p_.grad_bias_sums_h, h_, p_.Hq);
@@ -129,6 +131,7 @@ class BiasGradient {
   }
 
   const BackwardProblem& p_;
+  const int32_t* const redo_;
   const BiasBlocks blocks_;
   const Walk walk_;
   int64_t first_query_, h_, b_;
@@ -138,7 +141,7 @@ class BiasGradient {
 template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     bias_gradient_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  BiasGradient<Element, kWidth>(arguments).run();
+  if constexpr (kIsServed<Element>) BiasGradient<Element, kWidth>(arguments).run();
 }
 
 }  // namespace attn::cuda

@@ -121,7 +121,7 @@ class DistanceSums {
 template <class Element>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidestTile>::kThreads), 1)
     distance_sums_kernel(ATTN_ARGUMENTS const DistanceArguments arguments) {
-  DistanceSums<Element>(arguments).run();
+  if constexpr (kIsServed<Element>) DistanceSums<Element>(arguments).run();
 }
 
 // The sum over the lanes of a warp, in an order that does not change.

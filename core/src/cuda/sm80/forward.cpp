@@ -15,18 +15,30 @@ namespace {
 constexpr int64_t kMostRows = int64_t{1} << 29, kMostKeyRows = int64_t{1} << 32;
 constexpr double kLog2E = 1.4426950408889634;
 
-bool is_extended(const ForwardArguments& arguments) {
+// Whether the plain kernels can copy the tiles of biases as they lie, if there are any.
+bool takes_biases(const Problem& p, const DeviceProperties& device) {
+  if (!p.bias) return true;
+  const int size = static_cast<int>(element_bytes(p.query.dtype));
+  const int width = bucket(std::max(p.K, p.Kv), size, false);
+  const int64_t bytes = forward_shared_bytes(size, width, false) + forward_bias_bytes(size, width);
+  return has_aligned_rows(p.bias, p.query.dtype, p.Mkv) && !p.sequences &&
+         bytes <= device.shared_bytes;
+}
+
+bool is_extended(const ForwardArguments& arguments, const DeviceProperties& device) {
   const Problem& p = arguments.problem;
   return !arguments.query_is_aligned || !arguments.key_is_aligned || !arguments.value_is_aligned ||
-         p.scale <= 0.0 || p.softcap > 0.0 || p.bias || p.slopes || p.table || p.blocks ||
-         p.pages.table || p.dropout.enabled;
+         p.scale <= 0.0 || p.softcap > 0.0 || !takes_biases(p, device) || p.slopes || p.table ||
+         p.blocks || p.pages.table || p.dropout.enabled;
 }
 
 void require_shared_memory(const Problem& p, const DeviceProperties& device) {
-  const int width = bucket(std::max(p.K, p.Kv));
   const int size = static_cast<int>(element_bytes(p.query.dtype));
-  const int64_t bytes =
-      std::max(forward_shared_bytes(size, width, false), forward_shared_bytes(size, width, true));
+  const auto bytes_of = [&](bool is_extended) {
+    const int width = bucket(std::max(p.K, p.Kv), size, is_extended);
+    return forward_shared_bytes(size, width, is_extended);
+  };
+  const int64_t bytes = std::max(bytes_of(false), bytes_of(true));
   if (bytes <= device.shared_bytes) return;
   refuse_unsupported(
       "expected widths whose tiles fit this GPU's %lld bytes of shared memory, got K %lld and Kv "
@@ -64,8 +76,9 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
       .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
       .scale = static_cast<float>(problem.scale * kLog2E),
       .softcap = static_cast<float>(problem.softcap * kLog2E)};
-  const bool extended = is_extended(arguments);
-  switch (bucket(std::max(problem.K, problem.Kv))) {
+  const bool extended = is_extended(arguments, device);
+  const int size = static_cast<int>(element_bytes(dtype));
+  switch (bucket(std::max(problem.K, problem.Kv), size, extended)) {
     case 32: return launch_forward<32>(arguments, extended, stream);
     case 64: return launch_forward<64>(arguments, extended, stream);
     case 96: return launch_forward<96>(arguments, extended, stream);

@@ -16,7 +16,8 @@
 
 namespace attn::cuda::sm80 {
 
-// is_extended: every part of the mask, and rows at any alignment; otherwise a band and sequences.
+// is_extended: every part of the mask, and rows at any alignment; otherwise a band, and either
+// sequences or a tensor of biases in aligned rows.
 template <class Element_, int kWidth_, bool is_extended>
 struct ForwardTiles {
   using Element = Element_;
@@ -33,11 +34,14 @@ struct ForwardTiles {
   using Queries = std::conditional_t<kShape.queries_in_registers, HeldQueries<Tile, kRowTiles>,
                                      SharedQueries<Tile>>;
   using Biases = BiasTile<kRows, kKeys, kThreads>;
+  using RawBiases = RowTile<Element, kKeys>;  // as they lie in memory
   using Output = OutputStage<kWidth>;
 
   static constexpr int kOperandBytes = Tile::bytes(kRows + 2 * kKeys);
   static constexpr int kBiasesAt = kOperandBytes + kForwardFactsBytes;
   static constexpr int kSharedBytes = kBiasesAt + (kExtended ? Biases::kBytes : 0);
+  static constexpr int kRawBiasBytes = kExtended ? 0 : RawBiases::bytes(kRows);
+  static_assert(kExtended || kRawBiasBytes == forward_bias_bytes(sizeof(Element), kWidth));
   static_assert(kSharedBytes == forward_shared_bytes(sizeof(Element), kWidth, kExtended));
   static_assert(kSharedBytes <= kMostSharedBytes);
   static_assert(kShape.warps * Output::kBytes <= kOperandBytes);
@@ -81,6 +85,7 @@ class ForwardBlock {
 
  private:
   using Tile = typename Tiles::Tile;
+  using RawBiases = typename Tiles::RawBiases;
   static constexpr int kRowTiles = Tiles::kRowTiles, kKeys = Tiles::kKeys;
   static constexpr bool kExtended = Tiles::kExtended;
 
@@ -133,6 +138,7 @@ class ForwardBlock {
     wait_for_copies<0>();
     synchronise_block();
     load_values(key);
+    if (!kExtended && p_.bias) load_biases(key);
     commit_copies();
     const bool has_biases = kExtended && fill_biases(key);
     Sums<kKeys> scores[kRowTiles];
@@ -147,6 +153,8 @@ class ForwardBlock {
       if constexpr (kExtended) {
         apply_scale(scores[m], arguments_.scale, arguments_.softcap);
         if (has_biases) biases_.add_to(scores[m], warp_row(m));
+      } else if (p_.bias) {
+        add_biases(scores[m], m, read);
       }
       if (!is_whole) apply_band(scores[m], facts_.band, row(m), key + first_column());
       soften(m, scores[m]);
@@ -171,11 +179,46 @@ class ForwardBlock {
     return true;
   }
 
+  // A tile of biases beside the values: it lands with them, and is read before the next ones.
+  ATTN_DEVICE void load_biases(int key) const {
+    const Scores& bias = p_.bias;
+    const int keys = facts_.band.keys - key;
+    const int64_t row =
+        at_.h * bias.stride_h + facts_.b * bias.stride_b + at_.first * bias.stride_m;
+    copy_rows<Tiles::kRows, Tiles::kThreads>(raw_biases(), thread_, bias.data + bytes_of(row + key),
+                                             bytes_of(bias.stride_m), at_.rows,
+                                             keys < kKeys ? keys : kKeys);
+  }
+
+  // Scales the scores and adds their biases. Only NaN in excluded keys needs more: where there may
+  // be some, what a bias excludes is selected.
+  ATTN_DEVICE void add_biases(Sums<kKeys>& scores, int m, ValuesRead read) const {
+    const RawBiases biases = raw_biases();
+    const auto* mine = biases.at(row(m), first_column());
+    const float scale = static_cast<float>(p_.scale);
+    const auto each_pair = [&](auto&& map) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+          float pair[2];
+          load_pair(pair, mine + 8 * (r * RawBiases::kStride + n));
+#pragma unroll
+          for (int e = 0; e < 2; ++e) map(scores.values[n][2 * r + e], pair[e]);
+        }
+      }
+    };
+    each_pair([&](float& x, float bias) { x = fmaf(x, scale, bias); });
+    if (read == ValuesRead::kAsTheyAre) return;
+    each_pair([&](float& x, float bias) {
+      if (kLog2E * bias == -infinity()) x = -infinity();
+    });
+  }
+
   ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {
+    const float factor = kExtended ? 1.0f : p_.bias ? kLog2E : arguments_.scale;
     float rescale[2];
-    if (!any(update_softmax(scores, kExtended ? 1.0f : arguments_.scale, running_[m], rescale))) {
-      return;
-    }
+    if (!any(update_softmax(scores, factor, running_[m], rescale))) return;
 #pragma unroll
     for (int n = 0; n < Tiles::kWidth / 8; ++n) {
 #pragma unroll
@@ -205,6 +248,8 @@ class ForwardBlock {
   ATTN_DEVICE static int64_t bytes_of(int64_t elements) {
     return elements * static_cast<int64_t>(sizeof(typename Tiles::Element));
   }
+
+  ATTN_DEVICE RawBiases raw_biases() const { return RawBiases(shared_memory() + Tiles::kBiasesAt); }
 
   ATTN_DEVICE bool has_pages() const { return kExtended && at_.sequence.pages; }
 
@@ -319,9 +364,11 @@ class ForwardBlock {
 template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
-  ValuesRead read = ValuesRead::kAsTheyAre;
+  if constexpr (kIsServed<typename Tiles::Element>) {
+    ValuesRead read = ValuesRead::kAsTheyAre;
 #pragma unroll 1
-  while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+    while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+  }
 }
 
 }  // namespace attn::cuda::sm80

@@ -10,16 +10,21 @@ namespace attn::cuda::sm80 {
 template <class Tiles>
 void launch_forward_tiles(const ForwardArguments& arguments, void* stream) {
   const Grid grid{.x = QuerySlots<Tiles::kRows>::blocks(arguments.problem)};
-  launch(forward_kernel<Tiles>, grid, Tiles::kThreads, Tiles::kSharedBytes, stream, arguments);
+  const int shared = Tiles::kSharedBytes + (arguments.problem.bias ? Tiles::kRawBiasBytes : 0);
+  launch(forward_kernel<Tiles>, grid, Tiles::kThreads, shared, stream, arguments);
+}
+
+template <class Element, int kWidth, bool is_extended>
+void launch_forward_variant(const ForwardArguments& arguments, void* stream) {
+  if constexpr (has_width(sizeof(Element), kWidth, is_extended)) {
+    launch_forward_tiles<ForwardTiles<Element, kWidth, is_extended>>(arguments, stream);
+  }
 }
 
 template <class Element, int kWidth>
 void launch_forward_of(const ForwardArguments& arguments, bool is_extended, void* stream) {
-  if (is_extended) {
-    launch_forward_tiles<ForwardTiles<Element, kWidth, true>>(arguments, stream);
-  } else {
-    launch_forward_tiles<ForwardTiles<Element, kWidth, false>>(arguments, stream);
-  }
+  if (is_extended) return launch_forward_variant<Element, kWidth, true>(arguments, stream);
+  launch_forward_variant<Element, kWidth, false>(arguments, stream);
 }
 
 template <int kWidth>

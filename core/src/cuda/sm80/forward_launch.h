@@ -12,7 +12,8 @@ struct ForwardArguments {
   float scale, softcap;  // to base 2; softcap 0: none
 };
 
-// Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band and sequences.
+// Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band, and either sequences or a
+// tensor of biases in aligned rows.
 template <int kWidth>
 void launch_forward(const ForwardArguments& arguments, bool is_extended, void* stream);
 

@@ -7,8 +7,7 @@
 namespace attn::cuda {
 
 template <class Element, int kWidth, bool kExtended>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
-    query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
   using Walk = QueryTileWalk<Element, kWidth, kExtended>;
   constexpr int kStreamed = Walk::kStreamed;
   const Walk walk(arguments);
@@ -40,6 +39,12 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
     const bool has_nan = any_of_block(sums.has_nan(), walk.memory.flag());
     if (thread_index() == 0) *redo = has_nan;
   }
+}
+
+template <class Element, int kWidth, bool kExtended>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+    query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+  if constexpr (kIsServed<Element>) find_query_gradients<Element, kWidth, kExtended>(arguments);
 }
 
 }  // namespace attn::cuda

@@ -190,7 +190,7 @@ class CloseLook {
 template <class Element>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidestTile>::kThreads), 1)
     close_look_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  CloseLook<Element>(arguments).run();
+  if constexpr (kIsServed<Element>) CloseLook<Element>(arguments).run();
 }
 
 }  // namespace attn::cuda

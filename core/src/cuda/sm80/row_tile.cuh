@@ -4,6 +4,8 @@
 // two kinds of matrix instruction lay their operands out alike.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/matrix.cuh"
@@ -13,7 +15,15 @@
 
 namespace attn::cuda {
 
+// Whether there are matrix instructions for it.
+template <class Element>
+constexpr bool kIsServed = kCompiledCapability >= 80 || std::is_same_v<Element, Half>;
+
 constexpr int kChunkBytes = 16;  // of one asynchronous copy, and of one row that ldmatrix reads
+
+struct alignas(kChunkBytes) Chunk {
+  uint32_t words[kChunkBytes / 4];
+};
 
 // Rows of kWidth elements, 16 bytes apart: then no two of the eight rows that ldmatrix reads at
 // once, nor of the eight that a quad reads by depth, share a bank.
@@ -50,6 +60,13 @@ struct RowTile {
         b, at(row + matrix / 2 * 8 + lane() % 8, block * kDepth + matrix % 2 * kChunkElements));
   }
 
+  // Columns [column, column + 16) of 16-bit elements as rows of a left operand whose depth is the
+  // rows [row, row + kDepth).
+  ATTN_DEVICE void load_left_by_depth(uint32_t (&a)[4], int row, int column) const {
+    const int matrix = lane() / 8;
+    load_matrices_transposed(a, at(row + matrix / 2 * 8 + lane() % 8, column + matrix % 2 * 8));
+  }
+
   // Columns [column, column + 16) as columns of a right operand whose depth is the rows
   // [row, row + kDepth). Float32 rows come in the order 0 2 4 6 1 3 5 7, in which a fragment of
   // sums has its columns as a left operand's depth.
@@ -65,6 +82,17 @@ struct RowTile {
     }
   }
 };
+
+// Two neighbours in shared memory, the first at an even column.
+template <class Element>
+ATTN_DEVICE void load_pair(float (&pair)[2], const Element* at) {
+  struct alignas(2 * sizeof(Element)) Pair {
+    Element values[2];
+  };
+  const Pair both = *reinterpret_cast<const Pair*>(at);
+  pair[0] = to_float(both.values[0]);
+  pair[1] = to_float(both.values[1]);
+}
 
 // An operand in global memory, as rows are loaded from it.
 struct RowSource {
@@ -112,8 +140,8 @@ template <int kRows, int kThreads, class Tile>
 ATTN_DEVICE void copy_rows(const Tile& tile, int thread, const char* first, int64_t stride,
                            int rows, int width) {
   constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
-  constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;  // threads that share a row
-  constexpr int kStep = kThreads / kLanes;          // rows that are copied at once
+  constexpr int kLanes = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;  // threads of a row
+  constexpr int kStep = kThreads / kLanes;  // rows that are copied at once
   const int row = thread / kLanes, chunk = thread % kLanes;
   const auto copy = [&](auto is_present) {
     const char* from = first + row * stride + chunk * kChunkBytes;

@@ -8,6 +8,12 @@ namespace attn::cuda::sm80 {
 // Widths are filled up with zeros to one of these.
 constexpr int kWidths[] = {32, 64, 96, 128, 192, 256};
 
+// Plain kernels of 16-bit elements come in all of them; the others, for which each would cost half
+// a minute of compilation, in every other one.
+constexpr bool has_width(int element_bytes, int width, bool is_extended) {
+  return (element_bytes == 2 && !is_extended) || width == 64 || width == 128 || width == 256;
+}
+
 // What a block of threads may have on every GPU from sm_80 on.
 constexpr int kMostSharedBytes = 99 * 1024;
 
@@ -24,7 +30,7 @@ struct ForwardShape {
 constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
   if (element_bytes == 2 && !is_extended) {
     switch (width) {
-      case 32: return {4, 2, 64, true, 3};
+      case 32: return {4, 2, 64, false, 3};
       case 64: return {4, 2, 64, true, 2};
       case 96: return {4, 2, 64, false, 2};
       case 128: return {4, 2, 64, false, 2};
@@ -33,18 +39,17 @@ constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_exten
     }
   }
   if (element_bytes == 2) {
-    const int keys = width <= 128 ? 64 : width == 192 ? 48 : 32;
-    return {4, 1, keys, false, width <= 64 ? 3 : 2};
+    return {4, 1, width <= 128 ? 64 : 32, false, width <= 64 ? 3 : 2};
   }
-  const int keys = width <= 64 ? 64 : width <= 128 || (width == 192 && !is_extended) ? 32 : 16;
+  const int keys = width <= 64 ? 64 : width <= 128 ? 32 : 16;
   const int warps = width == 256 && is_extended ? 3 : 4;
   return {warps, 1, keys, false, width <= 128 && !is_extended ? 3 : 2};
 }
 
 // The bucket of a width of at most 256.
-constexpr int bucket(int64_t width) {
+constexpr int bucket(int64_t width, int element_bytes, bool is_extended) {
   for (const int bucket : kWidths) {
-    if (width <= bucket) return bucket;
+    if (width <= bucket && has_width(element_bytes, bucket, is_extended)) return bucket;
   }
   return 0;
 }
@@ -58,6 +63,13 @@ constexpr int forward_shared_bytes(int element_bytes, int width, bool is_extende
   const int queries = 16 * shape.warps * shape.row_tiles;
   const int biases = is_extended ? queries * (shape.keys + 8) * 4 : 0;
   return (queries + 2 * shape.keys) * (width * element_bytes + 16) + kForwardFactsBytes + biases;
+}
+
+// What the plain kernels take besides for a tensor of biases: a tile of it as it lies in memory,
+// its rows 16 bytes longer than their elements.
+constexpr int forward_bias_bytes(int element_bytes, int width) {
+  const ForwardShape shape = forward_shape(element_bytes, width, false);
+  return 16 * shape.warps * shape.row_tiles * (shape.keys * element_bytes + 16);
 }
 
 }  // namespace attn::cuda::sm80

@@ -13,6 +13,8 @@
 
 namespace attn::cuda {
 
+constexpr int kCompiledCapability = 80;
+
 struct BlockIndex {
   int x, y, z;
 };

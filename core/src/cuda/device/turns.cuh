@@ -1,0 +1,38 @@
+// How blocks of one launch take turns, in an order that does not depend on when they run.
+//
+// A block waits only for blocks that took their tickets before it, and so run already: whatever the
+// order in which a GPU starts them, the first of those that wait can go on.
+#pragma once
+
+#include "cuda/device/platform.cuh"
+
+namespace attn::cuda {
+
+struct alignas(16) FourFloats {
+  float values[4];
+};
+
+// How many took one before. By one thread of a block.
+ATTN_DEVICE int take_ticket(int32_t* tickets) { return atomicAdd(tickets, 1); }
+
+// Waits until `turn` is what it says there. By one lane of each warp: what the blocks before wrote
+// until they passed the turn on is then seen by that warp's lanes after a synchronise_warp, if they
+// read it with read_shared_by_blocks.
+ATTN_DEVICE void wait_for_turn(const int32_t* now, int turn) {
+  while (*static_cast<const volatile int32_t*>(now) != turn) __nanosleep(20);
+  __threadfence();
+}
+
+// By one thread, after a barrier of the block.
+ATTN_DEVICE void pass_turn(int32_t* now, int turn) {
+  __threadfence();
+  *static_cast<volatile int32_t*>(now) = turn + 1;
+}
+
+// From the cache that all multiprocessors share.
+ATTN_DEVICE FourFloats read_shared_by_blocks(const FourFloats* at) {
+  const float4 x = __ldcg(reinterpret_cast<const float4*>(at));
+  return {{x.x, x.y, x.z, x.w}};
+}
+
+}  // namespace attn::cuda
