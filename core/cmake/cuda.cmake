@@ -61,11 +61,11 @@ function(attn_set_architectures target)
     ${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=compute_80>")
 endfunction()
 
-# Compilers of kernels need up to 2 GB each: no more of them than memory holds, or cores.
+# Compilers of kernels need up to 0.5 GB each: no more of them than memory holds, or cores.
 function(attn_limit_cuda_jobs target)
   cmake_host_system_information(RESULT megabytes QUERY AVAILABLE_PHYSICAL_MEMORY)
   cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
-  math(EXPR jobs "${megabytes} / 2048")
+  math(EXPR jobs "${megabytes} / 512")
   if(jobs GREATER cores)
     set(jobs ${cores})
   elseif(jobs LESS 1)
