@@ -237,10 +237,15 @@ class DecodeSplit {
   }
 
   ATTN_DEVICE void drop(Sums<kTileKeys>& probabilities, int begin) const {
-    each_score(probabilities, [&](float& x, int r, int column) {
-      const int row = lane() / 4 + 8 * r;
-      if (row < rows_) x *= ScoreTerms{p_, s_, head_of(row)}.kept(query_of(row), begin + column);
-    });
+    float kept[kTileKeys / 2];
+#pragma unroll 1  // the code of a draw is long
+    for (int at = 0; at < kTileKeys / 2; ++at) {
+      const int row = lane() / 4 + 8 * (at % 4 / 2);
+      const int j = begin + at / 4 * 8 + lane() % 4 * 2 + at % 2;
+      kept[at] = row < rows_ ? ScoreTerms{p_, s_, head_of(row)}.kept(query_of(row), j) : 1.0f;
+    }
+#pragma unroll
+    for (int at = 0; at < kTileKeys / 2; ++at) probabilities.values[at / 4][at % 4] *= kept[at];
   }
 
   ATTN_DEVICE float* joined_sums(int warp) const {

@@ -75,7 +75,9 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
       .key_is_aligned = has_aligned_rows(problem.key, dtype, problem.K),
       .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
       .scale = static_cast<float>(problem.scale * kLog2E),
-      .softcap = static_cast<float>(problem.softcap * kLog2E)};
+      .softcap = static_cast<float>(problem.softcap * kLog2E),
+      .natural_scale = static_cast<float>(problem.scale),
+      .score_factor = static_cast<float>(kLog2E * (problem.bias ? 1.0 : problem.scale))};
   const bool extended = is_extended(arguments, device);
   const int size = static_cast<int>(element_bytes(dtype));
   switch (bucket(std::max(problem.K, problem.Kv), size, extended)) {

@@ -195,7 +195,6 @@ class ForwardBlock {
   ATTN_DEVICE void add_biases(Sums<kKeys>& scores, int m, ValuesRead read) const {
     const RawBiases biases = raw_biases();
     const auto* mine = biases.at(row(m), first_column());
-    const float scale = static_cast<float>(p_.scale);
     const auto each_pair = [&](auto&& map) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -208,7 +207,7 @@ class ForwardBlock {
         }
       }
     };
-    each_pair([&](float& x, float bias) { x = fmaf(x, scale, bias); });
+    each_pair([&](float& x, float bias) { x = fmaf(x, arguments_.natural_scale, bias); });
     if (read == ValuesRead::kAsTheyAre) return;
     each_pair([&](float& x, float bias) {
       if (kLog2E * bias == -infinity()) x = -infinity();
@@ -216,7 +215,7 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {
-    const float factor = kExtended ? 1.0f : p_.bias ? kLog2E : arguments_.scale;
+    const float factor = kExtended ? 1.0f : arguments_.score_factor;
     float rescale[2];
     if (!any(update_softmax(scores, factor, running_[m], rescale))) return;
 #pragma unroll

@@ -10,6 +10,8 @@ struct ForwardArguments {
   // Whether rows can be copied in chunks of 16 bytes.
   bool query_is_aligned, key_is_aligned, value_is_aligned;
   float scale, softcap;  // to base 2; softcap 0: none
+  // Of the plain kernels: what a score is multiplied with before its bias, and after.
+  float natural_scale, score_factor;
 };
 
 // Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band, and either sequences or a

@@ -47,16 +47,24 @@ template <int kColumns>
 ATTN_DEVICE void apply_dropout(Sums<kColumns>& probabilities, const Dropout& dropout, int64_t b,
                                int64_t h, int64_t row, int key) {
   const int mine = lane() % 2;
-#pragma unroll
+  static_assert(kColumns / 8 * kDrawsPerCounter <= 32, "of each eight columns four bits");
+  uint32_t kept = 0;
+#pragma unroll 1  // the code of a draw is long
   for (int n = 0; n < kColumns / 8; ++n) {
-    const uint32_t kept = kept_keys(dropout, b, h, row + 8 * mine, key / kDrawsPerCounter + 2 * n);
-    const uint32_t other = shuffle_xor(kept, 1);
+    const int quad = key / kDrawsPerCounter + 2 * n;
+    kept |= kept_keys(dropout, b, h, row + 8 * mine, quad) << kDrawsPerCounter * n;
+  }
+  const uint32_t other = shuffle_xor(kept, 1);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const uint32_t words = (r == mine ? kept : other) >> 2 * mine;
+  for (int r = 0; r < 2; ++r) {
+    const uint32_t words = (r == mine ? kept : other) >> 2 * mine;
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        if ((words >> e & 1) == 0) probabilities.values[n][2 * r + e] = 0.0f;
+        if ((words >> (kDrawsPerCounter * n + e) & 1) == 0) {
+          probabilities.values[n][2 * r + e] = 0.0f;
+        }
       }
     }
   }
