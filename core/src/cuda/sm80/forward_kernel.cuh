@@ -57,6 +57,8 @@ struct ForwardFacts {
   KeyBand band;
   int end;                        // of the keys that any query sees
   uint32_t b, key_row, key_head;  // key_row: of the sequence's first key, in memory; with pages 0
+  int rows;                       // of queries that there are
+  const char* biases;             // of the first of them
 };
 static_assert(sizeof(ForwardFacts) <= kForwardFactsBytes);
 
@@ -103,7 +105,9 @@ class ForwardBlock {
                 .end = span.end,
                 .b = static_cast<uint32_t>(at_.sequence.b),
                 .key_row = has_pages() ? 0 : static_cast<uint32_t>(at_.sequence.k_begin),
-                .key_head = static_cast<uint32_t>(at_.h / static_cast<int>(p_.G))};
+                .key_head = static_cast<uint32_t>(at_.h / static_cast<int>(p_.G)),
+                .rows = at_.rows,
+                .biases = p_.bias.row(at_.sequence.b, at_.h, at_.sequence.q_begin + at_.first)};
     }
     synchronise_block();
     load_queries();
@@ -181,12 +185,9 @@ class ForwardBlock {
 
   // A tile of biases beside the values: it lands with them, and is read before the next ones.
   ATTN_DEVICE void load_biases(int key) const {
-    const Scores& bias = p_.bias;
     const int keys = facts_.band.keys - key;
-    const int64_t row =
-        at_.h * bias.stride_h + facts_.b * bias.stride_b + at_.first * bias.stride_m;
-    copy_rows<Tiles::kRows, Tiles::kThreads>(raw_biases(), thread_, bias.data + bytes_of(row + key),
-                                             bytes_of(bias.stride_m), at_.rows,
+    copy_rows<Tiles::kRows, Tiles::kThreads>(raw_biases(), thread_, facts_.biases + bytes_of(key),
+                                             bytes_of(p_.bias.stride_m), facts_.rows,
                                              keys < kKeys ? keys : kKeys);
   }
 

@@ -54,7 +54,7 @@ constexpr int bucket(int64_t width, int element_bytes, bool is_extended) {
   return 0;
 }
 
-constexpr int kForwardFactsBytes = 32;
+constexpr int kForwardFactsBytes = 48;
 
 // Rows of queries, keys and values, each 16 bytes longer than its elements; a few facts of the
 // block; and with the whole mask a tile of biases, 8 floats wider than its keys.
