@@ -54,7 +54,7 @@ RowScalars take_row_scalars(const Problem& p, Workspace& workspace) {
 bool is_plain(const BackwardArguments& a) {
   const BackwardProblem& p = a.problem;
   return !p.bias && !p.blocks && !p.dropout.enabled && !p.slopes && !p.table && p.softcap == 0.0 &&
-         !p.pages.table && a.query_is_aligned && a.key_is_aligned && a.value_is_aligned &&
+         !p.pages.table && !p.positions && a.query_is_aligned && a.key_is_aligned && a.value_is_aligned &&
          a.grad_out_is_aligned;
 }
 
@@ -108,6 +108,7 @@ size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties
   Workspace workspace(nullptr);
   place_arguments(problem, workspace);
   workspace.take(distance_sums_bytes(problem));
+  workspace.take(position_sums_bytes(problem));
   return workspace.used();
 }
 
@@ -121,6 +122,10 @@ void backward(const BackwardProblem& problem, const DeviceProperties&, void* mem
   if (problem.grad_slopes || problem.grad_table) {
     char* const sums = workspace.take(distance_sums_bytes(problem));
     launch_distance_gradients(a, reinterpret_cast<double*>(sums), stream);
+  }
+  if (problem.positions) {
+    char* const sums = workspace.take(position_sums_bytes(problem));
+    launch_position_gradients(a, reinterpret_cast<float*>(sums), stream);
   }
   if (problem.grad_sink) launch_sink_gradient(a, stream);
 }

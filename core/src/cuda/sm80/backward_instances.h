@@ -21,6 +21,10 @@ void launch_clear_bias(const BackwardArguments& arguments, void* stream);
 int64_t distance_sums_bytes(const BackwardProblem& problem);
 void launch_distance_gradients(const BackwardArguments& arguments, double* sums, void* stream);
 
+// The gradients of positions' features and tables, where they are wanted; `sums` likewise.
+int64_t position_sums_bytes(const BackwardProblem& problem);
+void launch_position_gradients(const BackwardArguments& arguments, float* sums, void* stream);
+
 void launch_sink_gradient(const BackwardArguments& arguments, void* stream);
 
 }  // namespace attn::cuda::sm80

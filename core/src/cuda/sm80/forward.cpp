@@ -19,7 +19,7 @@ bool is_extended(const ForwardArguments& arguments) {
   const Problem& p = arguments.problem;
   return !arguments.query_is_aligned || !arguments.key_is_aligned || !arguments.value_is_aligned ||
          p.scale <= 0.0 || p.softcap > 0.0 || p.bias || p.slopes || p.table || p.blocks ||
-         p.pages.table || p.dropout.enabled;
+         p.pages.table || p.dropout.enabled || p.positions;
 }
 
 void require_shared_memory(const Problem& p, const DeviceProperties& device) {

@@ -11,6 +11,7 @@
 #include "cuda/sm80/forward_output.cuh"
 #include "cuda/sm80/forward_products.cuh"
 #include "cuda/sm80/mask.cuh"
+#include "cuda/sm80/position_scores.cuh"
 #include "cuda/sm80/softmax.cuh"
 #include "cuda/sm80/tiles.h"
 
@@ -166,9 +167,22 @@ class ForwardBlock {
       const BlockTiles blocks(p_.blocks, at_.h, at_.first, at_.rows);
       excludes_blocks = !blocks.sees_all(key, key + kKeys < facts_.end ? key + kKeys : facts_.end);
     }
-    if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks) return false;
+    if (!p_.bias && !p_.slopes && !p_.table && !p_.positions && !excludes_blocks) return false;
     biases_.fill(p_, at_.sequence, at_.h, at_.first, key, excludes_blocks);
+    if (p_.positions) add_positions(key);
     return true;
+  }
+
+  ATTN_DEVICE void add_positions(int key) const {
+    synchronise_block();
+    const int row = warp_row(0);
+#pragma unroll 1
+    for (int column = 0; column < kKeys; column += kSquare) {
+      SquareScores scores;
+      load_position_scores<Side::kQueries>(scores, p_, at_.sequence, at_.h, at_.first + row,
+                                           key + column);
+      biases_.add(scores, row, column);
+    }
   }
 
   ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {

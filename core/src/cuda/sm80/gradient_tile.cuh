@@ -9,11 +9,9 @@
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/sm80/backward_arguments.h"
-#include "cuda/sm80/products.cuh"
+#include "cuda/sm80/position_scores.cuh"
 
 namespace attn::cuda {
-
-enum class Side { kQueries, kKeys };
 
 // What softmax's gradient needs of one query row: P = 2^((score - maximum) - rest), to base 2, and
 // dS = P (dP - delta).
@@ -135,6 +133,7 @@ struct GradientTile {
       }
       terms[at] = term;
     }
+    if (place.problem.positions) add_positions(terms, place);
   }
 
   // The score, to base 2, less `maximum`. Without a bias it is rounded once, so that large scores
@@ -153,6 +152,21 @@ struct GradientTile {
   }
 
  private:
+  ATTN_DEVICE static void add_positions(float (&terms)[4 * kBlocks], const Place& place) {
+    const int row = static_cast<int>(place.first_row) + warp_index() * kSquare;
+#pragma unroll 1
+    for (int column = 0; column < kColumns; column += kSquare) {
+      SquareScores scores;
+      load_position_scores<kStationary>(scores, place.problem, place.rows.sequence, place.h, row,
+                                        place.streamed + column);
+#pragma unroll
+      for (int at = 0; at < 8; ++at) {
+        float& term = terms[column / 2 + at];
+        if (term != -infinity()) term += scores[at / 4][at % 4];
+      }
+    }
+  }
+
   template <bool kMasked, class Statistics>
   ATTN_DEVICE void differentiate_plain(const Place& place, const ScoreFactors& factors,
                                        Statistics& statistics) {

@@ -24,6 +24,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
 #pragma unroll 1
   while (sequences.next(rows)) {
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
+      if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, kExtended> tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
