@@ -13,6 +13,12 @@ void launch_gradients_64(const BackwardArguments& arguments, void* stream);
 void launch_gradients_128(const BackwardArguments& arguments, void* stream);
 void launch_gradients_256(const BackwardArguments& arguments, void* stream);
 
+// The same of a call with positions, and the gradients of their features and tables. `sums` is
+// [Hq, distances_of(problem), width] of workspace for the wider of the tables that have one.
+void launch_gradients_by_position_64(const BackwardArguments& arguments, float* sums, void* stream);
+void launch_gradients_by_position_256(const BackwardArguments& arguments, float* sums,
+                                      void* stream);
+
 // dBias, where launch_gradients does not store it in its pass; and zeros all over it.
 void launch_bias_gradient(const BackwardArguments& arguments, void* stream);
 void launch_clear_bias(const BackwardArguments& arguments, void* stream);
@@ -20,10 +26,6 @@ void launch_clear_bias(const BackwardArguments& arguments, void* stream);
 // dSlopes and dTable, where they are wanted. `sums` has so many bytes of workspace.
 int64_t distance_sums_bytes(const BackwardProblem& problem);
 void launch_distance_gradients(const BackwardArguments& arguments, double* sums, void* stream);
-
-// The gradients of positions' features and tables, where they are wanted; `sums` likewise.
-int64_t position_sums_bytes(const BackwardProblem& problem);
-void launch_position_gradients(const BackwardArguments& arguments, float* sums, void* stream);
 
 void launch_sink_gradient(const BackwardArguments& arguments, void* stream);
 

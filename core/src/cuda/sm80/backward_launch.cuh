@@ -29,20 +29,20 @@ class BackwardLauncher {
     launch_gradients<true>();
   }
 
- private:
-  template <bool kExtended>
+  template <bool kExtended, bool kPositions = false>
   void launch_gradients() const {
     if (p_.grad_query) {
-      launch_one(&query_gradients_kernel<Element, kWidth, kExtended>,
+      launch_one(&query_gradients_kernel<Element, kWidth, kExtended, kPositions>,
                  {.x = tiles_of<Element, kWidth>(p_.Mq) * p_.Hq * p_.B});
     }
     if (p_.grad_key || p_.grad_value || a_.stores_grad_bias) {
       launch_one(
-          &key_gradients_kernel<Element, kWidth, kExtended>,
+          &key_gradients_kernel<Element, kWidth, kExtended, kPositions>,
           {.x = tiles_of<Element, kWidth>(p_.Mkv) * p_.Hkv * p_.B, .y = Shape::kSumsBoth ? 1 : 2});
     }
   }
 
+ private:
   void launch_one(void (*kernel)(BackwardArguments), Grid grid) const {
     launch(kernel, grid, Shape::kThreads, TileMemory<Element, kWidth>::kBytes, stream_, a_);
   }

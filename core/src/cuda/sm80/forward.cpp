@@ -19,7 +19,7 @@ bool is_extended(const ForwardArguments& arguments) {
   const Problem& p = arguments.problem;
   return !arguments.query_is_aligned || !arguments.key_is_aligned || !arguments.value_is_aligned ||
          p.scale <= 0.0 || p.softcap > 0.0 || p.bias || p.slopes || p.table || p.blocks ||
-         p.pages.table || p.dropout.enabled || p.positions;
+         p.pages.table || p.dropout.enabled;
 }
 
 void require_shared_memory(const Problem& p, const DeviceProperties& device) {
@@ -45,6 +45,12 @@ void require_few_rows(const Problem& p) {
       static_cast<long long>(p.most_keys));
 }
 
+void launch_by_position(const ForwardArguments& arguments, int64_t width, void* stream) {
+  if (width <= 64) return launch_forward_by_position<64>(arguments, stream);
+  if (width <= 128) return launch_forward_by_position<128>(arguments, stream);
+  launch_forward_by_position<256>(arguments, stream);
+}
+
 }  // namespace
 
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device) {
@@ -64,8 +70,10 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
       .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
       .scale = static_cast<float>(problem.scale * kLog2E),
       .softcap = static_cast<float>(problem.softcap * kLog2E)};
+  const int64_t width = std::max(problem.K, problem.Kv);
+  if (problem.positions) return launch_by_position(arguments, width, stream);
   const bool extended = is_extended(arguments);
-  switch (bucket(std::max(problem.K, problem.Kv))) {
+  switch (bucket(width)) {
     case 32: return launch_forward<32>(arguments, extended, stream);
     case 64: return launch_forward<64>(arguments, extended, stream);
     case 96: return launch_forward<96>(arguments, extended, stream);

@@ -18,11 +18,12 @@
 namespace attn::cuda::sm80 {
 
 // is_extended: every part of the mask, and rows at any alignment; otherwise a band and sequences.
-template <class Element_, int kWidth_, bool is_extended>
+// has_positions: those too, which take registers.
+template <class Element_, int kWidth_, bool is_extended, bool has_positions = false>
 struct ForwardTiles {
   using Element = Element_;
   static constexpr int kWidth = kWidth_;
-  static constexpr bool kExtended = is_extended;
+  static constexpr bool kExtended = is_extended, kPositions = has_positions;
   static constexpr ForwardShape kShape = forward_shape(sizeof(Element), kWidth, kExtended);
   static constexpr int kThreads = kShape.warps * kWarpLanes;
   static constexpr int kRowTiles = kShape.row_tiles;
@@ -167,9 +168,9 @@ class ForwardBlock {
       const BlockTiles blocks(p_.blocks, at_.h, at_.first, at_.rows);
       excludes_blocks = !blocks.sees_all(key, key + kKeys < facts_.end ? key + kKeys : facts_.end);
     }
-    if (!p_.bias && !p_.slopes && !p_.table && !p_.positions && !excludes_blocks) return false;
+    if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks && !Tiles::kPositions) return false;
     biases_.fill(p_, at_.sequence, at_.h, at_.first, key, excludes_blocks);
-    if (p_.positions) add_positions(key);
+    if constexpr (Tiles::kPositions) add_positions(key);
     return true;
   }
 

@@ -87,7 +87,8 @@ struct ScoreFactors {
 };
 
 // kColumns streamed rows. First the products are put in, then they are turned into P and dS.
-template <Side kStationary, int kColumns, bool kExtended>
+// kPositions: knows those too, which takes registers.
+template <Side kStationary, int kColumns, bool kExtended, bool kPositions = false>
 struct GradientTile {
   using Place = TilePlace<kStationary>;
   static constexpr int kBlocks = kColumns / 8;
@@ -133,7 +134,9 @@ struct GradientTile {
       }
       terms[at] = term;
     }
-    if (place.problem.positions) add_positions(terms, place);
+    if constexpr (kPositions) {
+      if (place.problem.positions) add_positions(terms, place);
+    }
   }
 
   // The score, to base 2, less `maximum`. Without a bias it is rounded once, so that large scores

@@ -6,13 +6,13 @@
 namespace attn::cuda {
 
 // kQueries of them at a time.
-template <class Element, int kWidth, bool kExtended, int kQueries>
+template <class Element, int kWidth, bool kExtended, int kQueries, bool kPositions = false>
 class KeyTileWalk {
  public:
   using Shape = GradientShape<Element, kWidth>;
   using Memory = TileMemory<Element, kWidth>;
   using Place = TilePlace<Side::kKeys>;
-  using Tile = GradientTile<Side::kKeys, kQueries, kExtended>;
+  using Tile = GradientTile<Side::kKeys, kQueries, kExtended, kPositions>;
   using Range = TileRange<Side::kKeys, Shape::kStreamed>;
   static constexpr int kStreamed = Shape::kStreamed;
 

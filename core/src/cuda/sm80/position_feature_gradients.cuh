@@ -73,7 +73,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
   while (sequences.next(rows)) {
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
-      GradientTile<Side::kQueries, kStreamed, true> tile;
+      GradientTile<Side::kQueries, kStreamed, true, true> tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
       multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
       tile.template differentiate<false>(place, blocks,
@@ -89,7 +89,7 @@ template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     position_key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
   using Shape = GradientShape<Element, kWidth>;
-  using Walk = KeyTileWalk<Element, kWidth, true, Shape::kStreamed>;
+  using Walk = KeyTileWalk<Element, kWidth, true, Shape::kStreamed, true>;
   static_assert(fits_shared_grads<Element, kWidth>());
   const BackwardProblem& p = arguments.problem;
   const int64_t tiles = tiles_of<Element, kWidth>(p.Mkv), heads = block_index().x / tiles;

@@ -52,7 +52,7 @@ class PositionTableSums {
   }
 
  private:
-  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed>;
+  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed, true>;
   using Place = typename Walk::Place;
 
   ATTN_DEVICE void add_keys(int64_t b, int64_t first_row) {

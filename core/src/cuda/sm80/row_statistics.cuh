@@ -74,7 +74,7 @@ class CloseLook {
   static constexpr int kWidth = kWidestTile;
   using Walk = QueryTileWalk<Element, kWidth, true>;
   using Place = typename Walk::Place;
-  using Tile = GradientTile<Side::kQueries, Walk::kStreamed, true>;
+  using Tile = GradientTile<Side::kQueries, Walk::kStreamed, true, true>;
   static constexpr int kStreamed = Walk::kStreamed;
 
   ATTN_DEVICE explicit CloseLook(const BackwardArguments& arguments)
