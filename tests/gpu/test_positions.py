@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -73,8 +74,10 @@ def attend(
     return OP(query, key, value, **bands, **named, zero_row=zero_row)[0]
 
 
-def results(function, tensors: dict[str, Tensor], options: dict[str, int]) -> dict[str, Tensor]:
-    """Return the output and every gradient, on the CPU."""
+def results(
+    function: Callable[..., Tensor], tensors: dict[str, Tensor], options: dict[str, int]
+) -> dict[str, Tensor]:
+    """Return the output of `function` and every gradient, on the CPU."""
     leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
     out = function(**leaves, **options)
     draw = torch.Generator().manual_seed(3)
@@ -91,9 +94,9 @@ def run(tensors: dict[str, Tensor], options: dict[str, int]) -> dict[str, Tensor
 
 
 @pytest.mark.parametrize("dtype", device.DTYPES)
-@pytest.mark.parametrize("name", CASES)
-def test_as_accurate_as_eager(name, dtype):
-    tensors, options = make_call(name, dtype, **CASES[name])
+@pytest.mark.parametrize("case", CASES)
+def test_as_accurate_as_eager(case, dtype):
+    tensors, options = make_call(case, dtype, **CASES[case])
     wide = {name: x.double() for name, x in tensors.items()}
     exact = results(positions.attend, wide, options)
     eager = results(positions.attend, tensors, options)
