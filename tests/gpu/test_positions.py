@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from gpu import device
 from reference.continual import positions
 from reference.error_rule import assert_within_rule
 
+Options = dict[str, Any]
 OP = torch.ops.attn_ops.attention_by_position
 CASES = {
     "transformer_xl": {"rows": 440, "window_right": 20},
@@ -22,6 +24,8 @@ CASES = {
     "keys_alone": {"rows": 40, "widths": (0, 64), "zero_row": -7},
     "wide": {"rows": 440, "widths": (128, 128), "width": 128},
     "decoding": {"rows": 440, "queries": 1, "zero_row": 60, "widths": (64, 64)},
+    "content": {"rows": 50, "widths": (64, 64), "is_content": True},
+    "buckets": {"rows": 9, "widths": (64, 64), "buckets": 200},
 }
 
 
@@ -36,9 +40,11 @@ def make_call(
     rows: int = 1,
     widths: tuple[int, int] = (64, 0),
     table_heads: int = 4,
+    is_content: bool = False,
+    buckets: int = 0,
     **options: int,
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Return the tensors of a call, on the CPU, and its numbers."""
+) -> tuple[dict[str, Tensor], Options]:
+    """Return the tensors of a call, on the CPU, and what else it takes."""
     draw = torch.Generator().manual_seed(zlib.crc32(f"{name}-{dtype}".encode()))
 
     def normal(*shape: int) -> Tensor:
@@ -56,7 +62,12 @@ def make_call(
     if of_keys:
         tensors["position_key"] = normal(2, keys, 4, of_keys)
         tensors["query_table"] = normal(table_heads, rows, of_keys)
-    return tensors, {"zero_row": rows // 2, **options}
+    if is_content:  # the query and the key stand for them
+        del tensors["position_query"], tensors["position_key"]
+    taken: Options = {"zero_row": (buckets or rows) // 2, **options}
+    if buckets:
+        taken["table_rows"] = torch.randint(rows, (buckets,), generator=draw, dtype=torch.int32)
+    return tensors, taken
 
 
 def attend(
@@ -67,15 +78,27 @@ def attend(
     zero_row: int,
     window_left: int = UNBOUNDED,
     window_right: int = UNBOUNDED,
+    table_rows: Tensor | None = None,
     **named: Tensor,
 ) -> Tensor:
     """Return the operator's output."""
-    bands = {"band_left": window_left, "band_right": window_right}
-    return OP(query, key, value, **bands, **named, zero_row=zero_row)[0]
+    others: dict[str, Any] = {"band_left": window_left, "band_right": window_right}
+    if table_rows is not None:
+        rows = table_rows.to(device.DEVICE)
+        others |= {f"{name}_rows": rows for name in named if name.endswith("table")}
+    return OP(query, key, value, **others, **named, zero_row=zero_row)[0]
+
+
+def attend_pair_by_pair(table_rows: Tensor | None = None, **named: Any) -> Tensor:
+    """Return the reference's output, of tables with a row for each distance."""
+    if table_rows is not None:
+        for name in ("key_table", "query_table"):
+            named[name] = named[name][:, table_rows.long()]
+    return positions.attend(**named)
 
 
 def results(
-    function: Callable[..., Tensor], tensors: dict[str, Tensor], options: dict[str, int]
+    function: Callable[..., Tensor], tensors: dict[str, Tensor], options: Options
 ) -> dict[str, Tensor]:
     """Return the output of `function` and every gradient, on the CPU."""
     leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
@@ -87,7 +110,7 @@ def results(
     return {name: x.detach().cpu() for name, x in {"out": out, **named}.items()}
 
 
-def run(tensors: dict[str, Tensor], options: dict[str, int]) -> dict[str, Tensor]:
+def run(tensors: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
     """Return what the device computes."""
     there = {name: x.to(device.DEVICE) for name, x in tensors.items()}
     return results(attend, there, options)
@@ -98,8 +121,8 @@ def run(tensors: dict[str, Tensor], options: dict[str, int]) -> dict[str, Tensor
 def test_as_accurate_as_eager(case, dtype):
     tensors, options = make_call(case, dtype, **CASES[case])
     wide = {name: x.double() for name, x in tensors.items()}
-    exact = results(positions.attend, wide, options)
-    eager = results(positions.attend, tensors, options)
+    exact = results(attend_pair_by_pair, wide, options)
+    eager = results(attend_pair_by_pair, tensors, options)
     for name, got in run(tensors, options).items():
         assert_within_rule(name, got, exact=exact[name], yardstick=eager[name], dtype=dtype)
 

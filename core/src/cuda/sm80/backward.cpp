@@ -104,16 +104,12 @@ int64_t position_sums_bytes(const BackwardProblem& p) {
          static_cast<int64_t>(sizeof(float));
 }
 
-void launch_gradients_by_position(const BackwardArguments& a, float* sums, void* stream) {
-  if (std::max(a.problem.K, a.problem.Kv) <= 64) {
-    launch_gradients_by_position_64(a, sums, stream);
-  } else {
-    launch_gradients_by_position_256(a, sums, stream);
-  }
-}
-
 void launch_gradients(const BackwardArguments& a, void* stream) {
   const int64_t width = std::max(a.problem.K, a.problem.Kv);
+  if (a.problem.positions) {
+    if (width <= 64) return launch_gradients_by_position_64(a, stream);
+    return launch_gradients_by_position_256(a, stream);
+  }
   if (width <= 64) return launch_gradients_64(a, stream);
   if (width <= 128) return launch_gradients_128(a, stream);
   launch_gradients_256(a, stream);
@@ -135,11 +131,10 @@ void backward(const BackwardProblem& problem, const DeviceProperties&, void* mem
   const BackwardArguments a = place_arguments(problem, workspace);
   launch_row_statistics(a, stream);
   if (a.stores_grad_bias) launch_clear_bias(a, stream);
+  launch_gradients(a, stream);
   if (problem.positions) {
     char* const sums = workspace.take(position_sums_bytes(problem));
-    launch_gradients_by_position(a, reinterpret_cast<float*>(sums), stream);
-  } else {
-    launch_gradients(a, stream);
+    launch_position_gradients(a, reinterpret_cast<float*>(sums), stream);
   }
   if (problem.grad_bias && !a.stores_grad_bias) launch_bias_gradient(a, stream);
   if (problem.grad_slopes || problem.grad_table) {

@@ -52,6 +52,19 @@ class BackwardLauncher {
   void* const stream_;
 };
 
+// Of a call with positions.
+template <int kWidth>
+void launch_gradients_by_position(const BackwardArguments& a, void* stream) {
+  switch (a.problem.query.dtype) {
+    case DType::kFloat16:
+      return BackwardLauncher<Half, kWidth>(a, stream).template launch_gradients<true, true>();
+    case DType::kBFloat16:
+      return BackwardLauncher<BFloat16, kWidth>(a, stream).template launch_gradients<true, true>();
+    default:
+      return BackwardLauncher<float, kWidth>(a, stream).template launch_gradients<true, true>();
+  }
+}
+
 template <int kWidth>
 void launch_gradients(const BackwardArguments& a, void* stream) {
   switch (a.problem.query.dtype) {

@@ -47,7 +47,6 @@ void require_few_rows(const Problem& p) {
 
 void launch_by_position(const ForwardArguments& arguments, int64_t width, void* stream) {
   if (width <= 64) return launch_forward_by_position<64>(arguments, stream);
-  if (width <= 128) return launch_forward_by_position<128>(arguments, stream);
   launch_forward_by_position<256>(arguments, stream);
 }
 

@@ -334,9 +334,11 @@ class ForwardBlock {
 template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
-  ValuesRead read = ValuesRead::kAsTheyAre;
+  if constexpr (kHasTf32 || !Tiles::kPositions) {
+    ValuesRead read = ValuesRead::kAsTheyAre;
 #pragma unroll 1
-  while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+    while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+  }
 }
 
 }  // namespace attn::cuda::sm80

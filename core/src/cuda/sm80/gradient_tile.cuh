@@ -134,7 +134,7 @@ struct GradientTile {
       }
       terms[at] = term;
     }
-    if constexpr (kPositions) {
+    if constexpr (kPositions && kHasTf32) {
       if (place.problem.positions) add_positions(terms, place);
     }
   }

@@ -138,7 +138,9 @@ class KeyGradients {
 template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  KeyGradients<Element, kWidth, kExtended, kPositions>(arguments).run();
+  if constexpr (kHasTf32 || !kPositions) {
+    KeyGradients<Element, kWidth, kExtended, kPositions>(arguments).run();
+  }
 }
 
 }  // namespace attn::cuda

@@ -11,6 +11,17 @@
 
 namespace attn::cuda {
 
+// What they are written to, or added to: those of the query or the key where these are the
+// features.
+template <Side kLines>
+ATTN_INLINE const HeadRows& grad_features(const BackwardProblem& p) {
+  if constexpr (kLines == Side::kQueries) {
+    return p.positions.of_queries.is_content ? p.grad_query : p.grad_position_query;
+  } else {
+    return p.positions.of_keys.is_content ? p.grad_key : p.grad_position_key;
+  }
+}
+
 // Blocks of threads along the columns of features.
 ATTN_INLINE constexpr int64_t position_chunks(const PositionTerm& term) {
   return (term.width + PositionSums::kColumns - 1) / PositionSums::kColumns;
@@ -45,10 +56,11 @@ class FeatureGradients {
   }
 
   ATTN_DEVICE void store(int64_t b, int h, int64_t first_row) const {
-    const HeadRows& to = kLines == Side::kQueries ? p_.grad_position_query : p_.grad_position_key;
+    const HeadRows& to = grad_features<kLines>(p_);
     const int64_t lines = kLines == Side::kQueries ? p_.Mq : p_.Mkv;
     const int64_t first = first_row + warp_index() * kSquare;
     sums_.store(to.dtype, static_cast<int>(term_.width), static_cast<float>(p_.scale),
+                term_.is_content,
                 [&](int r) { return first + r < lines ? to.row(b, first + r, h) : nullptr; });
   }
 
@@ -59,8 +71,7 @@ class FeatureGradients {
 };
 
 template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
-    position_query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+ATTN_DEVICE void sum_query_feature_gradients(const BackwardArguments& arguments) {
   using Walk = QueryTileWalk<Element, kWidth, true>;
   constexpr int kStreamed = Walk::kStreamed;
   static_assert(fits_shared_grads<Element, kWidth>());
@@ -74,8 +85,10 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, true, true> tile;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
+      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score,
+                           static_cast<int>(walk.p.K));
+      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value,
+                           static_cast<int>(walk.p.Kv));
       tile.template differentiate<false>(place, blocks,
                                          [&](int, int e) { return statistics[e / 2]; });
       gradients.add(tile.grad_scores, place, keys.score.data);
@@ -86,8 +99,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
 }
 
 template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
-    position_key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+ATTN_DEVICE void sum_key_feature_gradients(const BackwardArguments& arguments) {
   using Shape = GradientShape<Element, kWidth>;
   using Walk = KeyTileWalk<Element, kWidth, true, Shape::kStreamed, true>;
   static_assert(fits_shared_grads<Element, kWidth>());
@@ -112,6 +124,18 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
   }
   wait_for_copies<0>();
   gradients.store(b, h, walk.first_row);
+}
+
+template <class Element, int kWidth>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+    position_query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+  if constexpr (kHasTf32) sum_query_feature_gradients<Element, kWidth>(arguments);
+}
+
+template <class Element, int kWidth>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+    position_key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
+  if constexpr (kHasTf32) sum_key_feature_gradients<Element, kWidth>(arguments);
 }
 
 }  // namespace attn::cuda

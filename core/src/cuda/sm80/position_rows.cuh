@@ -5,18 +5,33 @@
 // split in two numbers.
 #pragma once
 
+#include "cuda/device/sequences.cuh"
 #include "cuda/sm80/products.cuh"
 
 namespace attn::cuda {
 
-template <class Element>
-ATTN_DEVICE void read_four(float (&x)[4], const char* at) {
-  struct alignas(4 * sizeof(Element)) Four {
-    Element values[4];
+// The row of its table that a distance reads by row `row` of those that distances have, or by the
+// nearest of them. No host has seen the places.
+ATTN_DEVICE int64_t place_of(const PositionTerm& term, int64_t row) {
+  const int64_t near = clamp(row, 0, term.rows - 1);
+  return term.places ? clamp(term.places[near], 0, term.size - 1) : near;
+}
+
+// Four numbers at an address, of which `count` are there, the others 0.
+template <class Number>
+ATTN_DEVICE void read_four(Number (&x)[4], const char* at, int count) {
+  struct alignas(4 * sizeof(Number)) Four {
+    Number values[4];
   };
-  const Four four = *reinterpret_cast<const Four*>(at);
+  if (count >= 4 && reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0) {
+    const Four four = *reinterpret_cast<const Four*>(at);
 #pragma unroll
-  for (int c = 0; c < 4; ++c) x[c] = to_float(four.values[c]);
+    for (int c = 0; c < 4; ++c) x[c] = four.values[c];
+  } else {
+#pragma unroll
+    for (int c = 0; c < 4; ++c)
+      x[c] = c < count ? reinterpret_cast<const Number*>(at)[c] : Number{};
+  }
 }
 
 // How features, or the rows of a table, lie in memory.
@@ -32,17 +47,14 @@ struct PositionFormat {
   // Four numbers from `column` on; zeros beyond the width, and of no row.
   ATTN_DEVICE void load(float (&x)[4], const char* row, int column) const {
     const int count = row ? width - column : 0;
-    const int step = static_cast<int>(element_bytes(dtype));
-    const char* at = row + int64_t{column} * step;
-    if (count >= 4 && reinterpret_cast<uintptr_t>(at) % (4 * step) == 0) {
-      switch (dtype) {
-        case DType::kBFloat16: return read_four<BFloat16>(x, at);
-        case DType::kFloat16: return read_four<Half>(x, at);
-        default: return read_four<float>(x, at);
-      }
-    }
+    const char* at = row + column * element_bytes(dtype);
+    if (is_wide()) return read_four<float>(x, at, count);
+    uint16_t bits[4];
+    read_four<uint16_t>(bits, at, count);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) x[c] = c < count ? read_number(at + c * step, dtype) : 0.0f;
+    for (int c = 0; c < 4; ++c) {
+      x[c] = dtype == DType::kBFloat16 ? to_float(BFloat16{bits[c]}) : to_float(Half{bits[c]});
+    }
   }
 };
 

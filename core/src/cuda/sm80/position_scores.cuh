@@ -18,14 +18,15 @@ constexpr int kSquare = 16;
 // Two fragments of eight columns: the scores of a square.
 using SquareScores = float[2][4];
 
-// Row k of the table for a square whose diagonal meets row `middle`; `step` is 1 or -1.
+// Row k of the table for a square whose diagonal meets row `middle`, of those that distances have;
+// `step` is 1 or -1.
 ATTN_DEVICE const char* table_row(const PositionTerm& term, int h, int64_t middle, int step,
                                   int k) {
-  return term.table.row(0, clamp(middle + step * (k - kSquare + 1), 0, term.rows - 1), h);
+  return term.table.row(0, place_of(term, middle + step * (k - kSquare + 1)), h);
 }
 
 // Products of rows with rows of the table, [16, 32], which row r reads from column 15 - r on.
-ATTN_DEVICE void add_along_rows(SquareScores& scores, const float (&products)[4][4]) {
+ATTN_DEVICE void add_along_rows(SquareScores& scores, const float (&products)[4][4], float factor) {
   const int g = lane() / 4, t = lane() % 4, shift = 7 - g;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -40,7 +41,8 @@ ATTN_DEVICE void add_along_rows(SquareScores& scores, const float (&products)[4]
         const float(&farther)[4] = products[n + 2 - r];
         const float even = is_nearer ? nearer[2 * r] : farther[2 * r];
         const float odd = is_nearer ? nearer[2 * r + 1] : farther[2 * r + 1];
-        scores[n][2 * r + e] += shuffle(is_odd ? odd : even, 4 * g + (2 * t + e + shift) % 8 / 2);
+        scores[n][2 * r + e] +=
+            factor * shuffle(is_odd ? odd : even, 4 * g + (2 * t + e + shift) % 8 / 2);
       }
     }
   }
@@ -48,7 +50,8 @@ ATTN_DEVICE void add_along_rows(SquareScores& scores, const float (&products)[4]
 
 // Products of rows of the table with columns, [32, 16] as fragments [2][2] of 16 by 8, which column
 // c reads from row 15 - c on.
-ATTN_DEVICE void add_along_columns(SquareScores& scores, const float (&products)[4][4]) {
+ATTN_DEVICE void add_along_columns(SquareScores& scores, const float (&products)[4][4],
+                                   float factor) {
   const int g = lane() / 4, t = lane() % 4;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -59,7 +62,8 @@ ATTN_DEVICE void add_along_columns(SquareScores& scores, const float (&products)
         const int shift = 7 - (2 * t + e), eighth = r - n + 1;
         const float nearer = products[eighth / 2 * 2 + n][eighth % 2 * 2 + e];
         const float farther = products[(eighth + 1) / 2 * 2 + n][(eighth + 1) % 2 * 2 + e];
-        scores[n][2 * r + e] += shuffle(g >= shift ? nearer : farther, 4 * ((g + shift) % 8) + t);
+        scores[n][2 * r + e] +=
+            factor * shuffle(g >= shift ? nearer : farther, 4 * ((g + shift) % 8) + t);
       }
     }
   }
@@ -76,10 +80,10 @@ struct SquareLines {
   }
 };
 
-// Adds the products of lines with the rows of the table that they reach.
-template <bool kLinesAreRows>
-ATTN_DEVICE void add_term(SquareScores& scores, const PositionTerm& term, int64_t b, int h,
-                          SquareLines lines, int64_t middle, int step) {
+// Products of 16 lines with the 32 rows of the table around those that they reach: with lines as
+// rows [16, 32], else [32, 16], as four fragments of 16 by 8.
+ATTN_DEVICE void multiply_lines(float (&products)[4][4], const PositionTerm& term, int64_t b, int h,
+                                SquareLines lines, bool are_rows, int64_t middle, int step) {
   const PositionFormat features(term.features, term.width), table(term.table, term.width);
   const bool splits = features.is_wide() || table.is_wide();
   const char* line_rows[2];
@@ -88,7 +92,8 @@ ATTN_DEVICE void add_term(SquareScores& scores, const PositionTerm& term, int64_
   for (int r = 0; r < 2; ++r) line_rows[r] = lines.features(term, b, h, r);
 #pragma unroll
   for (int q = 0; q < 4; ++q) table_rows[q] = table_row(term, h, middle, step, lane() / 4 + 8 * q);
-  float products[4][4] = {};
+#pragma unroll
+  for (int at = 0; at < 16; ++at) products[at / 4][at % 4] = 0.0f;
 #pragma unroll 1
   for (int depth = 0; depth < features.width; depth += 16) {
     const int column = depth + lane() % 4 * 4;
@@ -97,7 +102,7 @@ ATTN_DEVICE void add_term(SquareScores& scores, const PositionTerm& term, int64_
     for (int r = 0; r < 2; ++r) features.load(line[r], line_rows[r], column);
 #pragma unroll
     for (int q = 0; q < 4; ++q) table.load(reached[q], table_rows[q], column);
-    if constexpr (kLinesAreRows) {
+    if (are_rows) {
       const PositionFragments left(line[0], line[1], splits);
 #pragma unroll
       for (int q = 0; q < 4; ++q) left.multiply<false>(products[q], reached[q]);
@@ -109,11 +114,6 @@ ATTN_DEVICE void add_term(SquareScores& scores, const PositionTerm& term, int64_
         for (int r = 0; r < 2; ++r) left.multiply<true>(products[2 * m + r], line[r]);
       }
     }
-  }
-  if constexpr (kLinesAreRows) {
-    add_along_rows(scores, products);
-  } else {
-    add_along_columns(scores, products);
   }
 }
 
@@ -127,19 +127,23 @@ ATTN_DEVICE void load_position_scores(SquareScores& scores, const Problem& p, co
   const SquareLines query_lines{kQueriesAreRows ? row : column, static_cast<int>(s.Mq)};
   const SquareLines key_lines{kQueriesAreRows ? column : row, static_cast<int>(s.Mkv)};
   const int64_t middle = p.positions.zero_row + key_lines.first - query_lines.first - s.diagonal;
-#pragma unroll
-  for (int n = 0; n < 2; ++n) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) scores[n][e] = 0.0f;
-  }
-  // Along a query keys are ever further on, along a key queries ever further back.
-  if (queries) add_term<kQueriesAreRows>(scores, queries, s.b, h, query_lines, middle, 1);
-  if (keys) add_term<!kQueriesAreRows>(scores, keys, s.b, h, key_lines, middle, -1);
   const float factor = static_cast<float>(p.scale) * kLog2E;
 #pragma unroll
-  for (int n = 0; n < 2; ++n) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) scores[n][e] *= factor;
+  for (int at = 0; at < 8; ++at) scores[at / 4][at % 4] = 0.0f;
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {  // once each, for the code to be short
+    const PositionTerm& term = side == 0 ? queries : keys;
+    if (!term) continue;
+    const bool are_rows = (side == 0) == kQueriesAreRows;
+    float products[4][4];
+    // Along a query keys are ever further on, along a key queries ever further back.
+    multiply_lines(products, term, s.b, h, side == 0 ? query_lines : key_lines, are_rows, middle,
+                   side == 0 ? 1 : -1);
+    if (are_rows) {
+      add_along_rows(scores, products, factor);
+    } else {
+      add_along_columns(scores, products, factor);
+    }
   }
 }
 

@@ -102,9 +102,9 @@ struct PositionSums {
     }
   }
 
-  // Writes row r < rows as those of `to(r)`, of `width` numbers, times `factor`.
+  // Writes sum r, times `factor`, to the row at row_of(r), unless that is null, or `adds` it there.
   template <class RowOf>
-  ATTN_DEVICE void store(DType dtype, int width, float factor, RowOf&& row_of) const {
+  ATTN_DEVICE void store(DType dtype, int width, float factor, bool adds, RowOf&& row_of) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       char* const row = row_of(lane() / 4 + 8 * r);
@@ -115,8 +115,9 @@ struct PositionSums {
         for (int e = 0; e < 2; ++e) {
           const int at = first + column(n, e);
           if (at >= width) continue;
-          write_number(row + int64_t{at} * element_bytes(dtype), dtype,
-                       values[n][2 * r + e] * factor);
+          char* const to = row + at * element_bytes(dtype);
+          const float before = adds ? read_number(to, dtype) : 0.0f;
+          write_number(to, dtype, fmaf(values[n][2 * r + e], factor, before));
         }
       }
     }

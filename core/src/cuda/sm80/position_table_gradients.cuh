@@ -45,7 +45,7 @@ class PositionTableSums {
     }
     wait_for_copies<0>();
     const int64_t at = first_ - arguments_.first + warp_index() * kSquare;
-    sums_.store(DType::kFloat32, static_cast<int>(term_.width), 1.0f, [&](int r) {
+    sums_.store(DType::kFloat32, static_cast<int>(term_.width), 1.0f, false, [&](int r) {
       float* const row = arguments_.sums + (h_ * arguments_.count + at + r) * term_.width;
       return at + r < arguments_.count ? reinterpret_cast<char*>(row) : nullptr;
     });
@@ -108,8 +108,23 @@ class PositionTableSums {
 template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     position_table_sums_kernel(ATTN_ARGUMENTS const PositionTableArguments arguments) {
-  PositionTableSums<Element, kWidth>(arguments).run();
+  if constexpr (kHasTf32) PositionTableSums<Element, kWidth>(arguments).run();
 }
+
+// Distances [begin, end), among them all that read row `row` of the table.
+struct DistancesOfRow {
+  int64_t begin, end;
+
+  // `zero` is the row of distance 0, of those that distances have.
+  ATTN_DEVICE DistancesOfRow(const PositionTableArguments& a, int64_t row, int64_t zero)
+      : begin(a.first), end(a.first + a.count) {
+    const PositionTerm& term = a.term();
+    if (term.places) return;
+    // Its own distance, or all beyond an end of the table.
+    if (row > 0) begin = clamp(row - zero, begin, end);
+    if (row < term.rows - 1) end = clamp(row - zero + 1, begin, end);
+  }
+};
 
 // A block of threads for each row of the gradient and 32 of its columns: one column a lane.
 template <int kThreads>
@@ -118,21 +133,19 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const BackwardProblem& p = a.backward.problem;
   const PositionTerm& term = a.term();
   const HeadRows& to = a.of_keys ? p.grad_query_table : p.grad_key_table;
-  const int64_t row = block_index().x % term.rows, h = block_index().x / term.rows;
+  const int64_t row = block_index().x % term.size, h = block_index().x / term.size;
   const int64_t column = int64_t{block_index().y} * kWarpLanes + lane();
-  const int64_t first_head = to.stride_h == 0 ? 0 : h, heads = to.stride_h == 0 ? p.Hq : 1;
-  // The distances that the row stands for: its own, or all beyond an end of the table.
-  const int64_t own = row - p.positions.zero_row + (p.band.bottom_right ? p.Mkv - p.Mq : 0);
-  const int64_t beyond = a.first + a.count;
-  const int64_t begin = row == 0 ? a.first : clamp(own, a.first, beyond);
-  const int64_t end = row == term.rows - 1 ? beyond : clamp(own + 1, a.first, beyond);
-  const int64_t distances = end - begin;
+  const int64_t heads_end = to.stride_h == 0 ? p.Hq : h + 1;
+  const int64_t zero = p.positions.zero_row - (p.band.bottom_right ? p.Mkv - p.Mq : 0);
+  const DistancesOfRow distances(a, row, zero);
   double sum = 0.0;
-  for (int64_t at = warp_index(); column < term.width && at < heads * distances;
-       at += kThreads / kWarpLanes) {
-    const int64_t distance =
-        (first_head + at / distances) * a.count + begin - a.first + at % distances;
-    sum += static_cast<double>(a.sums[distance * term.width + column]);
+  for (int64_t head = h; column < term.width && head < heads_end; ++head) {
+    const float* const sums = a.sums + head * a.count * term.width + column;
+    for (int64_t distance = distances.begin + warp_index(); distance < distances.end;
+         distance += kThreads / kWarpLanes) {
+      if (place_of(term, distance + zero) != row) continue;
+      sum += static_cast<double>(sums[(distance - a.first) * term.width]);
+    }
   }
   double* const of_warps = reinterpret_cast<double*>(shared_memory());
   of_warps[thread_index()] = sum;
