@@ -6,7 +6,7 @@
 
 namespace attn::cuda {
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions>
 ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
   using Walk = QueryTileWalk<Element, kWidth, kExtended>;
   constexpr int kStreamed = Walk::kStreamed;
@@ -23,8 +23,9 @@ ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
 #pragma unroll 1
   while (sequences.next(rows)) {
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
+      if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
-      GradientTile<Side::kQueries, kStreamed, kExtended> tile;
+      GradientTile<Side::kQueries, kStreamed, kExtended, kPositions> tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
       multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
       tile.template differentiate<true>(place, blocks,
@@ -41,10 +42,12 @@ ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
   }
 }
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kIsServed<Element>) find_query_gradients<Element, kWidth, kExtended>(arguments);
+  if constexpr (kIsServed<Element> && (kHasTf32 || !kPositions)) {
+    find_query_gradients<Element, kWidth, kExtended, kPositions>(arguments);
+  }
 }
 
 }  // namespace attn::cuda
