@@ -69,9 +69,6 @@ struct DecodeState {
         out(scratch.take<Real>(count * t.value_columns)) {}
 };
 
-// What the mask leaves of a tile for the rows of one key head.
-enum class TileMask : uint8_t { kNothing, kPart, kAll };
-
 template <class Op>
 struct DecodeScratch {
   using Real = typename Op::S::Real;
@@ -80,7 +77,7 @@ struct DecodeScratch {
   DecodeState<Op> state;  // [heads, rows]
   Real* scores;           // [heads, rows, kTileKeys]
   Unit* converted;        // [step_keys, key_units or value_columns]
-  TileMask* masks;        // [heads]
+  TileMask* masks;        // [heads]: of the tile, for the rows of each
   RowWeights<Op> weights;
   Real* positions;  // [kTileKeys]: what they add to a row
   // Rows of the first of the heads; those of the others follow at the stride of heads.
