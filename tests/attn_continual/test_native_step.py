@@ -5,7 +5,7 @@ import torch
 
 from attn_continual import SingleOutputMultiheadAttention, single_output, window_attention
 from attn_continual.streams import snapshot, tensors_of
-from attn_continual.window_attention import Rows, Window
+from attn_continual.window_attention import ExtraRows, Rows, Window
 
 N, H, K, KV = 3, 2, 4, 5
 
@@ -44,16 +44,20 @@ def calls(monkeypatch):
         (Window(3, delay=2, waits=False), 5),
     ],
 )
+@pytest.mark.parametrize("has_extra", [False, True])
 @pytest.mark.parametrize("with_all", [False, True])
-def test_steps_in_place_are_the_functional_ones(calls, window, slots, dtype, with_all):
+def test_steps_in_place_are_the_functional_ones(calls, window, slots, dtype, with_all, has_extra):
     generator = torch.Generator().manual_seed(0)
     state = window.initial_state(N, H, K, KV, num_slots=slots, dtype=dtype)
     own = snapshot(state)
+    extra = None
+    if has_extra:
+        extra = ExtraRows(*(torch.randn(2, H, width, generator=generator) for width in (K, KV)))
     for step in range(2 * slots + 3):
         rows = draw_rows(generator, dtype, padded=with_all)
         mask_row = torch.randn(N, H, window.length, generator=generator) if with_all else None
         active = torch.rand(N, generator=generator) < 0.7 if with_all else None
-        options = {"mask_row": mask_row, "active": active}
+        options = {"mask_row": mask_row, "extra": extra, "active": active}
         with torch.no_grad():
             expected, state, is_valid = window.step(rows, state, **options)
             out, kept, is_valid_too = window.step(rows, own, in_place=True, **options)
