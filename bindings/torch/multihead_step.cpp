@@ -9,7 +9,6 @@
 #include "attn/attn.h"
 #include "executor.h"
 #include "inputs.h"
-#include "run.h"
 
 namespace attn_torch {
 namespace {
@@ -54,28 +53,6 @@ LayerShape read_shape(const Tensor& x, const Tensor& in_weight, const Tensor& ke
   return shape;
 }
 
-// A tensor in scratch, or a part of one.
-template <size_t kDims>
-class ScratchView {
- public:
-  ScratchView(const attn_tensor& like, char* data, std::array<int64_t, kDims> shape,
-              std::array<int64_t, kDims> strides)
-      : shape_(shape), strides_(strides), view_(like) {
-    view_.data = data;
-    view_.shape = shape_.data();
-    view_.strides = strides_.data();
-    view_.ndim = kDims;
-  }
-  ScratchView(const ScratchView&) = delete;
-  ScratchView& operator=(const ScratchView&) = delete;
-
-  const attn_tensor* get() const { return &view_; }
-
- private:
-  std::array<int64_t, kDims> shape_, strides_;
-  attn_tensor view_;
-};
-
 attn_linear_args projection(const attn_tensor* x, const attn_tensor* weight,
                             const attn_tensor* bias, const attn_tensor* out,
                             const attn_exec* exec) {
@@ -88,32 +65,14 @@ attn_linear_args projection(const attn_tensor* x, const attn_tensor* weight,
   return args;
 }
 
-// Validates a call by its workspace query, and returns the bytes it needs.
-template <class Args, class Workspace>
-size_t validate(const Args& args, Workspace* workspace) {
-  attn_error error;
-  size_t bytes = 0;
-  check(workspace(&args, &bytes, &error), error);
-  return bytes;
-}
-
-template <class Args, class Call>
-void run_validated(Args& args, Call* call, Scratch& scratch) {
-  attn_error error;
-  args.workspace = scratch.data();
-  args.workspace_bytes = scratch.bytes();
-  check(call(&args, &error), error);
-}
-
 // Validates every call before the first one writes.
-void run_all(attn_linear_args& before, attn_step_args& step, attn_linear_args& after,
+void run_all(attn_linear_args& before, StepCall& step, attn_linear_args& after,
              const Tensor& beside) {
-  Scratch scratch(
-      std::max({validate(before, &attn_linear_workspace), validate(step, &attn_step_workspace),
-                validate(after, &attn_linear_workspace)}),
-      beside);
+  Scratch scratch(std::max({validate(before, &attn_linear_workspace), step.workspace(),
+                            validate(after, &attn_linear_workspace)}),
+                  beside);
   run_validated(before, &attn_linear, scratch);
-  run_validated(step, &attn_step, scratch);
+  step.run(scratch);
   run_validated(after, &attn_linear, scratch);
 }
 
@@ -125,7 +84,8 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
                                  const Tensor& value_ring, const Tensor& position, int64_t window,
                                  std::optional<Tensor> padding, std::optional<Tensor> padding_ring,
                                  std::optional<Tensor> active, std::optional<Tensor> bias,
-                                 std::optional<double> scale) {
+                                 std::optional<double> scale, std::optional<Tensor> extra_key,
+                                 std::optional<Tensor> extra_value) {
   const LayerShape shape = read_shape(x, in_weight, key_ring, value_ring);
   check_projection("in", in_weight, in_bias, x.size(1));
   check_projection("out", out_weight, out_bias, shape.attended_width());
@@ -173,7 +133,8 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
   step.scale = checked_scale(scale);
   step.out = heads_out.get();
   step.exec = &exec;
-  run_all(before, step, after, x);
+  StepCall call(step, {.key = extra_key, .value = extra_value}, x);
+  run_all(before, call, after, x);
   return out;
 }
 

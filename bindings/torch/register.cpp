@@ -149,7 +149,8 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
   const std::string step =
       "Tensor(a!) key_ring, Tensor(b!) value_ring, Tensor(c!) position, SymInt window, "
       "Tensor? padding=None, Tensor(d!)? padding_ring=None, Tensor? active=None, "
-      "Tensor? bias=None, float? scale=None) -> Tensor";
+      "Tensor? bias=None, float? scale=None, Tensor? extra_key=None, "
+      "Tensor? extra_value=None) -> Tensor";
   m.def(("_attention_step_(Tensor query, Tensor key, Tensor value, " + step).c_str());
   m.def(("_multihead_attention_step_(Tensor x, Tensor in_weight, Tensor? in_bias, "
          "Tensor out_weight, Tensor? out_bias, " +

@@ -5,7 +5,6 @@
 
 #include "attn/attn.h"
 #include "inputs.h"
-#include "run.h"
 
 namespace attn_torch {
 
@@ -13,7 +12,8 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
                        const Tensor& key_ring, const Tensor& value_ring, const Tensor& position,
                        int64_t window, std::optional<Tensor> padding,
                        std::optional<Tensor> padding_ring, std::optional<Tensor> active,
-                       std::optional<Tensor> bias, std::optional<double> scale) {
+                       std::optional<Tensor> bias, std::optional<double> scale,
+                       std::optional<Tensor> extra_key, std::optional<Tensor> extra_value) {
   STD_TORCH_CHECK(query.dim() == 4 && value.dim() == 4,
                   "step: expected 4-D query and value [B, 1, H, K], got ", query.dim(), " and ",
                   value.dim(), " dimensions");
@@ -39,7 +39,12 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
   args.bias = bias_view.get();
   args.scale = checked_scale(scale);
   args.out = &views[6];
-  run(args, query, &attn_step_workspace, &attn_step);
+  const DeviceOfCall device(query);
+  const attn_exec exec = device.executor();
+  args.exec = &exec;
+  StepCall call(args, {.key = extra_key, .value = extra_value}, query);
+  Scratch scratch(call.workspace(), query);
+  call.run(scratch);
   return out;
 }
 

@@ -4,16 +4,17 @@
 
 #include <optional>
 
-#include "tensor_view.h"
+#include "step_call.h"
 
 namespace attn_torch {
 
 // The output [B, 1, Hq, Kv] of one step. Writes a slot of each ring, and position. Letters, shapes
-// and meaning as in attn/step.h.
+// and meaning as in attn/step.h; the extra rows [E, Hkv, ...] are seen besides those of the ring.
 Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& value,
                        const Tensor& key_ring, const Tensor& value_ring, const Tensor& position,
                        int64_t window, std::optional<Tensor> padding,
                        std::optional<Tensor> padding_ring, std::optional<Tensor> active,
-                       std::optional<Tensor> bias, std::optional<double> scale);
+                       std::optional<Tensor> bias, std::optional<double> scale,
+                       std::optional<Tensor> extra_key, std::optional<Tensor> extra_value);
 
 }  // namespace attn_torch

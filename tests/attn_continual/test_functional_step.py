@@ -60,6 +60,36 @@ def test_it_is_the_module_that_it_holds():
     assert_close(y, x @ module.weight)
 
 
+@pytest.mark.parametrize("method", ["step", "steps"])
+def test_masks_follow_the_state(method):
+    module = make()
+    x = inputs()[:, 0] if method == "step" else inputs()
+    padding, active = torch.rand(x.shape[:-1]) < 0.4, torch.tensor([True, False, True])
+    mask = torch.randn(L, L, dtype=torch.float64)
+    step = FunctionalStep(module, method, ["key_padding_mask", "attn_mask", "active"])
+    state = step.initial_state(N)
+    masks = (padding, mask, active)
+    y, *new, valid = step(x, *state, *masks)
+    expected, wanted, is_valid = getattr(module, method)(
+        x,
+        module.initial_state(N),
+        key_padding_mask=padding,
+        attn_mask=mask,
+        active=active,
+    )
+    assert_close((y, valid, *new), (expected, is_valid, *wanted), rtol=0, atol=0)
+    exported = torch.export.export(step, (x, *state, *masks)).module()
+    assert_close(exported(x, *state, *masks), (y, *new, valid))
+    with pytest.raises(ValueError, match="state and key_padding_mask, attn_mask, active, got 7"):
+        step(x, *state, padding, mask)
+
+
+@pytest.mark.parametrize("names", [["in_place"], ["mask"], "active", ["active", "active"]])
+def test_unknown_inputs_are_refused(names):
+    with pytest.raises(ValueError, match="expected inputs, some of key, value, key_padding_mask"):
+        FunctionalStep(make(), inputs=names)
+
+
 def test_another_number_of_tensors_and_another_method_are_refused():
     with pytest.raises(ValueError, match="expected method 'step' or 'steps', got 'forward'"):
         FunctionalStep(make(), "forward")

@@ -44,16 +44,20 @@ def calls(monkeypatch):
         (Window(3, delay=2, waits=False), 5),
     ],
 )
+@pytest.mark.parametrize("has_extra", [False, True])
 @pytest.mark.parametrize("with_all", [False, True])
-def test_steps_in_place_are_the_functional_ones(calls, window, slots, dtype, with_all):
+def test_steps_in_place_are_the_functional_ones(calls, window, slots, dtype, with_all, has_extra):
     generator = torch.Generator().manual_seed(0)
     state = window.initial_state(N, H, K, KV, num_slots=slots, dtype=dtype)
     own = snapshot(state)
+    extra = None
+    if has_extra:
+        extra = ExtraRows(*(torch.randn(2, H, width, generator=generator) for width in (K, KV)))
     for step in range(2 * slots + 3):
         rows = draw_rows(generator, dtype, padded=with_all)
         mask_row = torch.randn(N, H, window.length, generator=generator) if with_all else None
         active = torch.rand(N, generator=generator) < 0.7 if with_all else None
-        options = {"mask_row": mask_row, "active": active}
+        options = {"mask_row": mask_row, "extra": extra, "active": active}
         with torch.no_grad():
             expected, state, is_valid = window.step(rows, state, **options)
             out, kept, is_valid_too = window.step(rows, own, in_place=True, **options)
@@ -78,16 +82,13 @@ def test_rows_of_another_dtype_are_converted(calls):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("reason", ["gradients", "dropout", "extra"])
+@pytest.mark.parametrize("reason", ["gradients", "dropout"])
 def test_what_the_core_does_not_do_goes_the_other_way(calls, reason):
     window = Window(3, dropout=0.5 if reason == "dropout" else 0.0)
     state = window.initial_state(N, H, K, KV)
     rows = draw_rows(torch.Generator().manual_seed(0), torch.float32, padded=False)
-    extra = ExtraRows(torch.zeros(1, 1, H, K), torch.zeros(1, 1, H, KV))
     with torch.set_grad_enabled(reason == "gradients"):
-        out, _, _ = window.step(
-            rows, state, extra=extra if reason == "extra" else None, in_place=True
-        )
+        out, _, _ = window.step(rows, state, in_place=True)
     assert out.shape == (N, 1, H, KV)
     assert not calls
 
@@ -141,10 +142,20 @@ def draw_step(seed=0):
     return torch.randn(N, H * K, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bias": False},
+        {"add_bias_kv": True},
+        {"add_zero_attn": True},
+        {"add_bias_kv": True, "add_zero_attn": True},
+    ],
+    ids=str,
+)
 @torch.no_grad()
-def test_steps_of_a_layer_are_one_call(layer_calls, bias):
-    layer = make_layer(bias=bias)
+def test_steps_of_a_layer_are_one_call(layer_calls, settings):
+    layer = make_layer(**settings)
     state = layer.get_state().tensors
     for step in range(9):
         x = draw_step(step)
@@ -167,8 +178,6 @@ def test_steps_of_a_layer_are_one_call(layer_calls, bias):
     ("settings", "inputs"),
     [
         ({"query_index": -2}, {}),
-        ({"add_bias_kv": True}, {}),
-        ({"add_zero_attn": True}, {}),
         ({}, {"key": draw_step(5)}),
         ({}, {"key_padding_mask": torch.zeros(N, dtype=torch.bool)}),
         ({}, {"attn_mask": torch.zeros(4, 4)}),

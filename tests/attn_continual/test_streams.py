@@ -1,11 +1,13 @@
 """States of many streams, chosen, stacked, reset and held."""
 
+import io
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from attn_continual import returnn
 from attn_continual.streams import (
     choose_streams,
     detach,
@@ -16,6 +18,7 @@ from attn_continual.streams import (
     stack_streams,
     tensors_of,
 )
+from continual_layers import CASES, make
 
 
 class Inner(NamedTuple):
@@ -114,3 +117,33 @@ def test_detached_states_share_memory_without_history():
     (doubled,) = detach((2 * x,))
     assert not doubled.requires_grad
     assert detach(doubled).data_ptr() == doubled.data_ptr()
+
+
+def saved_and_loaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_saved_states_load_as_weights_do(name):
+    layer, x = make(name, torch.float64)
+    first, second = x.split([x.shape[layer.time_axis] - 2, 2], layer.time_axis)
+    layer.forward_steps(first)
+    state = saved_and_loaded(layer.get_state())
+    assert type(state.tensors) is type(layer.get_state().tensors)
+    expected = layer.forward_steps(second)
+    layer.clean_state()
+    layer.set_state(state)
+    assert torch.equal(layer.forward_steps(second), expected)
+
+
+def test_encoder_states_load_as_weights_do():
+    sizes = {"key_dim_total": 4, "value_dim_total": 4, "num_heads": 2}
+    layer = returnn.CrossAttention(6, 6, 5, **sizes)
+    state = layer.transform_encoder(torch.randn(2, 3, 6), axis=1)
+    loaded = saved_and_loaded(state)
+    assert type(loaded) is type(state)
+    assert torch.equal(loaded[0], state[0])

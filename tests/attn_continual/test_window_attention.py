@@ -62,7 +62,7 @@ def assert_right(window, rows, slots=None, extra=None, mask_row=None):
         *rows[:3], window.length, window.delay, hidden=rows.padding, added=added, extra=extra
     )
     if extra is not None:
-        extra = ExtraRows(*(x[None] for x in extra))
+        extra = ExtraRows(*extra)
     first = window.length - 1 if window.waits else window.delay
     for lengths in PARTITIONS:
         for in_place in (False, True):

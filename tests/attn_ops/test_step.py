@@ -105,6 +105,36 @@ def test_padding_activity_and_bias():
     assert position.tolist() == [len(steps) for steps in history]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+)
+def test_extra_rows_are_seen_besides(dtype, tolerance):
+    key_ring, value_ring, position = fresh(dtype=dtype)
+    padding_ring = torch.zeros(B, R, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(1)
+    extra = [torch.randn(2, 2, width, generator=generator).to(dtype) for width in (K, KV)]
+    extra[0][1], extra[1][1] = 0, 0
+    seen = []
+    for step in range(8):
+        seen.append((*rows(step, dtype=dtype), torch.arange(B) == step % (B + 1)))
+        query, key, value, padding = seen[-1]
+        out = xops.attention_step_(
+            *(query, key, value, key_ring, value_ring, position, 3),
+            padding=padding,
+            padding_ring=padding_ring,
+            extra_key=extra[0],
+            extra_value=extra[1],
+        )
+        for b in range(B):
+            kept = [row for row in seen[-3:] if not row[3][b]]
+            keys, values = (
+                torch.cat([more, *(row[i][b] for row in kept)]) for i, more in enumerate(extra, 1)
+            )
+            keep = torch.ones(len(keys), dtype=torch.bool)
+            expected = reference(query[b], keys, values, keep)
+            torch.testing.assert_close(out[b].double(), expected, atol=tolerance, rtol=tolerance)
+
+
 def test_the_window_is_the_rings_by_default_and_scale_counts():
     (key_ring, value_ring, position), others = fresh(), fresh()
     for step in range(7):
@@ -196,6 +226,21 @@ def test_refusals_name_the_argument_and_write_nothing():
             {"attn_bias": torch.zeros(1, 1, 1, R + 1)},
         ),
         ("4-D query", (query[0], key, value, key_ring, value_ring, position), {}),
+        (
+            "both extra_key and extra_value",
+            (query, key, value, key_ring, value_ring, position),
+            {"extra_key": torch.zeros(1, 2, K)},
+        ),
+        (
+            r"extra_value \[2, 2, 6\]",
+            (query, key, value, key_ring, value_ring, position),
+            {"extra_key": torch.zeros(2, 2, K), "extra_value": torch.zeros(1, 2, KV)},
+        ),
+        (
+            "extra_key's dtype",
+            (query, key, value, key_ring, value_ring, position),
+            {"extra_key": torch.zeros(2, 2, K).half(), "extra_value": torch.zeros(2, 2, KV)},
+        ),
     ]
     for match, arguments, options in cases:
         with pytest.raises(ValueError, match=f"attention_step_: expected .*{match}"):

@@ -54,7 +54,7 @@ inline Array random_places(int64_t distances, int64_t rows, Generator& generator
 // or of queries and keys.
 inline void add_random_positions(Arrays& arrays, attn_mask& mask, const Shape& s, attn_dtype dtype,
                                  Generator& generator) {
-  constexpr int64_t kWidths[] = {1, 3, 8, 17, 40};
+  constexpr int64_t kWidths[] = {1, 3, 8, 17, 40, 72};
   const int64_t kRows[] = {1, 2, 9, 33, s.Mq + s.Mkv};
   const attn_dtype choices[] = {dtype, same(dtype, kFloat64) ? dtype : kFloat32};
   const auto heads = [&] { return one_in(generator, 2) ? 1 : s.Hq; };
@@ -192,8 +192,7 @@ inline attn_mask add_random_mask(Arrays& arrays, const Shape& s, attn_dtype dtyp
   if (one_in(generator, 4)) mask.dropout = {.p = 0.25, .seed = generator(), .offset = generator()};
   if (one_in(generator, 4)) mask.softcap = any_of(generator, kCaps);
   add_random_parameters(arrays, dtype, generator);
-  const bool is_on_cpu = Array::device_type == ATTN_DEVICE_CPU;  // elsewhere they are refused
-  const bool has_positions = one_in(generator, is_on_cpu ? 3 : 30);
+  const bool has_positions = one_in(generator, 3);
   if (has_positions) add_random_positions(arrays, mask, s, dtype, generator);
   if (s.B == 1 && !has_positions && !one_in(generator, 3)) {
     add_random_sequences(arrays, mask, s, generator);

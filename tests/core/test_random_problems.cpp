@@ -140,8 +140,7 @@ void leave_out_gradients(attn_attention_backward_args& args, Generator& generato
 bool is_refused(const Precision& precision, const Arrays& a) {
   if (Array::device_type == ATTN_DEVICE_CPU) return false;
   const bool is_too_wide = a.query.extent(3) > 256 || a.value.extent(3) > 256;
-  const bool has_positions = a.key_table.exists() || a.query_table.exists();
-  return !is_served(precision) || is_too_wide || has_positions;
+  return !is_served(precision) || is_too_wide;
 }
 
 void run_both(Calls& calls) {

@@ -36,6 +36,9 @@ const Case kCases[] = {
      .active = true,
      .bias = {2, 6, 1, 33}},
     {.name = "as many heads", .shape = {.B = 1, .R = 70, .L = 70, .Hq = 3, .Hkv = 3, .K = 16}},
+    {.name = "pairs of heads", .shape = {.B = 1, .R = 69, .L = 69, .Hq = 6, .Hkv = 6, .K = 32}},
+    {.name = "a vector of heads",
+     .shape = {.B = 1, .R = 69, .L = 69, .Hq = 16, .Hkv = 16, .K = 32}},
 };
 
 struct Row {

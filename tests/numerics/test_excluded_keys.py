@@ -59,6 +59,20 @@ def test_canary_behind_a_bias_reaches_no_result(shape, kind, canary, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_canary_in_tiles_that_a_keep_mask_hides_reaches_no_result(dtype):
+    hidden = slice(200, 600)
+    keep = torch.ones(1, 1, 1, 900, dtype=torch.bool)
+    keep[..., hidden] = False
+    problem = make(replace(SHAPE, Mkv=900), dtype, Mask(bias=keep))
+    poisoned = replace(
+        problem,
+        key=poison(problem.key, hidden, math.nan),
+        value=poison(problem.value, hidden, math.nan),
+    )
+    assert_accurate(library.run(poisoned), problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("canary", [math.nan, math.inf])
 @pytest.mark.parametrize(
     "mask",

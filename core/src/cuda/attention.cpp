@@ -14,11 +14,6 @@ constexpr int kLeastCapability = 75;
 constexpr int kWholeCapability = 80;  // from here on every dtype has its matrix instructions
 
 void require_served(const Problem& problem, const DeviceProperties& device) {
-  if (problem.positions) {
-    refuse_unsupported(
-        "expected no positions on a GPU, got some; no kernel there computes them, move the tensors "
-        "to the CPU");
-  }
   if (problem.query.dtype == DType::kFloat64) {
     refuse_unsupported(
         "expected float32, bfloat16 or float16 on a GPU, got float64; convert the tensors or move "
@@ -39,6 +34,11 @@ void require_served(const Problem& problem, const DeviceProperties& device) {
     refuse_unsupported(
         "expected float16 on a GPU of compute capability 7.5, got another dtype; convert the "
         "tensors or use a newer GPU");
+  }
+  if (device.capability < kWholeCapability && problem.positions) {
+    refuse_unsupported(
+        "expected no positions on a GPU of compute capability 7.5, got some; use a newer GPU or "
+        "the CPU");
   }
 }
 

@@ -236,6 +236,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="window=3"):
         windowed(x, state=layer.default_initial_state(batch_dims=[2]))
     _, state = windowed(x)
+    with pytest.raises(ValueError, match="holds every step without a window, got 3 slots"):
+        layer(x, state=state)
     with pytest.raises(ValueError, match=r"accum_axis, int64 \[\*batch\].*got 3"):
         windowed(x, state=state._replace(accum_axis=3))
     _, state = layer(x)

@@ -44,7 +44,7 @@ typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange s
   if (kBlocksAsBias && p.blocks) {
     load_bias_row_with_blocks<S>(weights.bias, p, at);
     row.bias = weights.bias;
-  } else if (has_score_bias(p)) {
+  } else if (has_score_bias(p, at)) {
     load_bias_row<S>(weights.bias, p, at);
     row.bias = weights.bias;
   }

@@ -43,6 +43,16 @@ void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows
   }
 }
 
+// The sums of the lanes of kWidth vectors.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vec sums_of_lanes(
+    const typename S::Vec (&sum)[S::kWidth]) {
+  typename S::Vec lanes[S::kWidth];  // a copy, since only what has a fixed index stays in registers
+  unrolled<S::kWidth>([&]<int i>() { lanes[i] = sum[i]; });
+  S::transpose(lanes);
+  return sum_of<S, 0, S::kWidth>(lanes);
+}
+
 // How many query rows score_keys best takes at once.
 template <class S>
 constexpr int kScoreRows = S::kWidth >= 16  ? 4
@@ -75,14 +85,33 @@ void score_keys(typename Op::S::Real* scores, int64_t score_stride,
           [&]<int k>() { sum[r * kKeys + k] = Op::dot(sum[r * kKeys + k], query, key[k]); });
     });
   }
-  Vec lanes[S::kWidth];  // a copy, since only what has a fixed index stays in registers
-  unrolled<S::kWidth>([&]<int i>() { lanes[i] = sum[i]; });
-  S::transpose(lanes);
   typename S::Real totals[S::kWidth];
-  S::store(totals, sum_of<S, 0, S::kWidth>(lanes));
+  S::store(totals, sums_of_lanes<S>(sum));
   unrolled<kRows>([&]<int r>() {
     std::memcpy(scores + r * score_stride, totals + r * kKeys, kKeys * sizeof(*totals));
   });
+}
+
+// The same scores, to the bit, of one query row each of kHeads heads against kWidth / kHeads keys,
+// whose rows in `keys` are those of the first head: memory is read in its own order.
+template <class Op, DType kSource, int kHeads>
+void score_heads(typename Op::S::Real* scores, int64_t score_stride,
+                 const typename Op::Unit* queries, int64_t query_stride, const char* const* keys,
+                 int64_t head_bytes, int64_t width) {
+  using S = typename Op::S;
+  typename S::Vec sum[S::kWidth];
+  unrolled<S::kWidth>([&]<int i>() {
+    const char* row = keys[i / kHeads] + i % kHeads * head_bytes;
+    const typename Op::Unit* query = queries + i % kHeads * query_stride;
+    sum[i] = S::set1(0);
+    for (int64_t u = 0; u < units_of<Op>(width); u += S::kWidth) {
+      const auto key = Op::template load_units<kSource, true>(row, u, width);
+      sum[i] = Op::dot(sum[i], S::load(query + u), key);
+    }
+  });
+  typename S::Real totals[S::kWidth];
+  S::store(totals, sums_of_lanes<S>(sum));
+  unrolled<S::kWidth>([&]<int i>() { scores[i % kHeads * score_stride + i / kHeads] = totals[i]; });
 }
 
 // out[r, column ...] += P V for kRows rows and kVectors vectors of columns, all within `width`.

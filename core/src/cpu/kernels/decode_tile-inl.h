@@ -7,6 +7,7 @@
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/decode_products-inl.h"
 #include "cpu/kernels/position_row-inl.h"
+#include "cpu/kernels/rows_ahead-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -17,8 +18,9 @@ struct DecodeTiling {
   static constexpr int64_t kSplitKeys = 1024;
   static constexpr int64_t kTileKeys = 64;
   static constexpr int64_t kLeastStepKeys = larger(8, Op::S::kWidth);
-  static constexpr int64_t kStepBytes = 16384;        // of keys whose runs are read together
-  static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kStepBytes = 16384;     // of keys whose runs are read together
+  static constexpr int64_t kRunBytes = 8192;       // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kShortRunBytes = 2048;  // at most: read key by key, and asked for ahead
   static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
 
   int64_t rows;           // of one key head, at most: G * Mq
@@ -27,6 +29,7 @@ struct DecodeTiling {
   int64_t splits;         // of the longest sequence
   int64_t heads;          // key heads per task
   int64_t groups;         // of heads, per sequence
+  int64_t run_bytes;      // of a key's rows for the heads of a task
   int64_t step_keys;      // whole vectors
   int64_t wave;           // sequences whose partial results are kept at a time
   int64_t tasks;          // per wave: a split of a group each
@@ -38,7 +41,8 @@ struct DecodeTiling {
         splits(splits_of(p.most_keys)),
         heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
         groups((p.Hkv + heads - 1) / heads),
-        step_keys(step_keys_of(heads * p.K * element_bytes(p.key.dtype))) {
+        run_bytes(heads * p.K * element_bytes(p.key.dtype)),
+        step_keys(step_keys_of(run_bytes)) {
     const int64_t partial_bytes =
         p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
     wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
@@ -65,9 +69,6 @@ struct DecodeState {
         out(scratch.take<Real>(count * t.value_columns)) {}
 };
 
-// What the mask leaves of a tile for the rows of one key head.
-enum class TileMask : uint8_t { kNothing, kPart, kAll };
-
 template <class Op>
 struct DecodeScratch {
   using Real = typename Op::S::Real;
@@ -76,7 +77,7 @@ struct DecodeScratch {
   DecodeState<Op> state;  // [heads, rows]
   Real* scores;           // [heads, rows, kTileKeys]
   Unit* converted;        // [step_keys, key_units or value_columns]
-  TileMask* masks;        // [heads]
+  TileMask* masks;        // [heads]: of the tile, for the rows of each
   RowWeights<Op> weights;
   Real* positions;  // [kTileKeys]: what they add to a row
   // Rows of the first of the heads; those of the others follow at the stride of heads.
@@ -142,18 +143,21 @@ class DecodeTile {
   }
 
  private:
-  // Rows that the next product reads, asked for in equal parts while this one computes.
-  struct Prefetch {
-    const char* const* rows;
-    int64_t n, offset, bytes;
+  // What one of the products reads.
+  struct Operand {
+    const HeadRows& x;
+    const char* const* rows;  // of the first head
+    int64_t n;                // keys
+    int64_t width;
 
-    // GCC drops calls of a function that only prefetches, unless it is inlined.
-    [[gnu::always_inline]] void operator()(int64_t part, int64_t parts) const {
-      for (int64_t k = n * part / parts; k < n * (part + 1) / parts; ++k) {
-        prefetch_row(rows[k] + offset, bytes);
-      }
+    // A step of it, or what is left of one.
+    RowsAhead step(int64_t begin, int64_t keys, int64_t heads) const {
+      return {x, rows + begin, smaller(keys, n - begin), heads, width};
     }
   };
+
+  Operand keys(int64_t n) const { return {p_.key, s_.key_rows, n, p_.K}; }
+  Operand values() const { return {p_.value, s_.value_rows, n_, p_.Kv}; }
 
   Real* out(int64_t head, int64_t r) {
     return s_.state.out + (head * t_.rows + r) * t_.value_columns;
@@ -175,22 +179,21 @@ class DecodeTile {
     return any;
   }
 
-  // With few rows the hardware's own prefetching is ahead.
-  Prefetch prefetch(const HeadRows& x, const char* const* rows, int64_t n, int64_t width,
-                    int64_t head, int64_t k) const {
-    const int64_t count = rows_ > kScoreRows<S> ? smaller(t_.step_keys, n - k) : 0;
-    return {rows + k, larger(count, 0), offset(x, head), width * element_bytes(x.dtype)};
-  }
-
-  // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile.
+  // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile,
+  // and asks meanwhile for the step that comes next: of `operand`, or the first one of `then`.
   template <class F>
-  void each_step(const HeadRows& x, const char* const* first_head_rows, F&& f) {
+  void each_step(const Operand& operand, const Operand& then, F&& f) {
+    // Of few rows and long runs the hardware's own prefetching is ahead.
+    const bool asks = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
     for (int64_t k = 0; k < n_; k += t_.step_keys) {
       const int64_t n = smaller(t_.step_keys, n_ - k);
+      const RowsAhead ahead = k + n < n_ ? operand.step(k + n, t_.step_keys, heads_)
+                                         : then.step(0, t_.step_keys, heads_);
       for (int64_t head = 0; head < heads_; ++head) {
+        if (asks) ahead.ask(head, heads_);
         if (s_.masks[head] == TileMask::kNothing) continue;
         const char* rows[Tiling::kTileKeys];
-        for (int64_t j = 0; j < n; ++j) rows[j] = first_head_rows[k + j] + offset(x, head);
+        for (int64_t j = 0; j < n; ++j) rows[j] = operand.rows[k + j] + offset(operand.x, head);
         f(head, k, n, rows);
       }
     }
@@ -210,21 +213,45 @@ class DecodeTile {
 
   template <DType kSource>
   void score() {
-    each_step(p_.key, s_.key_rows, [&](int64_t head, int64_t k, int64_t n, const char** rows) {
-      const Prefetch values = prefetch(p_.value, s_.value_rows, n_, p_.Kv, head, k);
+    if (scores_heads_together()) {
+      if (heads_ % S::kWidth == 0) return score_together<kSource, S::kWidth>();
+      return score_together<kSource, 2>();
+    }
+    each_step(keys(n_), values(), [&](int64_t head, int64_t k, int64_t n, const char** rows) {
       if (convert<kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
-        score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth, values);
+        score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth);
       } else {
-        score_step<kSource>(head, k, n, rows, p_.K, values);
+        score_step<kSource>(head, k, n, rows, p_.K);
       }
     });
   }
 
+  bool scores_heads_together() const {
+    return rows_ == 1 && heads_ % 2 == 0 && t_.run_bytes <= Tiling::kShortRunBytes &&
+           p_.key.stride_h == p_.K && p_.K % (S::kWidth * Op::kDepth) == 0;
+  }
+
+  // Scores of all heads, even of those that see nothing of the tile.
+  template <DType kSource, int kHeads>
+  void score_together() {
+    constexpr int kKeys = S::kWidth / kHeads;
+    const int64_t head_bytes = offset(p_.key, 1);
+    for (int64_t k = 0; k < round_up(n_, S::kWidth); k += kKeys) {
+      for (int64_t head = 0; head < heads_; head += kHeads) {
+        const char* rows[kKeys];
+        for (int i = 0; i < kKeys; ++i) {
+          rows[i] = s_.key_rows[smaller(k + i, n_ - 1)] + head * head_bytes;
+        }
+        score_heads<Op, kSource, kHeads>(scores(head, 0) + k, t_.rows * Tiling::kTileKeys,
+                                         queries(head, 0), t_.rows * t_.key_units, rows, head_bytes,
+                                         p_.K);
+      }
+    }
+  }
+
   template <DType kSource>
-  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
-                  const Prefetch& values) {
+  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
     const auto of_rows = [&]<int kRows>(int64_t r) {
-      values(r, rows_);
       for (int64_t j = 0; j < round_up(n, S::kWidth); j += S::kWidth / kRows) {
         score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys, queries(head, r),
                                        t_.key_units, rows + j, n - j, width);
@@ -232,7 +259,6 @@ class DecodeTile {
     };
     int64_t r = 0;
     for (; r + kScoreRows<S> <= rows_; r += kScoreRows<S>) {
-      for (int i = 1; i < kScoreRows<S>; ++i) values(r + i, rows_);
       of_rows.template operator()<kScoreRows<S>>(r);
     }
     for (; r < rows_; ++r) of_rows.template operator()<1>(r);
@@ -257,19 +283,19 @@ class DecodeTile {
     }
   }
 
-  // `following` key rows of the next tile are asked for meanwhile.
+  // `following` are the keys of the tile that comes next.
   template <DType kSource>
   void add_values(int64_t following) {
-    each_step(p_.value, s_.value_rows, [&](int64_t head, int64_t k, int64_t n, const char** rows) {
-      const Prefetch keys = prefetch(p_.key, s_.key_rows, following, p_.K, head, k);
-      if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
-        add_step_skipping_zeros<kSource>(head, k, n, rows);
-      } else if (convert<kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
-        add_step<Op::kDType>(head, k, n, rows, t_.value_columns, keys);
-      } else {
-        add_step<kSource>(head, k, n, rows, p_.Kv, keys);
-      }
-    });
+    each_step(values(), keys(following),
+              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+                if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
+                  add_step_skipping_zeros<kSource>(head, k, n, rows);
+                } else if (convert<kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
+                  add_step<Op::kDType>(head, k, n, rows, t_.value_columns);
+                } else {
+                  add_step<kSource>(head, k, n, rows, p_.Kv);
+                }
+              });
   }
 
   template <DType kSource>
@@ -285,10 +311,8 @@ class DecodeTile {
   }
 
   template <DType kSource>
-  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
-                const Prefetch& keys) {
+  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
     const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
-      for (int i = 0; i < kRows; ++i) keys(r + i, rows_);
       const auto of_columns = [&]<int kCount>(int64_t column) {
         accumulate_values<Op, kSource, kRows, kCount>(out(head, r), t_.value_columns,
                                                       scores(head, r) + k / Op::kDepth,

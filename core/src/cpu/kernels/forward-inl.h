@@ -17,16 +17,17 @@ namespace {
 template <class Op>
 struct ForwardTiling {
   using Real = typename Op::S::Real;
-  static constexpr int64_t kStripRows = 8 * Op::S::kTileRows;
-  static constexpr int64_t kTileBytes = 128 * 1024;   // of packed keys and values
-  static constexpr int64_t kBlockBytes = 192 * 1024;  // of queries and outputs
+  static constexpr int64_t kStripRows = 8 * Op::S::kTileRows;  // at most
+  static constexpr int64_t kTileBytes = 128 * 1024;            // of packed keys and values
+  static constexpr int64_t kBlockBytes = 192 * 1024;           // of queries and outputs
   // With block sparsity few rows of a block use what it packs: more of them must share.
   static constexpr int64_t kSparseBlockBytes = 4 * kBlockBytes;
 
   int64_t key_units;      // units of a packed query or key
   int64_t value_columns;  // Kv in whole vectors
   int64_t keys;           // per tile
-  int64_t block_rows;     // query rows that share one packed tile
+  int64_t strip_rows;     // query rows whose scores are there at once
+  int64_t block_rows;     // query rows that share one packed tile: whole strips
   int64_t blocks;         // per key head of the longest sequence
   int64_t tasks;          // a block each
 
@@ -38,15 +39,25 @@ struct ForwardTiling {
     keys = 256;
     while (keys > 64 && keys * key_bytes > kTileBytes) keys /= 2;
     keys = smaller(keys, round_up(larger(p.most_keys, 1), 64));
+    strip_rows = strip_rows_of(p);
     const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
     const int64_t rows = p.G * p.most_queries;
     // At least four tasks a worker, so that uneven ones (causal) even out.
     const int64_t share = p.G * p.Mq * p.B * p.Hkv / (4 * workers);
     const int64_t most_bytes = p.blocks ? kSparseBlockBytes : kBlockBytes;
     block_rows = smaller(smaller(most_bytes / row_bytes, share), rows);
-    block_rows = round_up(larger(block_rows, 1), kStripRows);
+    block_rows = round_up(larger(block_rows, 1), strip_rows);
     blocks = (rows + block_rows - 1) / block_rows;
     tasks = p.num_sequences * p.Hkv * blocks;
+  }
+
+  // A strip's rows are computed against all keys that one of them sees: in a window hardly more
+  // than each sees by itself, if they are few against its width.
+  static int64_t strip_rows_of(const Problem& p) {
+    if (p.positions) return kStripRows;
+    const int64_t seen = larger(p.band.left + p.band.right + 1, 0);
+    const int64_t rows = smaller(seen, 16 * kStripRows) / 16 / Op::S::kTileRows * Op::S::kTileRows;
+    return larger(rows, 2 * Op::S::kTileRows);
   }
 };
 
@@ -61,14 +72,13 @@ struct ForwardScratch {
   const char** rows;              // [max(block_rows, keys)]
   Unit* keys;                     // right operand: columns are keys
   Unit* values;                   // right operand: depth is keys
-  Real* scores;                   // [kStripRows, keys]
+  Real* scores;                   // [strip_rows, keys]
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
   RowWeights<Op> weights;
   StripPositions<typename Op::S> positions;
 
   ForwardScratch(Scratch& scratch, const Problem& p, const ForwardTiling<Op>& t)
-      : weights(scratch, t.keys),
-        positions(scratch, p, t.block_rows, ForwardTiling<Op>::kStripRows, t.keys) {
+      : weights(scratch, t.keys), positions(scratch, p, t.block_rows, t.strip_rows, t.keys) {
     queries = scratch.take<Unit>(t.block_rows * t.key_units);
     out = scratch.take<Real>(t.block_rows * t.value_columns);
     running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
@@ -76,7 +86,7 @@ struct ForwardScratch {
     rows = scratch.take<const char*>(larger(t.block_rows, t.keys));
     keys = scratch.take<Unit>(panel_units<Op>(t.key_units, t.keys));
     values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
-    scores = scratch.take<Real>(ForwardTiling<Op>::kStripRows * t.keys);
+    scores = scratch.take<Real>(t.strip_rows * t.keys);
     wanted = scratch.take<bool>(t.keys / kPanel<Op> + 1);
   }
 };
@@ -136,14 +146,14 @@ class ForwardBlock {
   }
 
   void attend_tile(int64_t begin, int64_t n) {
-    if (!find_wanted_panels(begin, n)) return;
+    kept_ = kept_keys(p_, sequence_, begin, n);
+    if (kept_ == TileMask::kNothing || !find_wanted_panels(begin, n)) return;
     const bool finite = pack_tile(begin, n);
-    const int64_t strips =
-        (rows_ + ForwardTiling<Op>::kStripRows - 1) / ForwardTiling<Op>::kStripRows;
+    const int64_t strips = (rows_ + t_.strip_rows - 1) / t_.strip_rows;
     for (int64_t strip = 0; strip < rows_;) {
       const int64_t rows = rows_of_strip(strip);
       if (!p_.blocks) {
-        prefetch_next_tile(begin + n, strip / ForwardTiling<Op>::kStripRows, strips);
+        prefetch_next_tile(begin + n, strip / t_.strip_rows, strips);
       }
       each_run(strip, rows, begin, n,
                [&](KeyRange columns) { attend_strip(strip, rows, begin, n, columns, finite); });
@@ -153,7 +163,7 @@ class ForwardBlock {
 
   // A strip's rows see the same blocks: it ends with a block of queries.
   int64_t rows_of_strip(int64_t strip) const {
-    const int64_t rows = smaller(ForwardTiling<Op>::kStripRows, rows_ - strip);
+    const int64_t rows = smaller(t_.strip_rows, rows_ - strip);
     if (!p_.blocks) return rows;
     const int64_t i = query(strip).i;
     const int64_t block_end = (i / p_.blocks.size + 1) * p_.blocks.size;
@@ -274,8 +284,9 @@ class ForwardBlock {
   void softmax(int64_t r, Real* scores, const Real* positions, int64_t begin, int64_t n,
                KeyRange seen) {
     const QueryRow at = query(r);
-    const Real rescale = attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n}, seen, scores,
-                                               positions, s_.weights, s_.running[r]);
+    const Real rescale =
+        attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll}, seen,
+                              scores, positions, s_.weights, s_.running[r]);
     if (rescale == Real(1)) return;
     scale_row<S>(s_.out + r * t_.value_columns, t_.value_columns, rescale);
   }
@@ -285,6 +296,7 @@ class ForwardBlock {
   ForwardScratch<Op>& s_;
   const Sequence& sequence_;
   const int64_t key_head_, first_, rows_;
+  TileMask kept_ = TileMask::kPart;  // of the tile, by the tensor bias
 };
 
 template <class Op>

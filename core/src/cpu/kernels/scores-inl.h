@@ -65,6 +65,7 @@ void load_tensor_scores(typename S::Real* to, const Scores& bias, const char* ro
 struct ScoresAt {
   const Sequence& sequence;
   int64_t h, i, begin, n;
+  bool is_kept = false;  // the tensor bias adds nothing to them
 
   // The distance of key begin from the diagonal.
   int64_t distance() const { return begin - i - sequence.diagonal; }
@@ -72,6 +73,29 @@ struct ScoresAt {
 
 // Biases beyond the band; blocks count as one where they are not skipped as a whole.
 inline bool has_score_bias(const Problem& p) { return p.bias || p.slopes || p.table; }
+inline bool has_score_bias(const Problem& p, const ScoresAt& at) {
+  return (p.bias && !at.is_kept) || p.slopes || p.table;
+}
+
+// What a mask leaves of a tile of keys.
+enum class TileMask : uint8_t { kNothing, kPart, kAll };
+
+// What a keep-mask that all rows share leaves of keys [begin, begin + n); kPart of any other bias.
+inline TileMask kept_keys(const Problem& p, const Sequence& sequence, int64_t begin, int64_t n) {
+  const Scores& mask = p.bias;
+  if (mask.dtype != DType::kBool || mask.stride_h != 0 || mask.stride_m != 0) {
+    return TileMask::kPart;
+  }
+  const char* row = mask.row(sequence.b, 0, 0);
+  int64_t kept = 0;
+  for (int64_t c = 0; c < n;) {
+    const int64_t run = sequence.keys_in_a_row(begin + c, n - c);
+    const char* at = row + sequence.key_row(begin + c) * mask.stride_n;
+    for (int64_t k = 0; k < run; ++k) kept += at[k * mask.stride_n] != 0;
+    c += run;
+  }
+  return kept == n ? TileMask::kAll : kept == 0 ? TileMask::kNothing : TileMask::kPart;
+}
 
 template <class S>
 void load_tensor_bias(typename S::Real* to, const Scores& bias, const ScoresAt& at) {
@@ -129,7 +153,7 @@ void add_table(typename S::Real* to, const HeadParameters table, const ScoresAt 
 // Writes the sum of the biases of a row, in base 2. `to` has room for n and two more vectors.
 template <class S>
 void load_bias_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
-  if (p.bias) {
+  if (p.bias && !at.is_kept) {
     load_tensor_bias<S>(to, p.bias, at);
   } else {
     for (int64_t c = 0; c < at.n; c += S::kWidth) S::store(to + c, S::set1(0));

@@ -106,7 +106,7 @@ void require_served(const ForwardProblem& p, const DeviceProperties& device) {
 }  // namespace
 
 bool serves(const ForwardProblem& p) {
-  return p.G * p.most_queries <= kRows && p.num_sequences > 0;
+  return p.G * p.most_queries <= kRows && p.num_sequences > 0 && !p.positions;
 }
 
 size_t forward_workspace(const ForwardProblem& p, const DeviceProperties& device) {

@@ -1,6 +1,8 @@
 // The backward: its workspace, and which kernels run.
 #include "cuda/sm80/backward.h"
 
+#include <algorithm>
+
 #include "cuda/aligned_rows.h"
 #include "cuda/sm80/backward_instances.h"
 #include "problem/refusal.h"
@@ -54,8 +56,8 @@ RowScalars take_row_scalars(const Problem& p, Workspace& workspace) {
 bool is_plain(const BackwardArguments& a) {
   const BackwardProblem& p = a.problem;
   return !p.bias && !p.blocks && !p.dropout.enabled && !p.slopes && !p.table && p.softcap == 0.0 &&
-         !p.pages.table && a.query_is_aligned && a.key_is_aligned && a.value_is_aligned &&
-         a.grad_out_is_aligned;
+         !p.pages.table && !p.positions && a.query_is_aligned && a.key_is_aligned &&
+         a.value_is_aligned && a.grad_out_is_aligned;
 }
 
 // Whether the pass for dK stores dBias too: dS as it stands, each tile once.
@@ -94,8 +96,20 @@ BackwardArguments place_arguments(const BackwardProblem& problem, Workspace& wor
   return a;
 }
 
+// What the gradients of tables are summed in.
+int64_t position_sums_bytes(const BackwardProblem& p) {
+  const int64_t of_queries = p.grad_key_table ? p.positions.of_queries.width : 0;
+  const int64_t of_keys = p.grad_query_table ? p.positions.of_keys.width : 0;
+  return p.Hq * distances_of(p) * std::max(of_queries, of_keys) *
+         static_cast<int64_t>(sizeof(float));
+}
+
 void launch_gradients(const BackwardArguments& a, void* stream) {
-  const int64_t width = a.problem.K > a.problem.Kv ? a.problem.K : a.problem.Kv;
+  const int64_t width = std::max(a.problem.K, a.problem.Kv);
+  if (a.problem.positions) {
+    if (width <= 64) return launch_gradients_by_position_64(a, stream);
+    return launch_gradients_by_position_256(a, stream);
+  }
   if (width <= 64) return launch_gradients_64(a, stream);
   if (width <= 128) return launch_gradients_128(a, stream);
   launch_gradients_256(a, stream);
@@ -108,6 +122,7 @@ size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties
   Workspace workspace(nullptr);
   place_arguments(problem, workspace);
   workspace.take(distance_sums_bytes(problem));
+  workspace.take(position_sums_bytes(problem));
   return workspace.used();
 }
 
@@ -117,6 +132,10 @@ void backward(const BackwardProblem& problem, const DeviceProperties&, void* mem
   launch_row_statistics(a, stream);
   if (a.stores_grad_bias) launch_clear_bias(a, stream);
   launch_gradients(a, stream);
+  if (problem.positions) {
+    char* const sums = workspace.take(position_sums_bytes(problem));
+    launch_position_gradients(a, reinterpret_cast<float*>(sums), stream);
+  }
   if (problem.grad_bias && !a.stores_grad_bias) launch_bias_gradient(a, stream);
   if (problem.grad_slopes || problem.grad_table) {
     char* const sums = workspace.take(distance_sums_bytes(problem));

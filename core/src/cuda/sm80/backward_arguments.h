@@ -45,4 +45,7 @@ constexpr int64_t tiles_of(int64_t rows) {
   return (rows + kRows - 1) / kRows;
 }
 
+// How far a key may be from a query: -Mq and more, less than Mkv.
+constexpr int64_t distances_of(const Problem& p) { return p.Mq + p.Mkv; }
+
 }  // namespace attn::cuda

@@ -13,6 +13,15 @@ void launch_gradients_64(const BackwardArguments& arguments, void* stream);
 void launch_gradients_128(const BackwardArguments& arguments, void* stream);
 void launch_gradients_256(const BackwardArguments& arguments, void* stream);
 
+// The same of a call with positions.
+void launch_gradients_by_position_64(const BackwardArguments& arguments, void* stream);
+void launch_gradients_by_position_256(const BackwardArguments& arguments, void* stream);
+
+// Those of positions' features and tables, where they are wanted; features that are the query or
+// the key add to dQ or dK. `sums` is workspace for the wider of the tables that have a gradient:
+// [Hq, distances_of(problem), width].
+void launch_position_gradients(const BackwardArguments& arguments, float* sums, void* stream);
+
 // dBias, where launch_gradients does not store it in its pass; and zeros all over it.
 void launch_bias_gradient(const BackwardArguments& arguments, void* stream);
 void launch_clear_bias(const BackwardArguments& arguments, void* stream);

@@ -29,20 +29,20 @@ class BackwardLauncher {
     launch_gradients<true>();
   }
 
- private:
-  template <bool kExtended>
+  template <bool kExtended, bool kPositions = false>
   void launch_gradients() const {
     if (p_.grad_query) {
-      launch_one(&query_gradients_kernel<Element, kWidth, kExtended>,
+      launch_one(&query_gradients_kernel<Element, kWidth, kExtended, kPositions>,
                  {.x = tiles_of<Element, kWidth>(p_.Mq) * p_.Hq * p_.B});
     }
     if (p_.grad_key || p_.grad_value || a_.stores_grad_bias) {
       launch_one(
-          &key_gradients_kernel<Element, kWidth, kExtended>,
+          &key_gradients_kernel<Element, kWidth, kExtended, kPositions>,
           {.x = tiles_of<Element, kWidth>(p_.Mkv) * p_.Hkv * p_.B, .y = Shape::kSumsBoth ? 1 : 2});
     }
   }
 
+ private:
   void launch_one(void (*kernel)(BackwardArguments), Grid grid) const {
     launch(kernel, grid, Shape::kThreads, TileMemory<Element, kWidth>::kBytes, stream_, a_);
   }
@@ -51,6 +51,19 @@ class BackwardLauncher {
   const BackwardProblem& p_;
   void* const stream_;
 };
+
+// Of a call with positions.
+template <int kWidth>
+void launch_gradients_by_position(const BackwardArguments& a, void* stream) {
+  switch (a.problem.query.dtype) {
+    case DType::kFloat16:
+      return BackwardLauncher<Half, kWidth>(a, stream).template launch_gradients<true, true>();
+    case DType::kBFloat16:
+      return BackwardLauncher<BFloat16, kWidth>(a, stream).template launch_gradients<true, true>();
+    default:
+      return BackwardLauncher<float, kWidth>(a, stream).template launch_gradients<true, true>();
+  }
+}
 
 template <int kWidth>
 void launch_gradients(const BackwardArguments& a, void* stream) {

@@ -35,7 +35,7 @@ class BiasGradient {
  public:
   using Shape = GradientShape<Element, kWidth>;
   static constexpr int kStreamed = Shape::kStreamed;
-  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed>;
+  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed, true>;
 
   ATTN_DEVICE explicit BiasGradient(const BackwardArguments& arguments)
       : p_(arguments.problem),

@@ -113,6 +113,19 @@ struct BiasTile {
     }
   }
 
+  // Adds `more` to what lies there for 16 rows and 16 columns, in the same lanes that add_to reads
+  // it.
+  ATTN_DEVICE void add(const float (&more)[2][4], int row, int column) const {
+#pragma unroll
+    for (int at = 0; at < 8; ++at) {
+      const int e = at % 4;
+      float& bias = data[(row + lane() / 4 + e / 2 * 8) * kStride + column + at / 4 * 8 +
+                         lane() % 4 * 2 + e % 2];
+      // What is excluded stays so: its positions may be NaN.
+      if (bias != -infinity()) bias += more[at / 4][e];
+    }
+  }
+
   // Adds them to the scores of rows from `row` on.
   ATTN_DEVICE void add_to(Sums<kKeys>& scores, int row) const {
 #pragma unroll

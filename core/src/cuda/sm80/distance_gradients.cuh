@@ -23,7 +23,7 @@ class DistanceSums {
  public:
   using Shape = GradientShape<Element, kWidestTile>;
   static constexpr int kStreamed = Shape::kStreamed;
-  using Walk = KeyTileWalk<Element, kWidestTile, true, kStreamed>;
+  using Walk = KeyTileWalk<Element, kWidestTile, true, kStreamed, true>;
   static_assert(Shape::kStages == 1, "dS takes the place of the queries it was made from");
   static_assert(Shape::kThreads >= kDistancesOfBlock);
   static constexpr int kRows = Shape::kStationary;

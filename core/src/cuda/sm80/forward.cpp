@@ -45,6 +45,11 @@ void require_few_rows(const Problem& p) {
       static_cast<long long>(p.most_keys));
 }
 
+void launch_by_position(const ForwardArguments& arguments, int64_t width, void* stream) {
+  if (width <= 64) return launch_forward_by_position<64>(arguments, stream);
+  launch_forward_by_position<256>(arguments, stream);
+}
+
 }  // namespace
 
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device) {
@@ -64,8 +69,10 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
       .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
       .scale = static_cast<float>(problem.scale * kLog2E),
       .softcap = static_cast<float>(problem.softcap * kLog2E)};
+  const int64_t width = std::max(problem.K, problem.Kv);
+  if (problem.positions) return launch_by_position(arguments, width, stream);
   const bool extended = is_extended(arguments);
-  switch (bucket(std::max(problem.K, problem.Kv))) {
+  switch (bucket(width)) {
     case 32: return launch_forward<32>(arguments, extended, stream);
     case 64: return launch_forward<64>(arguments, extended, stream);
     case 96: return launch_forward<96>(arguments, extended, stream);

@@ -11,17 +11,19 @@
 #include "cuda/sm80/forward_output.cuh"
 #include "cuda/sm80/forward_products.cuh"
 #include "cuda/sm80/mask.cuh"
+#include "cuda/sm80/position_scores.cuh"
 #include "cuda/sm80/softmax.cuh"
 #include "cuda/sm80/tiles.h"
 
 namespace attn::cuda::sm80 {
 
 // is_extended: every part of the mask, and rows at any alignment; otherwise a band and sequences.
-template <class Element_, int kWidth_, bool is_extended>
+// has_positions: those too, which take registers.
+template <class Element_, int kWidth_, bool is_extended, bool has_positions = false>
 struct ForwardTiles {
   using Element = Element_;
   static constexpr int kWidth = kWidth_;
-  static constexpr bool kExtended = is_extended;
+  static constexpr bool kExtended = is_extended, kPositions = has_positions;
   static constexpr ForwardShape kShape = forward_shape(sizeof(Element), kWidth, kExtended);
   static constexpr int kThreads = kShape.warps * kWarpLanes;
   static constexpr int kRowTiles = kShape.row_tiles;
@@ -166,9 +168,22 @@ class ForwardBlock {
       const BlockTiles blocks(p_.blocks, at_.h, at_.first, at_.rows);
       excludes_blocks = !blocks.sees_all(key, key + kKeys < facts_.end ? key + kKeys : facts_.end);
     }
-    if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks) return false;
+    if (!p_.bias && !p_.slopes && !p_.table && !excludes_blocks && !Tiles::kPositions) return false;
     biases_.fill(p_, at_.sequence, at_.h, at_.first, key, excludes_blocks);
+    if constexpr (Tiles::kPositions) add_positions(key);
     return true;
+  }
+
+  ATTN_DEVICE void add_positions(int key) const {
+    synchronise_block();
+    const int row = warp_row(0);
+#pragma unroll 1
+    for (int column = 0; column < kKeys; column += kSquare) {
+      SquareScores scores;
+      load_position_scores<Side::kQueries>(scores, p_, at_.sequence, at_.h, at_.first + row,
+                                           key + column);
+      biases_.add(scores, row, column);
+    }
   }
 
   ATTN_DEVICE void soften(int m, Sums<kKeys>& scores) {
@@ -319,9 +334,11 @@ class ForwardBlock {
 template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
-  ValuesRead read = ValuesRead::kAsTheyAre;
+  if constexpr (kHasTf32 || !Tiles::kPositions) {
+    ValuesRead read = ValuesRead::kAsTheyAre;
 #pragma unroll 1
-  while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+    while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+  }
 }
 
 }  // namespace attn::cuda::sm80

@@ -16,4 +16,8 @@ struct ForwardArguments {
 template <int kWidth>
 void launch_forward(const ForwardArguments& arguments, bool is_extended, void* stream);
 
+// Of any mask, with positions.
+template <int kWidth>
+void launch_forward_by_position(const ForwardArguments& arguments, void* stream);
+
 }  // namespace attn::cuda::sm80

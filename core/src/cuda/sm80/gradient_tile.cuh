@@ -9,11 +9,9 @@
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/sm80/backward_arguments.h"
-#include "cuda/sm80/products.cuh"
+#include "cuda/sm80/position_scores.cuh"
 
 namespace attn::cuda {
-
-enum class Side { kQueries, kKeys };
 
 // What softmax's gradient needs of one query row: P = 2^((score - maximum) - rest), to base 2, and
 // dS = P (dP - delta).
@@ -89,7 +87,8 @@ struct ScoreFactors {
 };
 
 // kColumns streamed rows. First the products are put in, then they are turned into P and dS.
-template <Side kStationary, int kColumns, bool kExtended>
+// kPositions: knows those too, which takes registers.
+template <Side kStationary, int kColumns, bool kExtended, bool kPositions = false>
 struct GradientTile {
   using Place = TilePlace<kStationary>;
   static constexpr int kBlocks = kColumns / 8;
@@ -135,6 +134,9 @@ struct GradientTile {
       }
       terms[at] = term;
     }
+    if constexpr (kPositions && kHasTf32) {
+      if (place.problem.positions) add_positions(terms, place);
+    }
   }
 
   // The score, to base 2, less `maximum`. Without a bias it is rounded once, so that large scores
@@ -153,6 +155,21 @@ struct GradientTile {
   }
 
  private:
+  ATTN_DEVICE static void add_positions(float (&terms)[4 * kBlocks], const Place& place) {
+    const int row = static_cast<int>(place.first_row) + warp_index() * kSquare;
+#pragma unroll 1
+    for (int column = 0; column < kColumns; column += kSquare) {
+      SquareScores scores;
+      load_position_scores<kStationary>(scores, place.problem, place.rows.sequence, place.h, row,
+                                        place.streamed + column);
+#pragma unroll
+      for (int at = 0; at < 8; ++at) {
+        float& term = terms[column / 2 + at];
+        if (term != -infinity()) term += scores[at / 4][at % 4];
+      }
+    }
+  }
+
   template <bool kMasked, class Statistics>
   ATTN_DEVICE void differentiate_plain(const Place& place, const ScoreFactors& factors,
                                        Statistics& statistics) {

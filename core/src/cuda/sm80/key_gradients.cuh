@@ -6,11 +6,11 @@
 
 namespace attn::cuda {
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions>
 class KeyGradients {
  public:
   using Shape = GradientShape<Element, kWidth>;
-  using Walk = KeyTileWalk<Element, kWidth, kExtended, Shape::kAtOnce>;
+  using Walk = KeyTileWalk<Element, kWidth, kExtended, Shape::kAtOnce, kPositions>;
 
   ATTN_DEVICE explicit KeyGradients(const BackwardArguments& arguments)
       : p_(arguments.problem),
@@ -135,10 +135,12 @@ class KeyGradients {
   Sums<Shape::kSumsBoth ? kWidth : 8> value_sums_;
 };
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  KeyGradients<Element, kWidth, kExtended>(arguments).run();
+  if constexpr (kHasTf32 || !kPositions) {
+    KeyGradients<Element, kWidth, kExtended, kPositions>(arguments).run();
+  }
 }
 
 }  // namespace attn::cuda

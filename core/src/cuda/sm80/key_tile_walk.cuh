@@ -6,13 +6,13 @@
 namespace attn::cuda {
 
 // kQueries of them at a time.
-template <class Element, int kWidth, bool kExtended, int kQueries>
+template <class Element, int kWidth, bool kExtended, int kQueries, bool kPositions = false>
 class KeyTileWalk {
  public:
   using Shape = GradientShape<Element, kWidth>;
   using Memory = TileMemory<Element, kWidth>;
   using Place = TilePlace<Side::kKeys>;
-  using Tile = GradientTile<Side::kKeys, kQueries, kExtended>;
+  using Tile = GradientTile<Side::kKeys, kQueries, kExtended, kPositions>;
   using Range = TileRange<Side::kKeys, Shape::kStreamed>;
   static constexpr int kStreamed = Shape::kStreamed;
 
@@ -72,9 +72,11 @@ class KeyTileWalk {
   ATTN_DEVICE void differentiate(Tile& tile, const Place& place, BlocksSeen blocks,
                                  const Queries& queries, bool wants_grad_scores) const {
     const auto keys = memory.stationary();
-    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.tiles.score);
+    const int K = kPositions ? static_cast<int>(p.K) : kWidth;
+    const int Kv = kPositions ? static_cast<int>(p.Kv) : kWidth;
+    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.tiles.score, K);
     if (wants_grad_scores) {
-      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.tiles.value);
+      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.tiles.value, Kv);
     } else {
       tile.grad_scores.clear();
     }

@@ -77,13 +77,14 @@ struct LeftFragment<float> {
   }
 };
 
-// sums = rows [left_row, left_row + 16) of left, times the first kColumns rows of right transposed.
+// sums = rows [left_row, left_row + 16) of left, times the first kColumns rows of right transposed;
+// from column `width` on they hold zeros.
 template <bool kSwapped, int kColumns, class Tile>
 ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_row,
-                               const Tile& right) {
+                               const Tile& right, int width = Tile::kWidth) {
   sums.clear();
 #pragma unroll 2
-  for (int block = 0; block < Tile::kWidth / Tile::kDepth; ++block) {
+  for (int block = 0; block * Tile::kDepth < width; ++block) {
     uint32_t a[4];
     left.load_left(a, left_row, block);
     const LeftFragment<typename Tile::Element> fragment(a);

@@ -6,7 +6,7 @@
 
 namespace attn::cuda {
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
   using Walk = QueryTileWalk<Element, kWidth, kExtended>;
@@ -24,8 +24,9 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 
 #pragma unroll 1
   while (sequences.next(rows)) {
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
+      if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
-      GradientTile<Side::kQueries, kStreamed, kExtended> tile;
+      GradientTile<Side::kQueries, kStreamed, kExtended, kPositions> tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
       multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
       tile.template differentiate<true>(place, blocks,

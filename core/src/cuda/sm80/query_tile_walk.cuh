@@ -38,7 +38,8 @@ class QueryTileWalk {
             p.lse_rest.template at<float>(b, h, row(r)), a.delta.template at<float>(b, h, row(r))};
   }
 
-  // Calls visit(place, blocks, stage) for every tile of keys that any of the warp's rows sees.
+  // Calls visit(place, blocks, stage) for every tile of keys that any row sees. All threads of the
+  // block join.
   template <class Visit>
   ATTN_DEVICE void each_key_tile(const RowsOfSequence& rows, Visit&& visit) const {
     const Sequence& s = rows.sequence;
@@ -61,7 +62,6 @@ class QueryTileWalk {
     };
     const auto compute = [&](int stage, int tile) {
       place.streamed = tile;
-      if (!place.pairs_any(kStreamed)) return;
       visit(place, kExtended ? blocks_of(tile) : BlocksSeen::kAll, stage);
     };
     stream_tiles<Shape>(range.begin, next, load_tile, compute);

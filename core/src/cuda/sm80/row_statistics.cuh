@@ -74,7 +74,7 @@ class CloseLook {
   static constexpr int kWidth = kWidestTile;
   using Walk = QueryTileWalk<Element, kWidth, true>;
   using Place = typename Walk::Place;
-  using Tile = GradientTile<Side::kQueries, Walk::kStreamed, true>;
+  using Tile = GradientTile<Side::kQueries, Walk::kStreamed, true, true>;
   static constexpr int kStreamed = Walk::kStreamed;
 
   ATTN_DEVICE explicit CloseLook(const BackwardArguments& arguments)
@@ -111,6 +111,7 @@ class CloseLook {
   ATTN_DEVICE void split_lses(const RowsOfSequence& rows, const bool (&is_wanted)[2]) const {
     PartialSoftmax softmax[2] = {{-infinity(), 0.0f}, {-infinity(), 0.0f}};
     walk_.each_key_tile(rows, [&](const Place& place, BlocksSeen blocks, int stage) {
+      if (!place.pairs_any(kStreamed)) return;
       Sums<kStreamed> products;
       multiply_rows<false>(products, walk_.memory.stationary().score, warp_index() * 16,
                            walk_.memory.streamed(stage).score);
@@ -164,6 +165,7 @@ class CloseLook {
     float sums[2] = {0.0f, 0.0f};
     for (int r = 0; r < 2; ++r) statistics[r].delta = 0.0f;
     walk_.each_key_tile(rows, [&](const Place& place, BlocksSeen blocks, int stage) {
+      if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk_.memory.stationary(), keys = walk_.memory.streamed(stage);
       Tile tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);

@@ -22,10 +22,13 @@ from attn_continual._projections import (
     torch_settings,
 )
 from attn_continual.continual_module import ContinualModule
+from attn_continual.streams import loadable
 from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+loadable(WindowState)
 
 
 class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
@@ -290,14 +293,21 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
 
     def extra_rows(self) -> ExtraRows | None:
         """Return the learned and the zero rows that every query sees, if there are any."""
-        shape = (1, -1, self.num_heads, self.head_dim)
-        key = [] if self.bias_k is None else [self.bias_k.view(shape)]
-        value = [] if self.bias_v is None else [self.bias_v.view(shape)]
+        if self.bias_k is None and not self.add_zero_attn:
+            return None
+        key: list[Tensor] = []
+        value: list[Tensor] = []
+        shape = (1, self.num_heads, self.head_dim)
+        for rows, bias in ((key, self.bias_k), (value, self.bias_v)):
+            if bias is not None:
+                rows.append(bias.view(shape))
         if self.add_zero_attn:
-            zeros = self.out_proj.weight.new_zeros(1, 1, self.num_heads, self.head_dim)
+            zeros = self.out_proj.weight.new_zeros(shape)
             key.append(zeros)
             value.append(zeros)
-        return ExtraRows(torch.cat(key, dim=1), torch.cat(value, dim=1)) if key else None
+        if len(key) == 1:
+            return ExtraRows(*key, *value)
+        return ExtraRows(torch.cat(key), torch.cat(value))
 
     def _after_the_end(
         self, x: Tensor, inputs: dict[str, Tensor | None]

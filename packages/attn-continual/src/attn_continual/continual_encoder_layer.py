@@ -13,6 +13,7 @@ from attn_continual.continual_module import ContinualModule
 from attn_continual.encoder_layer import TransformerEncoderLayer
 from attn_continual.retroactive import RetroactiveMultiheadAttention
 from attn_continual.single_output import SingleOutputMultiheadAttention
+from attn_continual.streams import loadable
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from attn_continual.window_attention import WindowState
 
 
+@loadable
 class EncoderLayerState(NamedTuple):
     """What an encoder layer remembers of N streams."""
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attn_continual.call_mode import CallMode, checked_call_mode, current_call_mode
-from attn_continual.streams import detach, map_state, snapshot, tensors_of
+from attn_continual.streams import detach, loadable, map_state, snapshot, tensors_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+@loadable
 class ModuleState(NamedTuple):
     """What `get_state` returns and `set_state` takes: a snapshot that later steps do not touch."""
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from attn_continual._step_checks import check_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.cyclic_positional_encoding import CyclicPositionalEncoding
+from attn_continual.streams import loadable
 
 
+@loadable
 class RecyclingState(NamedTuple):
     """Where in the table N streams are."""
 

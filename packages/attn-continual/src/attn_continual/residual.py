@@ -9,11 +9,13 @@ import torch
 from attn_continual._sliding_rows import keep_rows, late_rows
 from attn_continual.continual_module import ContinualModule
 from attn_continual.ring_cache import advance
+from attn_continual.streams import loadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@loadable
 class ResidualState(NamedTuple):
     """What a residual remembers of N streams."""
 

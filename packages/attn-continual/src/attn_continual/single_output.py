@@ -181,8 +181,6 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
         key = state.key
         if (
             self.delay > 0
-            or self.bias_k is not None
-            or self.add_zero_attn
             or (self.training and self.dropout > 0)
             or x.shape != (key.shape[0], self.embed_dim)
             or x.dtype != key.dtype
@@ -195,6 +193,7 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
 
     def _step_natively(self, x: Tensor, weights: PackedWeights, state: WindowState) -> Tensor:
         """Write the step of x [N, E] into `state`, count it, and return its output [N, E]."""
+        extra = self.extra_rows()
         return multihead_attention_step_(
             x.contiguous(),
             *weights,
@@ -203,6 +202,8 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
             state.position,
             self.sequence_len,
             padding_ring=state.padding,
+            extra_key=None if extra is None else extra.key,
+            extra_value=None if extra is None else extra.value,
         )
 
     def queries_of_forward(self, length: int) -> slice:

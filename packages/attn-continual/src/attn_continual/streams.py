@@ -7,13 +7,21 @@ may hold an int, the steps that all streams have seen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+_State = TypeVar("_State", bound=tuple[Any, ...])
+
+
+def loadable(kind: type[_State]) -> type[_State]:
+    """Let `torch.load` with `weights_only` read states of this kind, which hold tensors alone."""
+    torch.serialization.add_safe_globals([kind])
+    return kind
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:  # noqa: ANN401  a state

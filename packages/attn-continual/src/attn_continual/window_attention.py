@@ -55,9 +55,9 @@ class ExtraRows(NamedTuple):
     """Keys and values that every query sees besides the window's."""
 
     key: Tensor
-    """[1, E, H, K]"""
+    """[E, H, K]"""
     value: Tensor
-    """[1, E, H, Kv]"""
+    """[E, H, Kv]"""
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class Window:
         # The oldest query lies where the newest goes.
         waiting = next_slot(state.position, self.delay) if self.delay > 0 else None
         query = rows.query if waiting is None else state.query[waiting].unsqueeze(1)
-        if in_place and extra is None and self._has_native_step(state):
+        if in_place and self._has_native_step(state):
             if waiting is not None:
                 write_step(state.query, rows.query[:, 0], waiting, active, in_place=True)
-            out = self._step_in_place(query, rows, state, mask_row, active)
+            out = self._step_in_place(query, rows, state, mask_row, extra, active)
             return out, state, self.valid(state.position.unsqueeze(1), active)
         state = self.write_step(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
@@ -151,6 +151,7 @@ class Window:
         rows: Rows,
         state: WindowState,
         mask_row: Tensor | None,
+        extra: ExtraRows | None,
         active: Tensor | None,
     ) -> Tensor:
         """Write the step's key and value into `state`, count it, and return `query`'s output."""
@@ -172,6 +173,8 @@ class Window:
             padding_ring=state.padding,
             active=active,
             attn_bias=mask_row,
+            extra_key=None if extra is None else extra.key.to(dtype),
+            extra_value=None if extra is None else extra.value.to(dtype),
         )
 
     def steps(

@@ -14,11 +14,13 @@ from attn_continual.returnn.dim import Dim, single_step_dim
 from attn_continual.returnn.self_attention import SelfAttentionBase
 from attn_continual.returnn.sequences import INTEGERS, Sequences, check_fits
 from attn_continual.returnn.tagged_tensor import TaggedTensor
+from attn_continual.streams import loadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@loadable
 class CausalSelfAttentionState(NamedTuple):
     """Keys and values of the steps seen. No call changes a state that it is given.
 
@@ -256,12 +258,24 @@ class CausalSelfAttention(SelfAttentionBase):
         if isinstance(position, Tensor):
             check_fits(type(self).__name__, "accum_axis, int", position, batch, INTEGERS)
             position = position.expand(batch).reshape(-1).to(torch.int64)
+            self._check_holds_all(position, slots)
         elif self.window is not None or position != slots:
             raise ValueError(
                 f"{type(self).__name__}: expected accum_axis, int64 [*batch], or without a window "
                 f"the int {slots}, how many keys there are, got {position}"
             )
         return Accumulated(key, value, position)
+
+    def _check_holds_all(self, position: Tensor, slots: int) -> None:
+        """Raise ValueError if a buffer that grows has fewer slots than steps were seen."""
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if self.window is not None or is_traced or position.device.type != "cpu":
+            return
+        if (position > slots).any():
+            raise ValueError(
+                f"{type(self).__name__}: expected a state that holds every step without a window, "
+                f"got {slots} slots and accum_axis {position.tolist()}; was it made with a window?"
+            )
 
 
 def _state_of(held: Accumulated, batch: tuple[int, ...]) -> CausalSelfAttentionState:

@@ -10,11 +10,13 @@ from attn_continual.returnn.headed_attention import HeadedAttention
 from attn_continual.returnn.linear import Linear
 from attn_continual.returnn.sequences import Sequences
 from attn_continual.returnn.tagged_tensor import TaggedTensor
+from attn_continual.streams import loadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@loadable
 class EncoderState(NamedTuple):
     """The keys and values of an encoder's output."""
 

@@ -26,6 +26,8 @@ def attention_step_(
     active: Tensor | None = None,
     attn_bias: Tensor | None = None,
     scale: float | None = None,
+    extra_key: Tensor | None = None,
+    extra_value: Tensor | None = None,
 ) -> Tensor:
     """Take the next step of B streams: append each one's key and value, and attend to the last.
 
@@ -48,6 +50,9 @@ def attention_step_(
         scaled scores of the window's keys in the order of time, the newest last. Or bool: True
         keeps a key.
     scale: of the scores, default K ** -0.5.
+    extra_key, extra_value: [E, Hkv, K] and [E, Hkv, Kv], rows of the dtype of the others that every
+        query sees besides, at no place in time: neither `window`, `padding` nor `attn_bias` counts
+        for them. A stream that takes no step has their result alone.
     Numerics: those of `memory_efficient_attention`. A stream gives the same bits in any batch.
     Raises: ValueError, naming the argument, if shapes, dtypes, strides or positions do not fit;
         then nothing is written. NotImplementedError for tensors that are not on the CPU, or where
@@ -55,7 +60,8 @@ def attention_step_(
     """
     if window is None:
         window = key_ring.shape[1]
-    _refuse_gradients("attention_step_", query, key, value, key_ring, value_ring, attn_bias)
+    tensors = (query, key, value, key_ring, value_ring, attn_bias, extra_key, extra_value)
+    _refuse_gradients("attention_step_", *tensors)
     try:
         return attention_step(
             query,
@@ -70,6 +76,8 @@ def attention_step_(
             active,
             attn_bias,
             scale,
+            extra_key,
+            extra_value,
         )
     except RuntimeError as error:
         raise _in_users_terms("attention_step_", error) from None
@@ -91,6 +99,8 @@ def multihead_attention_step_(
     active: Tensor | None = None,
     attn_bias: Tensor | None = None,
     scale: float | None = None,
+    extra_key: Tensor | None = None,
+    extra_value: Tensor | None = None,
 ) -> Tensor:
     """Take the next step of a multi-head attention layer, projections and all, of B streams.
 
@@ -102,15 +112,17 @@ def multihead_attention_step_(
         each of its rows; out_weight [F, Hq Kv]; out_bias [F]; key_ring [B, R, Hkv, K]; value_ring
         [B, R, Hkv, Kv]; position int64 [B]; result [B, F]. Hq is a multiple of Hkv.
     Dtypes: x, weights, biases, rings and the result alike: float32, bfloat16, float16 or float64.
-    window, padding, padding_ring, active, attn_bias, scale: as for `attention_step_`. A stream
-        that takes no step has out_bias for its result.
+    window, padding, padding_ring, active, attn_bias, scale, extra_key, extra_value: as for
+        `attention_step_`. A stream that takes no step has out_bias for its result, and what extra
+        rows give.
     Numerics: sums in float32 (float64 for float64); what is handed on between projections and
         attention is of x's dtype. A stream gives the same bits in any batch.
     Raises: as `attention_step_` does.
     """
     if window is None:
         window = key_ring.shape[1]
-    tensors = (x, in_weight, in_bias, out_weight, out_bias, key_ring, value_ring, attn_bias)
+    weights = (in_weight, in_bias, out_weight, out_bias)
+    tensors = (x, *weights, key_ring, value_ring, attn_bias, extra_key, extra_value)
     _refuse_gradients("multihead_attention_step_", *tensors)
     try:
         return multihead_attention_step(
@@ -128,6 +140,8 @@ def multihead_attention_step_(
             active,
             attn_bias,
             scale,
+            extra_key,
+            extra_value,
         )
     except RuntimeError as error:
         raise _in_users_terms("multihead_attention_step_", error) from None
@@ -144,7 +158,9 @@ def _refuse_gradients(who: str, *tensors: Tensor | None) -> None:
 
 def _in_users_terms(who: str, error: RuntimeError) -> Exception:
     """Return what to raise for an error of the operator."""
-    refusal = re.search(r"attn_(?:step|linear)(?:_workspace)?: (.*)|step: (.*)", str(error))
+    refusal = re.search(
+        r"attn_(?:step|linear|attention_forward)(?:_workspace)?: (.*)|step: (.*)", str(error)
+    )
     if refusal is None:
         return error
     text = re.sub(r"\bbias\b", "attn_bias", refusal[1] or refusal[2])

@@ -103,6 +103,8 @@ void multiply(const Matrices<K>& all, void* const (&operands)[kLanes]) {
 
 }  // namespace emulation
 
+constexpr bool kHasTf32 = true;
+
 inline void load_matrices(uint32_t (&r)[4], const void* shared_row,
                           emulation::Place place = emulation::Place::current()) {
   emulation::load<false>(r, shared_row, place);

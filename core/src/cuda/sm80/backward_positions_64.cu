@@ -1,0 +1,11 @@
+// dQ, dK and dV of calls with positions, for rows of up to 64 elements.
+#include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/backward_launch.cuh"
+
+namespace attn::cuda::sm80 {
+
+void launch_gradients_by_position_64(const BackwardArguments& arguments, void* stream) {
+  launch_gradients_by_position<64>(arguments, stream);
+}
+
+}  // namespace attn::cuda::sm80
