@@ -8,6 +8,7 @@ from attn_continual.ring_cache import (
     advance,
     last_rows,
     next_slot,
+    ring_after,
     slot_ages,
     write,
     write_step,
@@ -37,6 +38,14 @@ def rings_of(positions, num_slots):
 
 def next_rows(positions, count):
     return torch.stack([history(n, p + count)[p:] for n, p in enumerate(positions)])
+
+
+@pytest.mark.parametrize("num_slots", NUM_SLOTS)
+def test_rings_of_the_last_rows(num_slots):
+    positions = [6, 13]
+    rows = torch.stack([history(n, p)[-num_slots - 1 :] for n, p in enumerate(positions)])
+    ring = ring_after(rows, torch.tensor(positions), num_slots)
+    assert torch.equal(ring, rings_of(positions, num_slots))
 
 
 @pytest.mark.parametrize("num_slots", NUM_SLOTS)

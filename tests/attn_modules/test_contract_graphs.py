@@ -101,10 +101,10 @@ def test_export_keeps_the_results_for_any_batch(case):
             operands,
             masks,
             dynamic_shapes=dict.fromkeys(("q", "k", "v", *masks), of_batch),
-        )
+        ).module()
         fewer, kept = [x[:2] for x in operands], {"key_padding_mask": KEEP[:2]}
         for inputs, given in ((operands, masks), (fewer, kept)):
-            out = program.module()(*inputs, **given)
+            out = program(*inputs, **given)
             assert_close(out, attention(*inputs, **given), rtol=1e-5, atol=1e-6)
 
 

@@ -60,9 +60,16 @@ def write(ring: Tensor, rows: Tensor, position: Tensor, active: Tensor | None = 
     if active is not None:
         row = row.masked_fill(~active[:, None], -1)
     slots = torch.arange(num_slots, device=ring.device)
-    streams = torch.arange(ring.shape[0], device=ring.device)[:, None]
     both = torch.cat([ring, rows.to(ring.dtype)], dim=1)
-    return both[streams, torch.where(row < 0, slots, num_slots + row)]
+    return _pick(both, torch.where(row < 0, slots, num_slots + row))
+
+
+def ring_after(rows: Tensor, position: Tensor, num_slots: int) -> Tensor:
+    """Return a ring of the last `num_slots` of the rows, which are those of a stream's last steps.
+
+    Shapes: rows [N, T, ...] with T >= num_slots; position int64 [N], the steps seen with them.
+    """
+    return _pick(rows, rows.shape[1] - 1 - slot_ages(position, num_slots))
 
 
 def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
@@ -71,9 +78,19 @@ def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
     Shapes: ring [N, R, ...] with R >= count; position int64 [N]; result [N, count, ...].
     """
     steps = position[:, None] - torch.arange(count, 0, -1, device=position.device)
-    streams = torch.arange(ring.shape[0], device=ring.device)[:, None]
     never = (steps < 0).view(*steps.shape, *[1] * (ring.dim() - 2))
-    return ring[streams, steps % max(ring.shape[1], 1)].masked_fill(never, 0)
+    return _pick(ring, steps % max(ring.shape[1], 1)).masked_fill(never, 0)
+
+
+def _pick(rows: Tensor, index: Tensor) -> Tensor:
+    """Return the rows [N, C, ...] at an index [N, C] of rows [N, T, ...].
+
+    One index over the rows of all streams: torch copies these whole, but element by element the
+    rows that two indices name.
+    """
+    streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
+    picked = rows.flatten(0, 1).index_select(0, (streams * rows.shape[1] + index).flatten())
+    return picked.unflatten(0, index.shape)
 
 
 def advance(position: Tensor, num_steps: int, active: Tensor | None) -> Tensor:

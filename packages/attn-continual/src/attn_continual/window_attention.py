@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from attn_continual._step_checks import check_rows
-from attn_continual.ring_cache import advance, last_rows, next_slot, slot_ages, write, write_step
+from attn_continual.ring_cache import (
+    advance,
+    last_rows,
+    next_slot,
+    ring_after,
+    slot_ages,
+    write,
+    write_step,
+)
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
     attention_step_,
@@ -195,7 +203,8 @@ class Window:
         del in_place
         check_window_rows(rows, state, mask_row, active)
         num_steps = rows.key.shape[1]
-        before, history = state.position, self.length - 1
+        # One step more than a window reaches back, so that together they fill a ring.
+        before, history = state.position, self.length
         key, value, padding = (
             torch.cat([last_rows(ring, before, history), more.to(ring.dtype)], dim=1)
             for ring, more in (
@@ -204,7 +213,9 @@ class Window:
                 (state.padding, padding_of(rows.padding, rows.key)),
             )
         )
-        query = torch.cat([last_rows(state.query, before, self.delay), rows.query], dim=1)
+        query = rows.query
+        if self.delay > 0:
+            query = torch.cat([last_rows(state.query, before, self.delay), query], dim=1)
         offsets = torch.arange(-history, num_steps, device=before.device)
         keep = ~padding & (before[:, None] + offsets >= 0)
         bias: Tensor = keep[:, None, None]
@@ -215,7 +226,10 @@ class Window:
             bias = self._by_key(mask_row, num_steps).masked_fill(~bias, -torch.inf)
         mask = mask.add_bias(bias)
         out = self.attend(query[:, :num_steps], key, value, mask, extra)
-        state = self.write(rows, state, active)
+        if active is None and state.key.shape[1] == self.length:
+            state = self._state_of(key, value, padding, rows.query, state)
+        else:
+            state = self.write(rows, state, active)
         ends = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
         return out, state, self.valid(ends, active)
 
@@ -249,6 +263,24 @@ class Window:
             position=advance(before, rows.key.shape[1], active),
         )
 
+    def _state_of(
+        self, key: Tensor, value: Tensor, padding: Tensor, new_query: Tensor, state: WindowState
+    ) -> WindowState:
+        """Return what `write` does, for rings as long as the window and streams all active.
+
+        key, value, padding: of the last `length` steps before and the new ones.
+        """
+        before, num_steps = state.position, new_query.shape[1]
+        after = advance(before, num_steps, None)
+        waiting = state.query
+        return WindowState(
+            key=ring_after(key, after, self.length),
+            value=ring_after(value, after, self.length),
+            query=write(waiting, new_query, before) if self.delay > 0 else waiting,
+            padding=ring_after(padding, after, self.length),
+            position=after,
+        )
+
     def attend(
         self,
         query: Tensor,
@@ -277,7 +309,7 @@ class Window:
     def _by_key(self, mask_row: Tensor, num_steps: int) -> Tensor:
         """Return what masks that differ between streams add to each key: [N, H, T, keys]."""
         steps = torch.arange(num_steps, device=mask_row.device)
-        keys = torch.arange(self.length - 1 + num_steps, device=mask_row.device)
+        keys = torch.arange(-1, self.length - 1 + num_steps, device=mask_row.device)
         columns = (keys - steps[:, None]).clamp(0, self.length - 1)  # the band hides the others
         return mask_row[:, :, columns]
 
