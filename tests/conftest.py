@@ -14,6 +14,11 @@ if WORKERS := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each has its part 
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(WORKERS), 1)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run first what takes long, so that no worker is left with it when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def wheel() -> Path:
     """Return the wheel of this tree; the source distribution it was built from lies beside it."""

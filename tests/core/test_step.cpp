@@ -18,6 +18,7 @@ struct Case {
   bool padding = false, active = false;
   std::vector<int64_t> bias = {};  // its shape
   attn_dtype bias_dtype = kFloat32;
+  bool is_for_cpu = false;  // on an emulated GPU it takes long and finds nothing more
 };
 
 const Case kCases[] = {
@@ -36,9 +37,12 @@ const Case kCases[] = {
      .active = true,
      .bias = {2, 6, 1, 33}},
     {.name = "as many heads", .shape = {.B = 1, .R = 70, .L = 70, .Hq = 3, .Hkv = 3, .K = 16}},
-    {.name = "pairs of heads", .shape = {.B = 1, .R = 69, .L = 69, .Hq = 6, .Hkv = 6, .K = 32}},
+    {.name = "pairs of heads",
+     .shape = {.B = 1, .R = 69, .L = 69, .Hq = 6, .Hkv = 6, .K = 32},
+     .is_for_cpu = true},
     {.name = "a vector of heads",
-     .shape = {.B = 1, .R = 69, .L = 69, .Hq = 16, .Hkv = 16, .K = 32}},
+     .shape = {.B = 1, .R = 69, .L = 69, .Hq = 16, .Hkv = 16, .K = 32},
+     .is_for_cpu = true},
 };
 
 struct Row {
@@ -261,7 +265,9 @@ int main() {
   CHECK_IN(error.message, status == ATTN_OK);
   for (const Precision& precision : kPrecisions) {
     if (!is_served(precision)) continue;
-    for (const Case& c : kCases) run_case(precision, c);
+    for (const Case& c : kCases) {
+      if (!c.is_for_cpu || Array::device_type == ATTN_DEVICE_CPU) run_case(precision, c);
+    }
   }
   run_strides();
   run_empty_cases();

@@ -83,14 +83,14 @@ def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
 
 
 def _pick(rows: Tensor, index: Tensor) -> Tensor:
-    """Return the rows [N, C, ...] at an index [N, C] of rows [N, T, ...].
+    """Return the rows [N, C, ...] at an index [N, C], or [1, C] for all, of rows [N, T, ...].
 
     One index over the rows of all streams: torch copies these whole, but element by element the
     rows that two indices name.
     """
     streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
-    picked = rows.flatten(0, 1).index_select(0, (streams * rows.shape[1] + index).flatten())
-    return picked.unflatten(0, index.shape)
+    places = streams * rows.shape[1] + index
+    return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def advance(position: Tensor, num_steps: int, active: Tensor | None) -> Tensor:
