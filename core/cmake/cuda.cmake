@@ -43,22 +43,28 @@ macro(attn_choose_cuda)
   message(STATUS "attn: CUDA kernels: ${attn_builds_cuda} (ATTN_CUDA=${ATTN_CUDA})")
 endmacro()
 
-# Compiles for each of ATTN_CUDA_ARCHITECTURES from one of two intermediate forms: no kernel uses an
-# instruction newer than those of 80, so half the compiler runs once for all of them. That form is
-# kept as well, for GPUs to come.
-function(attn_set_architectures target)
+# Compiles a source for those of ATTN_CUDA_ARCHITECTURES that its kernels serve, from one of two
+# intermediate forms: no kernel uses an instruction newer than those of 80, so half the compiler
+# runs once for all of them. That form is kept as well: the driver makes machine code of it for GPUs
+# to come, and of rare kernels for those that they were not compiled for.
+function(attn_set_architectures source)
+  get_filename_component(name ${source} NAME_WE)
+  set(options "")
   foreach(architecture IN LISTS ATTN_CUDA_ARCHITECTURES)
-    if(architecture LESS 80)
+    string(REGEX MATCH "^[0-9]+" number ${architecture})
+    if(number GREATER_EQUAL 80)
+      set(form 80)
+    elseif(name MATCHES "^(forward_32|forward_64|merge|step)$")
       set(form 75)
     else()
-      set(form 80)
+      continue()  # refused there
     endif()
-    target_compile_options(
-      ${target}
-      PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_${form},code=sm_${architecture}>")
+    if(NOT (name MATCHES "position" AND number GREATER 90))
+      list(APPEND options -gencode=arch=compute_${form},code=sm_${architecture})
+    endif()
   endforeach()
-  target_compile_options(
-    ${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=compute_80>")
+  list(APPEND options -gencode=arch=compute_80,code=compute_80)
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${options}")
 endfunction()
 
 # Compilers of kernels need up to 0.5 GB each: no more of them than memory holds, or cores.
@@ -131,6 +137,8 @@ function(attn_add_cuda_kernels)
                               "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr;-Xptxas;-v>")
   set(launcher sh ${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_ptxas_report.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
   set_target_properties(attn_cuda_kernels PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
-  attn_set_architectures(attn_cuda_kernels)
+  foreach(source IN LISTS kernels)
+    attn_set_architectures(${source})
+  endforeach()
   attn_limit_cuda_jobs(attn_cuda_kernels)
 endfunction()

@@ -120,7 +120,9 @@ void Block::join_warp(const char* operation, void* operands, Perform perform, Pl
     const int first = running_ / kLanes * kLanes;
     for (int i = first; i < first + kLanes; ++i) {
       const Thread& other = *threads_[i];
-      if (std::strcmp(other.operation, operation) != 0 || other.place.line() != place.line()) {
+      const bool is_same =
+          other.operation == operation || std::strcmp(other.operation, operation) == 0;
+      if (!is_same || other.place.line() != place.line()) {
         fail("lanes of a warp join different operations: %s at %s:%u, and thread %d %s at %s:%u",
              operation, place.file_name(), place.line(), i, other.operation,
              other.place.file_name(), other.place.line());

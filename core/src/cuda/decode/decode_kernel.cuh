@@ -86,8 +86,7 @@ class DecodeSplit {
     clear_outside_sequences();
     if (rows_ == 0) return;
     load_rows<Shape::kThreads>(
-        queries(), kRows, {p_.query.dtype, static_cast<int>(p_.K), a_.query_is_aligned},
-        [&](int r) -> const char* {
+        queries(), kRows, {{p_.query, p_.K}, a_.query_is_aligned}, [&](int r) -> const char* {
           return r < rows_ ? p_.query.row(s_.b, s_.q_begin + query_of(r), head_of(r)) : nullptr;
         });
     commit_copies();
@@ -149,11 +148,9 @@ class DecodeSplit {
         return j < s_.Mkv ? x.row(s_.b, key_row_of(p_, s_, j), key_head_) : nullptr;
       };
     };
-    load_rows<kWarpLanes>(keys(stage), kTileKeys,
-                          {p_.key.dtype, static_cast<int>(p_.K), a_.key_is_aligned},
+    load_rows<kWarpLanes>(keys(stage), kTileKeys, {{p_.key, p_.K}, a_.key_is_aligned},
                           rows_of(p_.key), lane());
-    load_rows<kWarpLanes>(values(stage), kTileKeys,
-                          {p_.value.dtype, static_cast<int>(p_.Kv), a_.value_is_aligned},
+    load_rows<kWarpLanes>(values(stage), kTileKeys, {{p_.value, p_.Kv}, a_.value_is_aligned},
                           rows_of(p_.value), lane());
   }
 

@@ -57,13 +57,6 @@ ATTN_DEVICE void multiply_accumulate<BFloat16>(float (&d)[4], const uint32_t (&a
 #endif
 }
 
-// Whether the GPU at hand multiplies TF32 numbers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr bool kHasTf32 = false;
-#else
-constexpr bool kHasTf32 = true;
-#endif
-
 // d += a b, in float32: m16n8k8 of TF32 numbers. Not before sm_80.
 ATTN_DEVICE void multiply_accumulate_tf32(float (&d)[4], const uint32_t (&a)[4],
                                           const uint32_t (&b)[2]) {

@@ -8,6 +8,8 @@
 namespace attn::cuda {
 
 constexpr int kWidestTile = 256;  // elements of a row
+// What is rare takes rows of any dtype as these, so that one kernel serves all.
+using RareElement = float;
 
 struct BackwardArguments {
   BackwardProblem problem;  // with its lse_maximum and lse_rest in the workspace
@@ -40,11 +42,12 @@ struct GradientShape {
   static constexpr bool kSumsBoth = kWidth <= 128;  // dK and dV at once
 };
 
+using RareShape = GradientShape<RareElement, kWidestTile>;
+
 // Tiles of the stationary side.
-template <class Element, int kWidth>
+template <class Shape>
 constexpr int64_t tiles_of(int64_t rows) {
-  constexpr int64_t kRows = GradientShape<Element, kWidth>::kStationary;
-  return (rows + kRows - 1) / kRows;
+  return (rows + Shape::kStationary - 1) / Shape::kStationary;
 }
 
 // How far a key may be from a query: -Mq and more, less than Mkv.

@@ -13,7 +13,7 @@ void launch_gradients_64(const BackwardArguments& arguments, void* stream);
 void launch_gradients_128(const BackwardArguments& arguments, void* stream);
 void launch_gradients_256(const BackwardArguments& arguments, void* stream);
 
-// The same of a call with positions.
+// The same of a call with positions, for rows of any dtype.
 void launch_gradients_by_position_64(const BackwardArguments& arguments, void* stream);
 void launch_gradients_by_position_256(const BackwardArguments& arguments, void* stream);
 

@@ -33,12 +33,11 @@ class BackwardLauncher {
   void launch_gradients() const {
     if (p_.grad_query) {
       launch_one(&query_gradients_kernel<Element, kWidth, kExtended, kPositions>,
-                 {.x = tiles_of<Element, kWidth>(p_.Mq) * p_.Hq * p_.B});
+                 {.x = tiles_of<Shape>(p_.Mq) * p_.Hq * p_.B});
     }
     if (p_.grad_key || p_.grad_value || a_.stores_grad_bias) {
-      launch_one(
-          &key_gradients_kernel<Element, kWidth, kExtended, kPositions>,
-          {.x = tiles_of<Element, kWidth>(p_.Mkv) * p_.Hkv * p_.B, .y = Shape::kSumsBoth ? 1 : 2});
+      launch_one(&key_gradients_kernel<Element, kWidth, kExtended, kPositions>,
+                 {.x = tiles_of<Shape>(p_.Mkv) * p_.Hkv * p_.B, .y = Shape::kSumsBoth ? 1 : 2});
     }
   }
 
@@ -55,14 +54,7 @@ class BackwardLauncher {
 // Of a call with positions.
 template <int kWidth>
 void launch_gradients_by_position(const BackwardArguments& a, void* stream) {
-  switch (a.problem.query.dtype) {
-    case DType::kFloat16:
-      return BackwardLauncher<Half, kWidth>(a, stream).template launch_gradients<true, true>();
-    case DType::kBFloat16:
-      return BackwardLauncher<BFloat16, kWidth>(a, stream).template launch_gradients<true, true>();
-    default:
-      return BackwardLauncher<float, kWidth>(a, stream).template launch_gradients<true, true>();
-  }
+  BackwardLauncher<RareElement, kWidth>(a, stream).template launch_gradients<true, true>();
 }
 
 template <int kWidth>

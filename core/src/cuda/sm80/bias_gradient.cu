@@ -7,14 +7,11 @@
 namespace attn::cuda::sm80 {
 namespace {
 
-// Rare beside the others, so that tiles of one width serve all.
-template <class Element>
 void launch_summed(const BackwardArguments& a, void* stream) {
-  const BiasBlocks blocks = bias_blocks<Element, kWidestTile>(a.problem);
-  launch(&bias_gradient_kernel<Element, kWidestTile>,
-         {.x = blocks.keys * blocks.queries * blocks.heads * blocks.batch},
-         GradientShape<Element, kWidestTile>::kThreads, TileMemory<Element, kWidestTile>::kBytes,
-         stream, a);
+  const BiasBlocks blocks = bias_blocks(a.problem);
+  launch(&bias_gradient_kernel<RareShape::kThreads>,
+         {.x = blocks.keys * blocks.queries * blocks.heads * blocks.batch}, RareShape::kThreads,
+         RareMemory::kBytes, stream, a);
 }
 
 // Of a bias that is the same for all keys.
@@ -43,11 +40,7 @@ void launch_clear_bias(const BackwardArguments& a, void* stream) {
 
 void launch_bias_gradient(const BackwardArguments& a, void* stream) {
   if (a.problem.grad_bias_sums_n) return launch_row_bias(a, stream);
-  switch (a.problem.query.dtype) {
-    case DType::kFloat16: return launch_summed<Half>(a, stream);
-    case DType::kBFloat16: return launch_summed<BFloat16>(a, stream);
-    default: return launch_summed<float>(a, stream);
-  }
+  launch_summed(a, stream);
 }
 
 }  // namespace attn::cuda::sm80

@@ -13,12 +13,9 @@ struct BiasBlocks {
   int64_t keys, queries, heads, batch;
 };
 
-// Of tiles of kWidth elements.
-template <class Element, int kWidth>
 ATTN_INLINE constexpr BiasBlocks bias_blocks(const BackwardProblem& p) {
-  using Shape = GradientShape<Element, kWidth>;
-  return {(p.Mkv + Shape::kStationary - 1) / Shape::kStationary,
-          p.grad_bias_sums_m ? 1 : (p.Mq + Shape::kStreamed - 1) / Shape::kStreamed,
+  constexpr int kStreamed = RareShape::kStreamed;
+  return {tiles_of<RareShape>(p.Mkv), p.grad_bias_sums_m ? 1 : (p.Mq + kStreamed - 1) / kStreamed,
           p.grad_bias_sums_h ? 1 : p.Hq, p.grad_bias_sums_b ? 1 : p.B};
 }
 
@@ -30,18 +27,16 @@ struct OwnOrAll {
       : begin(sums ? 0 : own), end(sums ? extent : own + 1) {}
 };
 
-template <class Element, int kWidth>
 class BiasGradient {
  public:
-  using Shape = GradientShape<Element, kWidth>;
-  static constexpr int kStreamed = Shape::kStreamed;
-  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed, true>;
+  static constexpr int kStreamed = RareShape::kStreamed;
+  using Walk = KeyTileWalk<RareElement, kWidestTile, true, kStreamed, true>;
 
   ATTN_DEVICE explicit BiasGradient(const BackwardArguments& arguments)
       : p_(arguments.problem),
         redo_(arguments.redo_bias),
-        blocks_(bias_blocks<Element, kWidth>(arguments.problem)),
-        walk_(arguments, block_index().x % blocks_.keys * Shape::kStationary) {
+        blocks_(bias_blocks(arguments.problem)),
+        walk_(arguments, block_index().x % blocks_.keys * RareShape::kStationary) {
     int64_t block = block_index().x / blocks_.keys;
     first_query_ = block % blocks_.queries * kStreamed;
     block /= blocks_.queries;
@@ -68,15 +63,15 @@ class BiasGradient {
   }
 
  private:
-  using Place = typename Walk::Place;
-  using Queries = typename Walk::Queries;
-  using Tile = typename Walk::Tile;
+  using Place = Walk::Place;
+  using Queries = Walk::Queries;
+  using Tile = Walk::Tile;
 
   ATTN_DEVICE void add_head(int64_t b, int h) {
     KeySequences sequences = walk_.sequences(b);
     RowsOfSequence rows;
     while (sequences.next(rows)) {
-      typename Walk::Range range(rows);
+      Walk::Range range(rows);
       if (!p_.grad_bias_sums_m) {
         // The tile of queries as it lies in memory, where the sequence has some of it.
         const int64_t tile = first_query_ - rows.sequence.q_begin;
@@ -93,7 +88,7 @@ class BiasGradient {
 
   ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, const Queries& queries) {
     Tile tile;
-    walk_.template differentiate<false>(tile, place, blocks, queries, true);
+    walk_.differentiate<false>(tile, place, blocks, queries, true);
 #pragma unroll
     for (int n = 0; n < Tile::kBlocks; ++n) {
 #pragma unroll
@@ -138,10 +133,10 @@ class BiasGradient {
   Sums<kStreamed> sums_;  // rows are keys
 };
 
-template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     bias_gradient_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kIsServed<Element>) BiasGradient<Element, kWidth>(arguments).run();
+  if constexpr (kIsServed<RareElement>) BiasGradient(arguments).run();
 }
 
 }  // namespace attn::cuda

@@ -17,19 +17,14 @@ struct DistanceArguments {
   int64_t first, count;
 };
 
-// Rare beside dQ, dK and dV, so that tiles of one width serve all.
-template <class Element>
 class DistanceSums {
  public:
-  using Shape = GradientShape<Element, kWidestTile>;
-  static constexpr int kStreamed = Shape::kStreamed;
-  using Walk = KeyTileWalk<Element, kWidestTile, true, kStreamed, true>;
-  static_assert(Shape::kStages == 1, "dS takes the place of the queries it was made from");
-  static_assert(Shape::kThreads >= kDistancesOfBlock);
-  static constexpr int kRows = Shape::kStationary;
+  static constexpr int kStreamed = RareShape::kStreamed, kRows = RareShape::kStationary;
+  using Walk = KeyTileWalk<RareElement, kWidestTile, true, kStreamed, true>;
+  static_assert(RareShape::kStages == 1, "dS takes the place of the queries it was made from");
+  static_assert(RareShape::kThreads >= kDistancesOfBlock);
   // Beside the tiles: the index of each key row.
-  static constexpr int kBytes =
-      TileMemory<Element, kWidestTile>::kBytes + kRows * static_cast<int>(sizeof(int));
+  static constexpr int kBytes = RareMemory::kBytes + kRows * static_cast<int>(sizeof(int));
 
   ATTN_DEVICE explicit DistanceSums(const DistanceArguments& arguments)
       : arguments_(arguments), p_(arguments.backward.problem) {
@@ -51,9 +46,9 @@ class DistanceSums {
   }
 
  private:
-  using Place = typename Walk::Place;
-  using Queries = typename Walk::Queries;
-  using Tile = typename Walk::Tile;
+  using Place = Walk::Place;
+  using Queries = Walk::Queries;
+  using Tile = Walk::Tile;
 
   ATTN_DEVICE void add_keys(int64_t b, int64_t first_row) {
     const Walk walk(arguments_.backward, first_row);
@@ -62,7 +57,7 @@ class DistanceSums {
     RowsOfSequence rows;
     while (sequences.next(rows)) {
       const Sequence& s = rows.sequence;
-      typename Walk::Range range(rows);
+      Walk::Range range(rows);
       // Key j and query i are j - i - diagonal apart.
       const int64_t last = first_ + kDistancesOfBlock - 1;
       const int begin = static_cast<int>(clamp(rows.lowest - s.diagonal - last, 0, s.Mq));
@@ -85,10 +80,9 @@ class DistanceSums {
   ATTN_DEVICE void add_tile(const Walk& walk, const Place& place, BlocksSeen blocks,
                             const Queries& queries) {
     Tile tile;
-    walk.template differentiate<false>(tile, place, blocks, queries, true);
+    walk.differentiate<false>(tile, place, blocks, queries, true);
     float* const grads = reinterpret_cast<float*>(queries.tiles.score.data);
-    int* const indices =
-        reinterpret_cast<int*>(shared_memory() + TileMemory<Element, kWidestTile>::kBytes);
+    int* const indices = reinterpret_cast<int*>(shared_memory() + RareMemory::kBytes);
     synchronise_block();  // nobody reads the queries any more
 #pragma unroll
     for (int n = 0; n < Tile::kBlocks; ++n) {
@@ -118,10 +112,10 @@ class DistanceSums {
   double sum_ = 0.0;  // of the thread's distance
 };
 
-template <class Element>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidestTile>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     distance_sums_kernel(ATTN_ARGUMENTS const DistanceArguments arguments) {
-  if constexpr (kIsServed<Element>) DistanceSums<Element>(arguments).run();
+  if constexpr (kIsServed<RareElement>) DistanceSums(arguments).run();
 }
 
 // The sum over the lanes of a warp, in an order that does not change.

@@ -51,8 +51,7 @@ void require_few_rows(const Problem& p) {
   if (std::max(p.Mq, p.most_keys) < kMostRows && p.Mkv < kMostKeyRows) return;
   refuse_unsupported(
       "expected fewer than %lld queries, and keys of a sequence, on a GPU, got %lld and %lld; "
-      "split "
-      "them",
+      "split them",
       static_cast<long long>(kMostRows), static_cast<long long>(p.Mq),
       static_cast<long long>(p.most_keys));
 }
@@ -74,11 +73,12 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
   require_few_rows(problem);
   require_shared_memory(problem, device);
   const DType dtype = problem.query.dtype;
+  const DType tile_dtype = problem.positions ? DType::kFloat32 : dtype;
   const ForwardArguments arguments{
       .problem = problem,
-      .query_is_aligned = has_aligned_rows(problem.query, dtype, problem.K),
-      .key_is_aligned = has_aligned_rows(problem.key, dtype, problem.K),
-      .value_is_aligned = has_aligned_rows(problem.value, dtype, problem.Kv),
+      .query_is_aligned = has_aligned_rows(problem.query, tile_dtype, problem.K),
+      .key_is_aligned = has_aligned_rows(problem.key, tile_dtype, problem.K),
+      .value_is_aligned = has_aligned_rows(problem.value, tile_dtype, problem.Kv),
       .scale = static_cast<float>(problem.scale * kLog2E),
       .softcap = static_cast<float>(problem.softcap * kLog2E),
       .natural_scale = static_cast<float>(problem.scale),

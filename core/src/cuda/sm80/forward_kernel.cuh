@@ -18,7 +18,8 @@
 namespace attn::cuda::sm80 {
 
 // is_extended: every part of the mask, and rows at any alignment; otherwise a band, and either
-// sequences or a tensor of biases in aligned rows. has_positions: those too, which take registers.
+// sequences or a tensor of biases in aligned rows. has_positions: those too, which take registers;
+// such tiles hold rows of any dtype as float32.
 template <class Element_, int kWidth_, bool is_extended, bool has_positions = false>
 struct ForwardTiles {
   using Element = Element_;
@@ -42,6 +43,7 @@ struct ForwardTiles {
   static constexpr int kBiasesAt = kOperandBytes + kForwardFactsBytes;
   static constexpr int kSharedBytes = kBiasesAt + (kExtended ? Biases::kBytes : 0);
   static constexpr int kRawBiasBytes = kExtended ? 0 : RawBiases::bytes(kRows);
+  static_assert(!kPositions || std::is_same_v<Element, float>);
   static_assert(kExtended || kRawBiasBytes == forward_bias_bytes(sizeof(Element), kWidth));
   static_assert(kSharedBytes == forward_shared_bytes(sizeof(Element), kWidth, kExtended));
   static_assert(kSharedBytes <= kMostSharedBytes);
@@ -72,8 +74,8 @@ class ForwardBlock {
         thread_(opaque(thread_index())),
         at_(query_tile<Tiles::kRows>(p_, static_cast<uint32_t>(block_index().x))),
         queries_(Tile(shared_memory()), warp_index() * Tiles::kWarpRows),
-        keys_(shared_memory() + Tile::bytes(Tiles::kRows)),
-        values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys)),
+        keys_(shared_memory() + Tile::bytes(Tiles::kRows), splits()),
+        values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys), splits()),
         facts_(*reinterpret_cast<ForwardFacts*>(shared_memory() + Tiles::kOperandBytes)),
         biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kBiasesAt)} {}
 
@@ -91,6 +93,11 @@ class ForwardBlock {
   using RawBiases = typename Tiles::RawBiases;
   static constexpr int kRowTiles = Tiles::kRowTiles, kKeys = Tiles::kKeys;
   static constexpr bool kExtended = Tiles::kExtended;
+
+  // As of a tile.
+  ATTN_DEVICE bool splits() const {
+    return !Tiles::kPositions || p_.query.dtype == DType::kFloat32;
+  }
 
   ATTN_DEVICE void attend(ValuesRead read) {
 #pragma unroll
@@ -188,9 +195,9 @@ class ForwardBlock {
   // A tile of biases beside the values: it lands with them, and is read before the next ones.
   ATTN_DEVICE void load_biases(int key) const {
     const int keys = facts_.band.keys - key;
-    copy_rows<Tiles::kRows, Tiles::kThreads>(raw_biases(), thread_, facts_.biases + bytes_of(key),
-                                             bytes_of(p_.bias.stride_m), facts_.rows,
-                                             keys < kKeys ? keys : kKeys);
+    copy_rows<Tiles::kRows, Tiles::kThreads>(
+        raw_biases(), thread_, facts_.biases + key * kElementBytes,
+        p_.bias.stride_m * kElementBytes, facts_.rows, keys < kKeys ? keys : kKeys);
   }
 
   // Scales the scores and adds their biases. Only NaN in excluded keys needs more: where there may
@@ -256,11 +263,13 @@ class ForwardBlock {
   ATTN_DEVICE int first_column() const { return opaque(thread_) % 4 * 2; }
 
   ATTN_DEVICE const char* row_of(const HeadRows& x, uint32_t row, uint32_t h) const {
-    return x.data + bytes_of(facts_.b * x.stride_b + row * x.stride_m + h * x.stride_h);
+    return x.data + bytes_of(x, facts_.b * x.stride_b + row * x.stride_m + h * x.stride_h);
   }
 
-  ATTN_DEVICE static int64_t bytes_of(int64_t elements) {
-    return elements * static_cast<int64_t>(sizeof(typename Tiles::Element));
+  static constexpr int64_t kElementBytes = sizeof(typename Tiles::Element);
+
+  ATTN_DEVICE static int64_t bytes_of(const HeadRows& x, int64_t elements) {
+    return elements * (Tiles::kPositions ? element_bytes(x.dtype) : kElementBytes);
   }
 
   ATTN_DEVICE RawBiases raw_biases() const { return RawBiases(shared_memory() + Tiles::kBiasesAt); }
@@ -270,13 +279,12 @@ class ForwardBlock {
   ATTN_DEVICE void load_queries() const {
     const char* first = row_of(p_.query, static_cast<uint32_t>(at_.sequence.q_begin + at_.first),
                                static_cast<uint32_t>(at_.h));
-    const int64_t stride = bytes_of(p_.query.stride_m);
+    const int64_t stride = bytes_of(p_.query, p_.query.stride_m);
     if (!kExtended || arguments_.query_is_aligned) {
       return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_.tile, thread_, first, stride,
                                                       at_.rows, static_cast<int>(p_.K));
     }
-    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows,
-                               {p_.query.dtype, static_cast<int>(p_.K), false},
+    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows, {{p_.query, p_.K}, false},
                                [&](int r) { return r < at_.rows ? first + r * stride : nullptr; });
   }
 
@@ -293,16 +301,15 @@ class ForwardBlock {
     const int columns = static_cast<int>(width);
     if (!kExtended || (is_aligned && !has_pages())) {
       return copy_rows<kKeys, Tiles::kThreads>(
-          tile, thread_, row_of(x, facts_.key_row + key, facts_.key_head), bytes_of(x.stride_m),
+          tile, thread_, row_of(x, facts_.key_row + key, facts_.key_head), bytes_of(x, x.stride_m),
           facts_.band.keys - key, columns);
     }
-    load_rows<Tiles::kThreads>(
-        tile, kKeys, {x.dtype, columns, is_aligned}, [&](int r) -> const char* {
-          if (key + r >= facts_.band.keys) return nullptr;
-          const int64_t row =
-              has_pages() ? key_row_of(p_, at_.sequence, key + r) : facts_.key_row + key + r;
-          return row_of(x, static_cast<uint32_t>(row), facts_.key_head);
-        });
+    load_rows<Tiles::kThreads>(tile, kKeys, {{x, width}, is_aligned}, [&](int r) -> const char* {
+      if (key + r >= facts_.band.keys) return nullptr;
+      const int64_t row =
+          has_pages() ? key_row_of(p_, at_.sequence, key + r) : facts_.key_row + key + r;
+      return row_of(x, static_cast<uint32_t>(row), facts_.key_head);
+    });
   }
 
   // Whether any of the block's results is NaN.
@@ -378,7 +385,7 @@ class ForwardBlock {
 template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
-  if constexpr (kIsServed<typename Tiles::Element> && (kHasTf32 || !Tiles::kPositions)) {
+  if constexpr (kIsServed<typename Tiles::Element>) {
     ValuesRead read = ValuesRead::kAsTheyAre;
 #pragma unroll 1
     while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);

@@ -39,14 +39,7 @@ void launch_forward(const ForwardArguments& arguments, bool is_extended, void* s
 
 template <int kWidth>
 void launch_forward_by_position(const ForwardArguments& arguments, void* stream) {
-  switch (arguments.problem.query.dtype) {
-    case DType::kBFloat16:
-      return launch_forward_tiles<ForwardTiles<BFloat16, kWidth, true, true>>(arguments, stream);
-    case DType::kFloat16:
-      return launch_forward_tiles<ForwardTiles<Half, kWidth, true, true>>(arguments, stream);
-    default:
-      return launch_forward_tiles<ForwardTiles<float, kWidth, true, true>>(arguments, stream);
-  }
+  launch_forward_tiles<ForwardTiles<float, kWidth, true, true>>(arguments, stream);
 }
 
 }  // namespace attn::cuda::sm80

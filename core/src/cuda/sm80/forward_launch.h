@@ -19,7 +19,7 @@ struct ForwardArguments {
 template <int kWidth>
 void launch_forward(const ForwardArguments& arguments, bool is_extended, void* stream);
 
-// Of any mask, with positions.
+// Of any mask and dtype, with positions.
 template <int kWidth>
 void launch_forward_by_position(const ForwardArguments& arguments, void* stream);
 

@@ -63,8 +63,8 @@ ATTN_DEVICE void multiply_queries(Sums<kColumns> (&sums)[kRowTiles], const Queri
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, keys.splits);
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, keys.splits);
       }
     }
   }
@@ -89,8 +89,8 @@ ATTN_DEVICE void add_values(Sums<Tile::kWidth> (&sums)[kRowTiles],
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, values.splits);
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, values.splits);
       }
     }
   }

@@ -134,7 +134,7 @@ struct GradientTile {
       }
       terms[at] = term;
     }
-    if constexpr (kPositions && kHasTf32) {
+    if constexpr (kPositions) {
       if (place.problem.positions) add_positions(terms, place);
     }
   }

@@ -138,7 +138,7 @@ class KeyGradients {
 template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kIsServed<Element> && (kHasTf32 || !kPositions)) {
+  if constexpr (kIsServed<Element>) {
     KeyGradients<Element, kWidth, kExtended, kPositions>(arguments).run();
   }
 }

@@ -23,7 +23,10 @@ class KeyTileWalk {
   };
 
   ATTN_DEVICE KeyTileWalk(const BackwardArguments& arguments, int64_t first)
-      : a(arguments), p(arguments.problem), memory{shared_memory()}, first_row(first) {}
+      : a(arguments),
+        p(arguments.problem),
+        memory{shared_memory(), !kPositions || p.query.dtype == DType::kFloat32},
+        first_row(first) {}
 
   ATTN_DEVICE void load(int64_t b, int64_t key_head) const {
     load_keys<Shape>(memory.stationary(), Shape::kStationary, a, b, key_head,

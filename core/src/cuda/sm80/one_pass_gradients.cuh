@@ -30,8 +30,8 @@ ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& l
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, false);
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, false);
       }
     }
   }
@@ -249,8 +249,8 @@ class OnePass {
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
           const Fragment fragment(a[m]);
-          fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-          fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
+          fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, false);
+          fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, false);
         }
       }
     }

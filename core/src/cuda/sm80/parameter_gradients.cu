@@ -13,13 +13,6 @@ DistanceArguments distance_arguments(const BackwardArguments& a, double* sums) {
   return {.backward = a, .sums = sums, .first = -before, .count = p.most_queries + p.most_keys + 1};
 }
 
-template <class Element>
-void launch_distance_sums(const DistanceArguments& a, void* stream) {
-  const int64_t chunks = (a.count + kDistancesOfBlock - 1) / kDistancesOfBlock;
-  launch(&distance_sums_kernel<Element>, {.x = chunks * a.backward.problem.Hq},
-         GradientShape<Element, kWidestTile>::kThreads, DistanceSums<Element>::kBytes, stream, a);
-}
-
 }  // namespace
 
 int64_t distance_sums_bytes(const BackwardProblem& p) {
@@ -30,11 +23,9 @@ int64_t distance_sums_bytes(const BackwardProblem& p) {
 void launch_distance_gradients(const BackwardArguments& backward, double* sums, void* stream) {
   const DistanceArguments a = distance_arguments(backward, sums);
   const BackwardProblem& p = backward.problem;
-  switch (p.query.dtype) {
-    case DType::kFloat16: launch_distance_sums<Half>(a, stream); break;
-    case DType::kBFloat16: launch_distance_sums<BFloat16>(a, stream); break;
-    default: launch_distance_sums<float>(a, stream); break;
-  }
+  const int64_t chunks = (a.count + kDistancesOfBlock - 1) / kDistancesOfBlock;
+  launch(&distance_sums_kernel<RareShape::kThreads>, {.x = chunks * p.Hq}, RareShape::kThreads,
+         DistanceSums::kBytes, stream, a);
   const int64_t warps = p.Hq * ((p.grad_table ? p.grad_table.width : 0) + 1);
   constexpr int64_t kWarps = kRowGradientThreads / kWarpLanes;
   launch(&distance_gradients_kernel<kRowGradientThreads>, {.x = (warps + kWarps - 1) / kWarps},

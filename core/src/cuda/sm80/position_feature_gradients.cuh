@@ -48,7 +48,7 @@ class FeatureGradients {
     constexpr int kStep = kLines == Side::kQueries ? 1 : -1;
     const int64_t middle =
         p_.positions.zero_row - place.rows.sequence.diagonal + kStep * (place.streamed - line);
-    const PositionFormat format(term_.table, term_.width);
+    const RowFormat format(term_.table, term_.width);
     sums_.add(
         kColumns + kSquare, format,
         [&](int r, int k) { return grads.at(begin + r, k + r - kSquare + 1, end); },
@@ -70,11 +70,9 @@ class FeatureGradients {
   PositionSums sums_;
 };
 
-template <class Element, int kWidth>
 ATTN_DEVICE void sum_query_feature_gradients(const BackwardArguments& arguments) {
-  using Walk = QueryTileWalk<Element, kWidth, true>;
+  using Walk = QueryTileWalk<RareElement, kWidestTile, true, true>;
   constexpr int kStreamed = Walk::kStreamed;
-  static_assert(fits_shared_grads<Element, kWidth>());
   const Walk walk(arguments);
   walk.load();
   const RowStatistics statistics[2] = {walk.statistics_of(0), walk.statistics_of(1)};
@@ -82,15 +80,14 @@ ATTN_DEVICE void sum_query_feature_gradients(const BackwardArguments& arguments)
   QuerySequences sequences(walk.p, walk.b, walk.first_row, Walk::Shape::kStationary);
   RowsOfSequence rows;
   while (sequences.next(rows)) {
-    walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
+    walk.each_key_tile(rows, [&](const Walk::Place& place, BlocksSeen blocks, int stage) {
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, true, true> tile;
       multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score,
                            static_cast<int>(walk.p.K));
       multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value,
                            static_cast<int>(walk.p.Kv));
-      tile.template differentiate<false>(place, blocks,
-                                         [&](int, int e) { return statistics[e / 2]; });
+      tile.differentiate<false>(place, blocks, [&](int, int e) { return statistics[e / 2]; });
       gradients.add(tile.grad_scores, place, keys.score.data);
     });
   }
@@ -98,14 +95,11 @@ ATTN_DEVICE void sum_query_feature_gradients(const BackwardArguments& arguments)
   gradients.store(walk.b, walk.h, walk.first_row);
 }
 
-template <class Element, int kWidth>
 ATTN_DEVICE void sum_key_feature_gradients(const BackwardArguments& arguments) {
-  using Shape = GradientShape<Element, kWidth>;
-  using Walk = KeyTileWalk<Element, kWidth, true, Shape::kStreamed, true>;
-  static_assert(fits_shared_grads<Element, kWidth>());
+  using Walk = KeyTileWalk<RareElement, kWidestTile, true, RareShape::kStreamed, true>;
   const BackwardProblem& p = arguments.problem;
-  const int64_t tiles = tiles_of<Element, kWidth>(p.Mkv), heads = block_index().x / tiles;
-  const Walk walk(arguments, block_index().x % tiles * Shape::kStationary);
+  const int64_t tiles = tiles_of<RareShape>(p.Mkv), heads = block_index().x / tiles;
+  const Walk walk(arguments, block_index().x % tiles * RareShape::kStationary);
   const int64_t b = heads / p.Hq;
   const int h = static_cast<int>(heads % p.Hq);
   walk.load(b, h / p.G);
@@ -113,29 +107,29 @@ ATTN_DEVICE void sum_key_feature_gradients(const BackwardArguments& arguments) {
   KeySequences sequences = walk.sequences(b);
   RowsOfSequence rows;
   while (sequences.next(rows)) {
-    const typename Walk::Range range(rows);
-    walk.each_query_tile(rows, h, range,
-                         [&](const typename Walk::Place& place, BlocksSeen blocks,
-                             const typename Walk::Queries& queries) {
-                           typename Walk::Tile tile;
-                           walk.template differentiate<false>(tile, place, blocks, queries, true);
-                           gradients.add(tile.grad_scores, place, queries.tiles.score.data);
-                         });
+    const Walk::Range range(rows);
+    walk.each_query_tile(
+        rows, h, range,
+        [&](const Walk::Place& place, BlocksSeen blocks, const Walk::Queries& queries) {
+          Walk::Tile tile;
+          walk.differentiate<false>(tile, place, blocks, queries, true);
+          gradients.add(tile.grad_scores, place, queries.tiles.score.data);
+        });
   }
   wait_for_copies<0>();
   gradients.store(b, h, walk.first_row);
 }
 
-template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     position_query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kHasTf32) sum_query_feature_gradients<Element, kWidth>(arguments);
+  if constexpr (kIsServed<RareElement>) sum_query_feature_gradients(arguments);
 }
 
-template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     position_key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kHasTf32) sum_key_feature_gradients<Element, kWidth>(arguments);
+  if constexpr (kIsServed<RareElement>) sum_key_feature_gradients(arguments);
 }
 
 }  // namespace attn::cuda

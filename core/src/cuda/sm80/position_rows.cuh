@@ -5,6 +5,7 @@
 // split in two numbers.
 #pragma once
 
+#include "cuda/device/row_format.cuh"
 #include "cuda/device/sequences.cuh"
 #include "cuda/sm80/products.cuh"
 
@@ -16,47 +17,6 @@ ATTN_DEVICE int64_t place_of(const PositionTerm& term, int64_t row) {
   const int64_t near = clamp(row, 0, term.rows - 1);
   return term.places ? clamp(term.places[near], 0, term.size - 1) : near;
 }
-
-// Four numbers at an address, of which `count` are there, the others 0.
-template <class Number>
-ATTN_DEVICE void read_four(Number (&x)[4], const char* at, int count) {
-  struct alignas(4 * sizeof(Number)) Four {
-    Number values[4];
-  };
-  if (count >= 4 && reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0) {
-    const Four four = *reinterpret_cast<const Four*>(at);
-#pragma unroll
-    for (int c = 0; c < 4; ++c) x[c] = four.values[c];
-  } else {
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-      x[c] = c < count ? reinterpret_cast<const Number*>(at)[c] : Number{};
-  }
-}
-
-// How features, or the rows of a table, lie in memory.
-struct PositionFormat {
-  DType dtype;
-  int width;
-
-  ATTN_DEVICE PositionFormat(const HeadRows& rows, int64_t width)
-      : dtype(rows.dtype), width(static_cast<int>(width)) {}
-
-  ATTN_DEVICE bool is_wide() const { return dtype == DType::kFloat32; }
-
-  // Four numbers from `column` on; zeros beyond the width, and of no row.
-  ATTN_DEVICE void load(float (&x)[4], const char* row, int column) const {
-    const int count = row ? width - column : 0;
-    const char* at = row + column * element_bytes(dtype);
-    if (is_wide()) return read_four<float>(x, at, count);
-    uint16_t bits[4];
-    read_four<uint16_t>(bits, at, count);
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      x[c] = dtype == DType::kBFloat16 ? to_float(BFloat16{bits[c]}) : to_float(Half{bits[c]});
-    }
-  }
-};
 
 // Numbers of a left operand's rows g and g + 8, of two columns, as mma.m16n8k8 has them.
 ATTN_DEVICE LeftFragment<float> left_of_floats(float low, float high, float next_low,
@@ -74,8 +34,7 @@ ATTN_DEVICE void multiply_positions(float (&sums)[4], const LeftFragment<float>&
                                     float next_right, bool splits) {
   const uint32_t b[2] = {__builtin_bit_cast(uint32_t, right),
                          __builtin_bit_cast(uint32_t, next_right)};
-  if (splits) return left.multiply<kSwapped>(sums, b);
-  multiply_accumulate_tf32(sums, left.a.large, b);
+  left.multiply<kSwapped>(sums, b, splits);
 }
 
 // Rows g and g + 8 of a left operand, four numbers of each, against as many of right ones. Both

@@ -84,7 +84,7 @@ struct SquareLines {
 // rows [16, 32], else [32, 16], as four fragments of 16 by 8.
 ATTN_DEVICE void multiply_lines(float (&products)[4][4], const PositionTerm& term, int64_t b, int h,
                                 SquareLines lines, bool are_rows, int64_t middle, int step) {
-  const PositionFormat features(term.features, term.width), table(term.table, term.width);
+  const RowFormat features(term.features, term.width), table(term.table, term.width);
   const bool splits = features.is_wide() || table.is_wide();
   const char* line_rows[2];
   const char* table_rows[4];

@@ -33,13 +33,9 @@ struct SharedGrads {
   }
 };
 
-// Whether those of a whole tile fit where its streamed rows are.
-template <class Element, int kWidth>
-constexpr bool fits_shared_grads() {
-  using Shape = GradientShape<Element, kWidth>;
-  return Shape::kStationary * Shape::kStreamed * static_cast<int>(sizeof(float)) <=
-         TileMemory<Element, kWidth>::Pair::bytes(Shape::kStreamed);
-}
+// Those of a whole tile fit where its streamed rows are.
+static_assert(RareShape::kStationary * RareShape::kStreamed * static_cast<int>(sizeof(float)) <=
+              RareMemory::Pair::bytes(RareShape::kStreamed));
 
 // Adds where rows that hold NaN or infinity belong: NaN where their weight is not 0.
 ATTN_DEVICE void add_spoilt(float (&sums)[4], const LeftFragment<float>& weights, float low,
@@ -83,8 +79,7 @@ struct PositionSums {
   // Adds rows k < depth: row_of(k) is the address of one, null for zeros, and weight_of(r, k) what
   // it counts for sum r.
   template <class WeightOf, class RowOf>
-  ATTN_DEVICE void add(int depth, const PositionFormat& format, WeightOf&& weight_of,
-                       RowOf&& row_of) {
+  ATTN_DEVICE void add(int depth, const RowFormat& format, WeightOf&& weight_of, RowOf&& row_of) {
     const int g = lane() / 4;
 #pragma unroll 1
     for (int block = 0; block < depth; block += 8) {

@@ -23,12 +23,9 @@ struct PositionTableArguments {
   }
 };
 
-template <class Element, int kWidth>
 class PositionTableSums {
  public:
-  using Shape = GradientShape<Element, kWidth>;
-  static constexpr int kStreamed = Shape::kStreamed, kRows = Shape::kStationary;
-  static_assert(fits_shared_grads<Element, kWidth>());
+  static constexpr int kStreamed = RareShape::kStreamed, kRows = RareShape::kStationary;
 
   ATTN_DEVICE explicit PositionTableSums(const PositionTableArguments& arguments)
       : arguments_(arguments), p_(arguments.backward.problem), term_(arguments.term()) {
@@ -52,15 +49,15 @@ class PositionTableSums {
   }
 
  private:
-  using Walk = KeyTileWalk<Element, kWidth, true, kStreamed, true>;
-  using Place = typename Walk::Place;
+  using Walk = KeyTileWalk<RareElement, kWidestTile, true, kStreamed, true>;
+  using Place = Walk::Place;
 
   ATTN_DEVICE void add_keys(int64_t b, int64_t first_row) {
     const Walk walk(arguments_.backward, first_row);
     KeySequences sequences = walk.sequences(b);
     RowsOfSequence rows;
     while (sequences.next(rows)) {
-      typename Walk::Range range(rows);
+      Walk::Range range(rows);
       const int64_t begin = clamp(rows.lowest - first_ - kRows + 1, 0, rows.sequence.Mq);
       const int64_t end = clamp(rows.highest - first_ + 1, 0, rows.sequence.Mq);
       if (begin > range.begin) range.begin = static_cast<int>(begin) / kStreamed * kStreamed;
@@ -70,9 +67,9 @@ class PositionTableSums {
       walk.load(b, h_ / p_.G);
       walk.each_query_tile(
           rows, h_, range,
-          [&](const Place& place, BlocksSeen blocks, const typename Walk::Queries& queries) {
-            typename Walk::Tile tile;
-            walk.template differentiate<false>(tile, place, blocks, queries, true);
+          [&](const Place& place, BlocksSeen blocks, const Walk::Queries& queries) {
+            Walk::Tile tile;
+            walk.differentiate<false>(tile, place, blocks, queries, true);
             const SharedGrads<kStreamed> grads{reinterpret_cast<float*>(queries.tiles.score.data)};
             grads.store(tile.grad_scores);
             add_tile(grads, place);
@@ -88,7 +85,7 @@ class PositionTableSums {
     // Sum r is of the keys that are so many rows of the tile further on than queries are columns.
     const int ahead = first_ + warp_index() * kSquare - (first_key - place.streamed);
     sums_.add(
-        of_keys ? kRows : kStreamed, PositionFormat(term_.features, term_.width),
+        of_keys ? kRows : kStreamed, RowFormat(term_.features, term_.width),
         [&](int r, int k) {
           return of_keys ? grads.at(k, k - ahead - r, kRows) : grads.at(k + ahead + r, k, kRows);
         },
@@ -105,10 +102,10 @@ class PositionTableSums {
   PositionSums sums_;
 };
 
-template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     position_table_sums_kernel(ATTN_ARGUMENTS const PositionTableArguments arguments) {
-  if constexpr (kHasTf32) PositionTableSums<Element, kWidth>(arguments).run();
+  if constexpr (kIsServed<RareElement>) PositionTableSums(arguments).run();
 }
 
 // Distances [begin, end), among them all that read row `row` of the table.

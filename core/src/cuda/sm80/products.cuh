@@ -55,9 +55,9 @@ struct LeftFragment {
     for (int i = 0; i < 4; ++i) a[i] = bits[i];
   }
   // kSwapped: the right operand's rows are queries. The sums are then those of the same product
-  // with its sides exchanged, to the last bit.
+  // with its sides exchanged, to the last bit. `splits`: as of a RowTile, whichever the operand.
   template <bool kSwapped>
-  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&b)[2]) const {
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&b)[2], bool /*splits*/) const {
     multiply_accumulate<Element>(sums, a, b);
   }
 };
@@ -69,10 +69,12 @@ struct LeftFragment<float> {
   ATTN_DEVICE explicit LeftFragment(const uint32_t (&bits)[4]) : a(bits) {}
 
   template <bool kSwapped>
-  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2]) const {
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2], bool splits) const {
     const SplitFragment<2> b(bits);
-    multiply_accumulate_tf32(sums, kSwapped ? a.large : a.small, kSwapped ? b.small : b.large);
-    multiply_accumulate_tf32(sums, kSwapped ? a.small : a.large, kSwapped ? b.large : b.small);
+    if (splits) {
+      multiply_accumulate_tf32(sums, kSwapped ? a.large : a.small, kSwapped ? b.small : b.large);
+      multiply_accumulate_tf32(sums, kSwapped ? a.small : a.large, kSwapped ? b.large : b.small);
+    }
     multiply_accumulate_tf32(sums, a.large, b.large);
   }
 };
@@ -92,8 +94,8 @@ ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_
     for (int n = 0; n < kColumns / 16; ++n) {
       uint32_t b[4];
       right.load_right(b, 16 * n, block);
-      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]});
-      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]});
+      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]}, right.splits);
+      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]}, right.splits);
     }
   }
 }
@@ -161,8 +163,8 @@ ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& 
     for (int n = 0; n < Tile::kWidth / 16; ++n) {
       uint32_t b[4];
       right.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
-      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]});
-      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]});
+      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]}, right.splits);
+      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]}, right.splits);
     }
   }
 }
@@ -220,8 +222,8 @@ ATTN_DEVICE void add_weighted_rows_but_zeros(Sums<Tile::kWidth>& sums, const Sum
         is_spoilt[i] = map_elements<Element>(
             b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
       }
-      LeftFragment<Element>(a).template multiply<false>(sums.values[n], finite);
-      LeftFragment<Element>(is_weighed).template multiply<false>(spoilt, is_spoilt);
+      LeftFragment<Element>(a).template multiply<false>(sums.values[n], finite, right.splits);
+      LeftFragment<Element>(is_weighed).template multiply<false>(spoilt, is_spoilt, false);
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {

@@ -8,7 +8,7 @@ namespace attn::cuda {
 
 template <class Element, int kWidth, bool kExtended, bool kPositions>
 ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
-  using Walk = QueryTileWalk<Element, kWidth, kExtended>;
+  using Walk = QueryTileWalk<Element, kWidth, kExtended, kPositions>;
   constexpr int kStreamed = Walk::kStreamed;
   const Walk walk(arguments);
   const BackwardProblem& p = walk.p;
@@ -26,8 +26,10 @@ ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
       if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, kExtended, kPositions> tile;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
+      const int K = kPositions ? static_cast<int>(p.K) : kWidth;
+      const int Kv = kPositions ? static_cast<int>(p.Kv) : kWidth;
+      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score, K);
+      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value, Kv);
       tile.template differentiate<true>(place, blocks,
                                         [&](int, int e) { return statistics[e / 2]; });
       add_rows<kExtended>(sums, tile.grad_scores, keys.score, tile.is_masked);
@@ -45,7 +47,7 @@ ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
 template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kIsServed<Element> && (kHasTf32 || !kPositions)) {
+  if constexpr (kIsServed<Element>) {
     find_query_gradients<Element, kWidth, kExtended, kPositions>(arguments);
   }
 }

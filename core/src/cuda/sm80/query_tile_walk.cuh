@@ -5,7 +5,7 @@
 
 namespace attn::cuda {
 
-template <class Element, int kWidth, bool kExtended>
+template <class Element, int kWidth, bool kExtended, bool kPositions>
 class QueryTileWalk {
  public:
   using Shape = GradientShape<Element, kWidth>;
@@ -14,7 +14,9 @@ class QueryTileWalk {
   static constexpr int kStreamed = Shape::kStreamed;
 
   ATTN_DEVICE explicit QueryTileWalk(const BackwardArguments& arguments)
-      : a(arguments), p(arguments.problem), memory{shared_memory()} {
+      : a(arguments),
+        p(arguments.problem),
+        memory{shared_memory(), !kPositions || p.query.dtype == DType::kFloat32} {
     const int64_t tiles = (p.Mq + Shape::kStationary - 1) / Shape::kStationary;
     const int64_t block = block_index().x;
     // The last rows first: under a causal band they see the most keys.

@@ -67,12 +67,9 @@ struct PartialSoftmax {
   }
 };
 
-// Rare, so that tiles of one width serve all.
-template <class Element>
 class CloseLook {
  public:
-  static constexpr int kWidth = kWidestTile;
-  using Walk = QueryTileWalk<Element, kWidth, true>;
+  using Walk = QueryTileWalk<RareElement, kWidestTile, true, true>;
   using Place = typename Walk::Place;
   using Tile = GradientTile<Side::kQueries, Walk::kStreamed, true, true>;
   static constexpr int kStreamed = Walk::kStreamed;
@@ -114,7 +111,7 @@ class CloseLook {
       if (!place.pairs_any(kStreamed)) return;
       Sums<kStreamed> products;
       multiply_rows<false>(products, walk_.memory.stationary().score, warp_index() * 16,
-                           walk_.memory.streamed(stage).score);
+                           walk_.memory.streamed(stage).score, static_cast<int>(p_.K));
       float terms[4 * Tile::kBlocks];
       Tile::load_terms(terms, place, blocks);
       add_scores(products, terms, softmax);
@@ -168,8 +165,10 @@ class CloseLook {
       if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk_.memory.stationary(), keys = walk_.memory.streamed(stage);
       Tile tile;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score);
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value);
+      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score,
+                           static_cast<int>(p_.K));
+      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value,
+                           static_cast<int>(p_.Kv));
       tile.template differentiate<false>(place, blocks,
                                          [&](int, int e) { return statistics[e / 2]; });
 #pragma unroll
@@ -189,10 +188,10 @@ class CloseLook {
   const BackwardProblem& p_;
 };
 
-template <class Element>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidestTile>::kThreads), 1)
+template <int kThreads>
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     close_look_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
-  if constexpr (kIsServed<Element>) CloseLook<Element>(arguments).run();
+  if constexpr (kIsServed<RareElement>) CloseLook(arguments).run();
 }
 
 }  // namespace attn::cuda

@@ -9,6 +9,7 @@
 #include "cuda/device/copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/matrix.cuh"
+#include "cuda/device/row_format.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/warp.cuh"
 #include "problem/problem.h"
@@ -40,8 +41,10 @@ struct RowTile {
   }
 
   Element* data;
+  bool splits;  // whether float32 elements are more than TF32 numbers, which 16-bit ones are
 
-  ATTN_DEVICE explicit RowTile(char* memory) : data(reinterpret_cast<Element*>(memory)) {}
+  ATTN_DEVICE explicit RowTile(char* memory, bool splits = true)
+      : data(reinterpret_cast<Element*>(memory)), splits(splits) {}
 
   ATTN_DEVICE Element* at(int row, int column) const { return data + row * kStride + column; }
 
@@ -96,10 +99,14 @@ ATTN_DEVICE void load_pair(float (&pair)[2], const Element* at) {
 
 // An operand in global memory, as rows are loaded from it.
 struct RowSource {
-  DType dtype;
-  int width;  // elements that there are; the tile's others become 0
-  bool
-      is_aligned;  // rows of the tile's own elements, in whole chunks that asynchronous copies take
+  RowFormat format;  // the tile's elements beyond its width become 0
+  bool is_aligned;   // in whole chunks that asynchronous copies take
+
+  // Whether a tile of such elements can be a copy of its rows.
+  template <class Element>
+  ATTN_DEVICE bool is_copied() const {
+    return is_aligned && (sizeof(Element) == 2 || format.is_wide());
+  }
 };
 
 // Fills `rows` rows of the tile by kThreads threads, of which this is number `thread`. row_of(r) is
@@ -115,20 +122,20 @@ ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, 
   const int first = thread % kLanes;
   for (int r = thread / kLanes; r < rows; r += kThreads / kLanes) {
     const char* row = row_of(r);
-    if (source.is_aligned) {
+    if (source.is_copied<Element>()) {
 #pragma unroll
       for (int c = first; c < kChunks; c += kLanes) {
-        const bool present = row && c * Tile::kChunkElements < source.width;
+        const bool present = row && c * Tile::kChunkElements < source.format.width;
         copy_async<kChunkBytes>(tile.at(r, c * Tile::kChunkElements),
                                 present ? row + c * kChunkBytes : nullptr, present);
       }
     } else {
-      const int step = static_cast<int>(element_bytes(source.dtype));
 #pragma unroll 1
-      for (int c = first; c < Tile::kWidth; c += kLanes) {
-        const bool present = row && c < source.width;
-        *tile.at(r, c) =
-            from_float<Element>(present ? read_number(row + c * step, source.dtype) : 0.0f);
+      for (int c = 4 * first; c < Tile::kWidth; c += 4 * kLanes) {
+        float x[4];
+        source.format.load(x, row, c);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) *tile.at(r, c + i) = from_float<Element>(x[i]);
       }
     }
   }

@@ -16,7 +16,8 @@ struct RowPair {
   Tile score, value;
 
   static constexpr int bytes(int rows) { return 2 * Tile::bytes(rows); }
-  ATTN_DEVICE RowPair(char* memory, int rows) : score(memory), value(memory + Tile::bytes(rows)) {}
+  ATTN_DEVICE RowPair(char* memory, int rows, bool splits)
+      : score(memory, splits), value(memory + Tile::bytes(rows), splits) {}
   // The same without its first rows.
   ATTN_DEVICE RowPair from(int row) const {
     RowPair rest = *this;
@@ -40,9 +41,10 @@ struct TileMemory {
       kStationaryBytes + Shape::kStages * kStageBytes + static_cast<int>(sizeof(int));
 
   char* base;
+  bool splits;  // as of its tiles
 
-  ATTN_DEVICE Pair stationary() const { return {base, Shape::kStationary}; }
-  ATTN_DEVICE Pair streamed(int stage) const { return {at(stage), Shape::kStreamed}; }
+  ATTN_DEVICE Pair stationary() const { return {base, Shape::kStationary, splits}; }
+  ATTN_DEVICE Pair streamed(int stage) const { return {at(stage), Shape::kStreamed, splits}; }
   // [3, kStreamed]: maximum, rest and delta
   ATTN_DEVICE float* statistics(int stage) const {
     return reinterpret_cast<float*>(at(stage) + Pair::bytes(Shape::kStreamed));
@@ -55,6 +57,8 @@ struct TileMemory {
   ATTN_DEVICE char* at(int stage) const { return base + kStationaryBytes + stage * kStageBytes; }
 };
 
+using RareMemory = TileMemory<RareElement, kWidestTile>;
+
 // Loads query rows, of which row_of(r) is the one for row r of the tile; negative ones are zeros.
 template <class Shape, class Tile, class RowOf>
 ATTN_DEVICE void load_queries(const RowPair<Tile>& tiles, int rows, const BackwardArguments& a,
@@ -66,11 +70,9 @@ ATTN_DEVICE void load_queries(const RowPair<Tile>& tiles, int rows, const Backwa
       return row < 0 ? nullptr : x.row(b, row, h);
     };
   };
-  load_rows<Shape::kThreads>(tiles.score, rows,
-                             {p.query.dtype, static_cast<int>(p.K), a.query_is_aligned},
+  load_rows<Shape::kThreads>(tiles.score, rows, {{p.query, p.K}, a.query_is_aligned},
                              rows_of(p.query));
-  load_rows<Shape::kThreads>(tiles.value, rows,
-                             {p.grad_out.dtype, static_cast<int>(p.Kv), a.grad_out_is_aligned},
+  load_rows<Shape::kThreads>(tiles.value, rows, {{p.grad_out, p.Kv}, a.grad_out_is_aligned},
                              rows_of(p.grad_out));
 }
 
@@ -85,10 +87,8 @@ ATTN_DEVICE void load_keys(const RowPair<Tile>& tiles, int rows, const BackwardA
       return row < 0 ? nullptr : x.row(b, row, h);
     };
   };
-  load_rows<Shape::kThreads>(
-      tiles.score, rows, {p.key.dtype, static_cast<int>(p.K), a.key_is_aligned}, rows_of(p.key));
-  load_rows<Shape::kThreads>(tiles.value, rows,
-                             {p.value.dtype, static_cast<int>(p.Kv), a.value_is_aligned},
+  load_rows<Shape::kThreads>(tiles.score, rows, {{p.key, p.K}, a.key_is_aligned}, rows_of(p.key));
+  load_rows<Shape::kThreads>(tiles.value, rows, {{p.value, p.Kv}, a.value_is_aligned},
                              rows_of(p.value));
 }
 
@@ -165,7 +165,8 @@ ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights, 
   add_weighted_rows<kRows>(sums, weights, right);
 }
 
-// Writes a warp's 16 rows, times `factor`, where the tile's row r is row first_row + r of `to`.
+// Writes a warp's 16 rows of tiles of Element, times `factor`, where the tile's row r is row
+// first_row + r of `to`.
 template <class Element, int kWidth>
 ATTN_DEVICE void store_sums(const Sums<kWidth>& sums, const HeadRows& to, int64_t b, int64_t h,
                             int64_t first_row, int64_t rows, int64_t width, float factor) {
@@ -173,13 +174,19 @@ ATTN_DEVICE void store_sums(const Sums<kWidth>& sums, const HeadRows& to, int64_
   for (int r = 0; r < 2; ++r) {
     const int64_t row = first_row + own_row(r);
     if (row >= rows) continue;
-    Element* at = reinterpret_cast<Element*>(to.row(b, row, h));
+    char* const at = to.row(b, row, h);
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int column = 8 * n + lane() % 4 * 2 + e;
-        if (column < width) at[column] = from_float<Element>(sums.values[n][2 * r + e] * factor);
+        if (column >= width) continue;
+        const float x = sums.values[n][2 * r + e] * factor;
+        if constexpr (std::is_same_v<Element, RareElement>) {
+          write_number(at + column * element_bytes(to.dtype), to.dtype, x);
+        } else {
+          reinterpret_cast<Element*>(at)[column] = from_float<Element>(x);
+        }
       }
     }
   }

@@ -16,7 +16,14 @@ struct BFloat16 {
 };
 
 inline float to_float(float x) { return x; }
-inline float to_float(Half x) { return std::bit_cast<_Float16>(x.bits); }
+// By hand: without instructions for it, compilers call a slow function.
+inline float to_float(Half x) {
+  const uint32_t sign = uint32_t{x.bits} >> 15 << 31, rest = (uint32_t{x.bits} & 0x7fff) << 13;
+  const bool is_finite = (x.bits & 0x7c00) != 0x7c00;
+  const float size =
+      is_finite ? std::bit_cast<float>(rest) * 0x1p112f : std::bit_cast<float>(rest | 0x7f800000);
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(size) | sign);
+}
 inline float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
 
 template <class Element>

@@ -1,4 +1,0 @@
-// The forward's kernels that know positions, for K and Kv of at most 64.
-#include "cuda/sm80/forward_launch.cuh"
-
-template void attn::cuda::sm80::launch_forward_by_position<64>(const ForwardArguments&, void*);
