@@ -85,7 +85,8 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
                                  std::optional<Tensor> padding, std::optional<Tensor> padding_ring,
                                  std::optional<Tensor> active, std::optional<Tensor> bias,
                                  std::optional<double> scale, std::optional<Tensor> extra_key,
-                                 std::optional<Tensor> extra_value) {
+                                 std::optional<Tensor> extra_value,
+                                 std::optional<Tensor> query_ring) {
   const LayerShape shape = read_shape(x, in_weight, key_ring, value_ring);
   check_projection("in", in_weight, in_bias, x.size(1));
   check_projection("out", out_weight, out_bias, shape.attended_width());
@@ -100,7 +101,8 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
                     key_ring_view = view(key_ring), value_ring_view = view(value_ring),
                     position_view = view(position), out_view = view(out);
   const OptionalView in_bias_view(in_bias), out_bias_view(out_bias), padding_view(padding),
-      padding_ring_view(padding_ring), active_view(active), bias_view(bias);
+      padding_ring_view(padding_ring), active_view(active), bias_view(bias),
+      query_ring_view(query_ring);
   const auto heads_of = [&](char* first, int64_t stride, int64_t heads, int64_t width) {
     return ScratchView<4>(x_view, first, {B, 1, heads, width}, {stride, stride, width, 1});
   };
@@ -132,6 +134,7 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
   step.bias = bias_view.get();
   step.scale = checked_scale(scale);
   step.out = heads_out.get();
+  step.query_ring = query_ring_view.get();
   step.exec = &exec;
   StepCall call(step, {.key = extra_key, .value = extra_value}, x);
   run_all(before, call, after, x);

@@ -19,6 +19,7 @@ Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
                                  std::optional<Tensor> padding, std::optional<Tensor> padding_ring,
                                  std::optional<Tensor> active, std::optional<Tensor> bias,
                                  std::optional<double> scale, std::optional<Tensor> extra_key,
-                                 std::optional<Tensor> extra_value);
+                                 std::optional<Tensor> extra_value,
+                                 std::optional<Tensor> query_ring);
 
 }  // namespace attn_torch

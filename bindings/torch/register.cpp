@@ -150,7 +150,7 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
       "Tensor(a!) key_ring, Tensor(b!) value_ring, Tensor(c!) position, SymInt window, "
       "Tensor? padding=None, Tensor(d!)? padding_ring=None, Tensor? active=None, "
       "Tensor? bias=None, float? scale=None, Tensor? extra_key=None, "
-      "Tensor? extra_value=None) -> Tensor";
+      "Tensor? extra_value=None, Tensor(e!)? query_ring=None) -> Tensor";
   m.def(("_attention_step_(Tensor query, Tensor key, Tensor value, " + step).c_str());
   m.def(("_multihead_attention_step_(Tensor x, Tensor in_weight, Tensor? in_bias, "
          "Tensor out_weight, Tensor? out_bias, " +

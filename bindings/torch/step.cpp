@@ -13,7 +13,8 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
                        int64_t window, std::optional<Tensor> padding,
                        std::optional<Tensor> padding_ring, std::optional<Tensor> active,
                        std::optional<Tensor> bias, std::optional<double> scale,
-                       std::optional<Tensor> extra_key, std::optional<Tensor> extra_value) {
+                       std::optional<Tensor> extra_key, std::optional<Tensor> extra_value,
+                       std::optional<Tensor> query_ring) {
   STD_TORCH_CHECK(query.dim() == 4 && value.dim() == 4,
                   "step: expected 4-D query and value [B, 1, H, K], got ", query.dim(), " and ",
                   value.dim(), " dimensions");
@@ -24,7 +25,7 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
   const attn_tensor views[] = {view(query),      view(key),      view(value), view(key_ring),
                                view(value_ring), view(position), view(out)};
   const OptionalView padding_view(padding), padding_ring_view(padding_ring), active_view(active),
-      bias_view(bias);
+      bias_view(bias), query_ring_view(query_ring);
   attn_step_args args = ATTN_STEP_INIT;
   args.query = &views[0];
   args.key = &views[1];
@@ -39,6 +40,7 @@ Tensor attention_step_(const Tensor& query, const Tensor& key, const Tensor& val
   args.bias = bias_view.get();
   args.scale = checked_scale(scale);
   args.out = &views[6];
+  args.query_ring = query_ring_view.get();
   const DeviceOfCall device(query);
   const attn_exec exec = device.executor();
   args.exec = &exec;

@@ -36,6 +36,10 @@ int64_t num_lses(const attn_tensor& out) { return out.shape[0] * out.shape[2]; }
 int64_t num_outs(const attn_tensor& out) { return num_lses(out) * out.shape[3]; }
 int64_t bytes_of(const attn_tensor& real, int64_t count) { return count * (real.dtype.bits / 8); }
 
+int64_t parts_bytes(const attn_tensor& real) {
+  return bytes_of(real, 2 * (num_outs(real) + num_lses(real)));
+}
+
 // The part of `memory` from the place-th number on.
 ScratchView<4> outs_at(const attn_tensor& real, Scratch& memory, int64_t place) {
   const int64_t H = real.shape[2], Kv = real.shape[3];
@@ -52,20 +56,35 @@ ScratchView<3> lses_at(const attn_tensor& real, Scratch& memory, int64_t place) 
           {H, 1, 1}};
 }
 
+// Memory behind the parts for a query like the step's.
+ScratchView<4> query_behind(const attn_tensor& real, Scratch& memory, const attn_tensor& like) {
+  const int64_t H = like.shape[2], K = like.shape[3];
+  return {like,
+          static_cast<char*>(memory.data()) + parts_bytes(real),
+          {like.shape[0], 1, H, K},
+          {H * K, H * K, K, 1}};
+}
+int64_t query_bytes(const attn_step_args& step) {
+  const attn_tensor& query = *step.query;
+  return step.query_ring ? bytes_of(query, query.shape[0] * query.shape[2] * query.shape[3]) : 0;
+}
+
 }  // namespace
 
 StepCall::Extra::Extra(attn_step_args& step, const Tensor& key_rows, const Tensor& value_rows,
                        const Tensor& beside)
     : out(step.out),
       real(in_reals(*out)),
-      memory(static_cast<size_t>(bytes_of(real, 2 * (num_outs(*out) + num_lses(*out)))), beside),
+      memory(static_cast<size_t>(parts_bytes(real) + query_bytes(step)), beside),
       key(shared(key_rows, out->shape[0])),
       value(shared(value_rows, out->shape[0])),
       ring_out(outs_at(real, memory, 0)),
       extra_out(outs_at(real, memory, num_outs(*out))),
       ring_lse(lses_at(real, memory, 2 * num_outs(*out))),
-      extra_lse(lses_at(real, memory, 2 * num_outs(*out) + num_lses(*out))) {
-  attend.query = step.query;
+      extra_lse(lses_at(real, memory, 2 * num_outs(*out) + num_lses(*out))),
+      waited_query(query_behind(real, memory, *step.query)) {
+  if (step.query_ring) step.attending_query = waited_query.get();
+  attend.query = step.query_ring ? waited_query.get() : step.query;
   attend.key = key.get();
   attend.value = value.get();
   attend.scale = step.scale;

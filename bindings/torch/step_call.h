@@ -82,6 +82,7 @@ class StepCall {
     Scratch memory;
     const ScratchView<4> key, value, ring_out, extra_out;
     const ScratchView<3> ring_lse, extra_lse;
+    const ScratchView<4> waited_query;  // where queries wait, the one that attends
     attn_attention_forward_args attend = ATTN_ATTENTION_FORWARD_INIT;
   };
 

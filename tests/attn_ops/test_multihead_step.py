@@ -78,9 +78,11 @@ def test_steps_are_their_parts(kv_heads, bias, dtype, tolerance):
             )
 
 
-def test_padding_activity_bias_and_scale():
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_padding_activity_bias_scale_and_waiting_queries(delay):
     layer, ours, parts = make_layer(), fresh(), fresh()
     rings = [torch.zeros(B, R, dtype=torch.bool) for _ in range(2)]
+    waiting = [torch.zeros(B, delay, H, K) if delay > 0 else None for _ in range(2)]
     generator = torch.Generator().manual_seed(0)
     for step in range(12):
         x = draw(B, E, seed=step)
@@ -90,42 +92,68 @@ def test_padding_activity_bias_and_scale():
             "attn_bias": torch.randn(B, H, 1, 3, generator=generator),
             "scale": 0.4,
         }
-        out = xops.multihead_attention_step_(x, *layer, *ours, 3, padding_ring=rings[0], **options)
-        expected = by_parts(x, layer, *parts, 3, padding_ring=rings[1], **options)
+        out = xops.multihead_attention_step_(
+            *(x, *layer, *ours, 3), padding_ring=rings[0], query_ring=waiting[0], **options
+        )
+        expected = by_parts(
+            *(x, layer, *parts, 3), padding_ring=rings[1], query_ring=waiting[1], **options
+        )
         torch.testing.assert_close(out, expected, atol=2e-6, rtol=2e-6)
         assert torch.equal(ours[2], parts[2])
         assert torch.equal(*rings)
+        if delay > 0:
+            torch.testing.assert_close(*waiting, atol=2e-6, rtol=2e-6)
         resting = ~options["active"]
         assert torch.equal(out[resting], layer.out_bias.expand(int(resting.sum()), -1))
 
 
-def test_a_stream_gives_its_bits_in_any_batch():
-    layer, together, alone = make_layer(), fresh(), fresh(streams=1)
+def test_extra_rows_are_seen_by_queries_that_waited():
+    layer, ours, parts = make_layer(), fresh(), fresh()
+    waiting = [torch.zeros(B, 2, H, K) for _ in range(2)]
+    extra = {"extra_key": draw(3, 2, K, seed=5), "extra_value": draw(3, 2, KV, seed=6)}
     for step in range(8):
         x = draw(B, E, seed=step)
-        out = xops.multihead_attention_step_(x, *layer, *together)
-        assert torch.equal(out[1:2], xops.multihead_attention_step_(x[1:2], *layer, *alone))
+        out = xops.multihead_attention_step_(x, *layer, *ours, 3, query_ring=waiting[0], **extra)
+        expected = by_parts(x, layer, *parts, 3, query_ring=waiting[1], **extra)
+        torch.testing.assert_close(out, expected, atol=2e-6, rtol=2e-6)
 
 
-def step_twice(x, weights, rings):
-    return xops.multihead_attention_step_(x, *weights, *rings) * 2
+def test_a_stream_gives_its_bits_in_any_batch():
+    layer, together, alone = make_layer(), fresh(), fresh(streams=1)
+    waiting = torch.zeros(B, 2, H, K)
+    its_own = waiting[1:2].clone()
+    for step in range(8):
+        x = draw(B, E, seed=step)
+        out = xops.multihead_attention_step_(x, *layer, *together, query_ring=waiting)
+        same = xops.multihead_attention_step_(x[1:2], *layer, *alone, query_ring=its_own)
+        assert torch.equal(out[1:2], same)
+        assert torch.equal(waiting[1:2], its_own)
+
+
+def step_twice(x, weights, rings, query_ring):
+    return xops.multihead_attention_step_(x, *weights, *rings, query_ring=query_ring) * 2
 
 
 def test_one_compiled_graph_across_the_fill_boundary():
     torch._dynamo.reset()
     compiled = torch.compile(step_twice, fullgraph=True, backend="aot_eager")
-    layer, states = make_layer(), [fresh(), fresh()]
+    layer, states = make_layer(), [(fresh(), torch.zeros(B, 2, H, K)) for _ in range(2)]
     with torch._dynamo.config.patch(error_on_recompile=True):
         for step in range(2 * R):
             x = draw(B, E, seed=step)
-            assert torch.equal(compiled(x, layer, states[0]), step_twice(x, layer, states[1]))
-            assert states[0][2].tolist() == [step + 1] * B
+            assert torch.equal(compiled(x, layer, *states[0]), step_twice(x, layer, *states[1]))
+            assert states[0][0][2].tolist() == [step + 1] * B
+            assert torch.equal(states[0][1], states[1][1])
 
 
 def test_opcheck():
     state = (x.nan_to_num(0) for x in fresh())
     operator = torch.ops.attn_ops._multihead_attention_step_.default
-    options = {"padding_ring": torch.zeros(B, R, dtype=torch.bool), "scale": 0.3}
+    options = {
+        "padding_ring": torch.zeros(B, R, dtype=torch.bool),
+        "scale": 0.3,
+        "query_ring": torch.randn(B, 2, H, K),
+    }
     torch.library.opcheck(operator, (draw(B, E, seed=0), *make_layer(), *state, 3), options)
 
 
@@ -155,6 +183,9 @@ def test_refusals_name_the_argument_and_write_nothing():
     for match, (given, weights, rings) in cases.items():
         with pytest.raises(ValueError, match=f"multihead_attention_step_: expected .*{match}"):
             xops.multihead_attention_step_(given, *weights, *rings)
+    waiting = draw(B, 2, H, K + 1, seed=0)
+    with pytest.raises(ValueError, match="multihead_attention_step_: expected query_ring's extent"):
+        xops.multihead_attention_step_(x, *layer, *state, query_ring=waiting)
     assert all(ring.isnan().all() for ring in state[:2])
     assert state[2].tolist() == [0] * B
 

@@ -135,6 +135,41 @@ def test_extra_rows_are_seen_besides(dtype, tolerance):
             torch.testing.assert_close(out[b].double(), expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("delay", [1, 3, 7])
+@pytest.mark.parametrize("has_extra", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+)
+def test_queries_wait_for_the_keys_after_them(delay, has_extra, dtype, tolerance):
+    state = fresh(dtype=dtype)
+    generator = torch.Generator().manual_seed(2)
+    query_ring = torch.randn(B, delay, H, K, generator=generator).to(dtype)
+    extra_key, extra_value = (
+        torch.randn(2 * has_extra, 2, width, generator=generator).to(dtype) for width in (K, KV)
+    )
+    options = {"extra_key": extra_key, "extra_value": extra_value} if has_extra else {}
+    queries = [list(query_ring[b].clone()) for b in range(B)]  # those before the first step, too
+    history = [[] for _ in range(B)]
+    for step in range(2 * delay + 9):
+        query, key, value = rows(step, dtype=dtype)
+        active = torch.rand(B, generator=generator) < 0.7
+        out = xops.attention_step_(
+            *(query, key, value, *state, 4), active=active, query_ring=query_ring, **options
+        )
+        for b in range(B):
+            attending = queries[b][len(history[b])]
+            if active[b]:
+                queries[b].append(query[b, 0])
+                history[b].append((key[b], value[b]))
+            seen = [(extra_key, extra_value), *(history[b][-4:] if active[b] else [])]
+            keys, values = (torch.cat(parts) for parts in zip(*seen, strict=True))
+            keep = torch.ones(len(keys), dtype=torch.bool)
+            expected = reference(attending[None], keys, values, keep)
+            torch.testing.assert_close(out[b].double(), expected, atol=tolerance, rtol=tolerance)
+            for slot, waiting in enumerate(queries[b][-delay:], len(history[b])):
+                assert torch.equal(query_ring[b, slot % delay], waiting)
+
+
 def test_the_window_is_the_rings_by_default_and_scale_counts():
     (key_ring, value_ring, position), others = fresh(), fresh()
     for step in range(7):
@@ -171,23 +206,34 @@ def test_strided_rows_and_rings():
     torch.testing.assert_close(out, value)  # one key: its value
 
 
-def step_with_padding(query, key, value, key_ring, value_ring, position, padding_ring):
+def step_twice(query, key, value, key_ring, value_ring, position, padding_ring, query_ring):
     out = xops.attention_step_(
-        query, key, value, key_ring, value_ring, position, padding_ring=padding_ring
+        *(query, key, value, key_ring, value_ring, position),
+        padding_ring=padding_ring,
+        query_ring=query_ring,
     )
     return out * 2
 
 
-def test_one_compiled_graph_across_the_fill_boundary():
+@pytest.mark.parametrize("delay", [0, 2])
+def test_one_compiled_graph_across_the_fill_boundary(delay):
     torch._dynamo.reset()
-    compiled = torch.compile(step_with_padding, fullgraph=True, backend="aot_eager")
-    states = [[*fresh(), torch.zeros(B, R, dtype=torch.bool)] for _ in range(2)]
+    compiled = torch.compile(step_twice, fullgraph=True, backend="aot_eager")
+    states = [
+        [
+            *fresh(),
+            torch.zeros(B, R, dtype=torch.bool),
+            torch.zeros(B, delay, H, K) if delay > 0 else None,
+        ]
+        for _ in range(2)
+    ]
     with torch._dynamo.config.patch(error_on_recompile=True):
         for step in range(2 * R):
             inputs = rows(step)
             out = compiled(*inputs, *states[0])
-            assert torch.equal(out, step_with_padding(*inputs, *states[1]))
+            assert torch.equal(out, step_twice(*inputs, *states[1]))
             assert states[0][2].tolist() == [step + 1] * B
+            assert delay == 0 or torch.equal(states[0][4], states[1][4])
 
 
 @pytest.mark.parametrize("name", ["plain", "everything"])
@@ -199,6 +245,9 @@ def test_opcheck(name):
         "active": torch.tensor([True, True, False]),
         "bias": torch.randn(1, H, 1, 3),
         "scale": 0.3,
+        "extra_key": torch.randn(2, 2, K),
+        "extra_value": torch.randn(2, 2, KV),
+        "query_ring": torch.randn(B, 2, H, K),
     }
     arguments = (*rows(0), key_ring, value_ring, position, 3)
     operator = torch.ops.attn_ops._attention_step_.default
@@ -227,6 +276,16 @@ def test_refusals_name_the_argument_and_write_nothing():
         ),
         ("4-D query", (query[0], key, value, key_ring, value_ring, position), {}),
         (
+            r"query_ring's extent D \(axis 1\) to be at least 1",
+            (query, key, value, key_ring, value_ring, position),
+            {"query_ring": torch.zeros(B, 0, H, K)},
+        ),
+        (
+            r"query_ring's extent Hq \(axis 2\)",
+            (query, key, value, key_ring, value_ring, position),
+            {"query_ring": torch.zeros(B, 2, 2, K)},
+        ),
+        (
             "both extra_key and extra_value",
             (query, key, value, key_ring, value_ring, position),
             {"extra_key": torch.zeros(1, 2, K)},
@@ -252,6 +311,9 @@ def test_gradients_and_other_devices_are_refused():
     state, (query, key, value) = fresh(), rows(0)
     with pytest.raises(NotImplementedError, match="expected a call without gradients"):
         xops.attention_step_(query.requires_grad_(), key, value, *state)
+    waiting = torch.zeros(B, 1, H, K, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="expected a call without gradients"):
+        xops.attention_step_(query.detach(), key, value, *state, query_ring=waiting)
     with torch.no_grad():
         xops.attention_step_(query, key, value, *state)
     with pytest.raises(NotImplementedError, match="expected CPU or CUDA tensors"):

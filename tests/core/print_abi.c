@@ -150,6 +150,8 @@ static void print_step(void) {
   FIELD(attn_step_args, workspace);
   FIELD(attn_step_args, workspace_bytes);
   FIELD(attn_step_args, exec);
+  FIELD(attn_step_args, query_ring);
+  FIELD(attn_step_args, attending_query);
 }
 
 static void print_linear(void) {

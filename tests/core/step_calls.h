@@ -7,11 +7,12 @@
 
 struct StepShape {
   int64_t B = 3, R = 5, L = 4, Hq = 4, Hkv = 2, K = 8, Kv = 6;
+  int64_t D = 0;  // queries that wait; 0: none do
 };
 
 struct StepArrays {
   Array query, key, value, key_ring, value_ring, position, padding, padding_ring, active, bias;
-  Array out, lse;
+  Array out, lse, query_ring, attending_query;
 
   StepArrays(attn_dtype dtype, const StepShape& s) {
     query = Array(dtype, {s.B, 1, s.Hq, s.K});
@@ -25,6 +26,7 @@ struct StepArrays {
     position = Array(kInt64, {s.B});
     out = Array(dtype, {s.B, 1, s.Hq, s.Kv});
     lse = Array(same(dtype, kFloat64) ? kFloat64 : kFloat32, {s.B, s.Hq, 1});
+    if (s.D > 0) query_ring = Array(dtype, {s.B, s.D, s.Hq, s.K});
   }
 };
 
@@ -32,7 +34,7 @@ struct StepArrays {
 struct StepCall {
   StepArrays arrays;
   EditableTensor query, key, value, key_ring, value_ring, position, padding, padding_ring, active,
-      bias, out, lse;
+      bias, out, lse, query_ring, attending_query;
   attn_exec exec = ATTN_EXEC_INIT;
   attn_step_args args = ATTN_STEP_INIT;
   GuardedBytes workspace;
@@ -51,7 +53,9 @@ struct StepCall {
         active(arrays.active),
         bias(arrays.bias),
         out(arrays.out),
-        lse(arrays.lse) {
+        lse(arrays.lse),
+        query_ring(arrays.query_ring),
+        attending_query(arrays.attending_query) {
     exec.num_threads = 1;
     args.query = query.get();
     args.key = key.get();
@@ -66,6 +70,8 @@ struct StepCall {
     args.bias = Calls::if_exists(bias);
     args.out = out.get();
     args.lse = lse.get();
+    args.query_ring = Calls::if_exists(query_ring);
+    args.attending_query = Calls::if_exists(attending_query);
     args.exec = &exec;
   }
 
@@ -80,7 +86,7 @@ struct StepCall {
   }
 
   std::vector<Array*> outputs() {
-    return {&arrays.key_ring,     &arrays.value_ring, &arrays.position,
-            &arrays.padding_ring, &arrays.out,        &arrays.lse};
+    return {&arrays.key_ring, &arrays.value_ring, &arrays.position,   &arrays.padding_ring,
+            &arrays.out,      &arrays.lse,        &arrays.query_ring, &arrays.attending_query};
   }
 };

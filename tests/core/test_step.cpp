@@ -15,7 +15,7 @@ namespace {
 struct Case {
   const char* name;
   StepShape shape;
-  bool padding = false, active = false;
+  bool padding = false, active = false, hands_query_out = false;
   std::vector<int64_t> bias = {};  // its shape
   attn_dtype bias_dtype = kFloat32;
   bool is_for_cpu = false;  // on an emulated GPU it takes long and finds nothing more
@@ -31,10 +31,13 @@ const Case kCases[] = {
     {.name = "bias of each head", .shape = {}, .bias = {3, 4, 1, 4}},
     {.name = "one bias", .shape = {.R = 4}, .bias = {1, 1, 1, 4}},
     {.name = "a keep-mask", .shape = {}, .bias = {1, 4, 1, 4}, .bias_dtype = kBool},
+    {.name = "a query that waits", .shape = {.R = 4, .D = 1}, .is_for_cpu = true},
+    {.name = "more queries than slots", .shape = {.R = 2, .L = 2, .K = 5, .D = 3}, .active = true},
     {.name = "everything",
-     .shape = {.B = 2, .R = 37, .L = 33, .Hq = 6, .Hkv = 3, .K = 20, .Kv = 33},
+     .shape = {.B = 2, .R = 37, .L = 33, .Hq = 6, .Hkv = 3, .K = 20, .Kv = 33, .D = 7},
      .padding = true,
      .active = true,
+     .hands_query_out = true,
      .bias = {2, 6, 1, 33}},
     {.name = "as many heads", .shape = {.B = 1, .R = 70, .L = 70, .Hq = 3, .Hkv = 3, .K = 16}},
     {.name = "pairs of heads",
@@ -50,13 +53,18 @@ struct Row {
   bool is_hidden = false;
 };
 
-// A stream as one would define it: all its steps, in order.
-using History = std::vector<Row>;
+// A stream as one would define it: all its steps, in order. Its queries begin with the D that
+// waited before the first step, so that query p attends at step p.
+struct History {
+  std::vector<Row> rows;
+  std::vector<std::vector<double>> queries;
+};
 
-std::vector<double> values_of(const Array& array, int64_t b) {
+std::vector<double> values_of(const Array& array, int64_t b, int64_t slot = 0) {
   const int64_t count = array.extent(2) * array.extent(3);
+  const int64_t begin = (b * array.extent(1) + slot) * count;
   std::vector<double> values;
-  for (int64_t i = 0; i < count; ++i) values.push_back(array.get(b * count + i));
+  for (int64_t i = 0; i < count; ++i) values.push_back(array.get(begin + i));
   return values;
 }
 
@@ -75,15 +83,15 @@ struct NaiveStep {
 // One head's query over the last steps of its stream, by the definition.
 void attend(const StepCall& call, const StepShape& s, const History& history, int64_t b, int64_t h,
             NaiveStep& naive) {
-  const int64_t key_head = h / (s.Hq / s.Hkv), seen = static_cast<int64_t>(history.size());
+  const int64_t key_head = h / (s.Hq / s.Hkv), seen = static_cast<int64_t>(history.rows.size());
   std::vector<double> weighted(s.Kv);
   double sum = 0.0;
   for (int64_t p = std::max<int64_t>(0, seen - s.L); p < seen; ++p) {
-    const Row& row = history[p];
+    const Row& row = history.rows[p];
     if (row.is_hidden) continue;
     double score = 0.0;
     for (int64_t k = 0; k < s.K; ++k) {
-      score += call.arrays.query.get((b * s.Hq + h) * s.K + k) * row.key[key_head * s.K + k];
+      score += history.queries[seen - 1][h * s.K + k] * row.key[key_head * s.K + k];
     }
     score = score / std::sqrt(static_cast<double>(s.K)) + bias_of(call, b, h, s.L - seen + p);
     sum += std::exp(score);
@@ -101,9 +109,11 @@ NaiveStep take_naively(const StepCall& call, const StepShape& s, std::vector<His
     const StepArrays& arrays = call.arrays;
     const bool is_active = !arrays.active.exists() || arrays.active.get(b) != 0.0;
     if (is_active) {
-      streams[b].push_back({.key = values_of(arrays.key, b),
-                            .value = values_of(arrays.value, b),
-                            .is_hidden = arrays.padding.exists() && arrays.padding.get(b) != 0.0});
+      streams[b].queries.push_back(values_of(arrays.query, b));
+      streams[b].rows.push_back(
+          {.key = values_of(arrays.key, b),
+           .value = values_of(arrays.value, b),
+           .is_hidden = arrays.padding.exists() && arrays.padding.get(b) != 0.0});
     }
     const History none;
     for (int64_t h = 0; h < s.Hq; ++h) {
@@ -118,7 +128,8 @@ void check_rings(const char* context, const StepCall& call, const StepShape& s,
                  const std::vector<History>& streams) {
   const StepArrays& arrays = call.arrays;
   for (int64_t b = 0; b < s.B; ++b) {
-    const int64_t seen = static_cast<int64_t>(streams[b].size());
+    const std::vector<Row>& rows = streams[b].rows;
+    const int64_t seen = static_cast<int64_t>(rows.size());
     CHECK_IN(context, arrays.position.get(b) == static_cast<double>(seen));
     for (int64_t age = 0; age < s.R; ++age) {
       const int64_t p = seen - 1 - age;
@@ -129,14 +140,31 @@ void check_rings(const char* context, const StepCall& call, const StepShape& s,
         if (p < 0) {
           CHECK_IN(context, std::isnan(key) && std::isnan(value));
         } else {
-          CHECK_IN(context, key == streams[b][p].key[(h + 1) * s.K - 1]);
-          CHECK_IN(context, value == streams[b][p].value[h * s.Kv]);
+          CHECK_IN(context, key == rows[p].key[(h + 1) * s.K - 1]);
+          CHECK_IN(context, value == rows[p].value[h * s.Kv]);
         }
       }
       if (p < 0 || !arrays.padding_ring.exists()) continue;
       const bool is_hidden = arrays.padding_ring.get(b * s.R + slot) != 0.0;
-      CHECK_IN(context, is_hidden == streams[b][p].is_hidden);
+      CHECK_IN(context, is_hidden == rows[p].is_hidden);
     }
+  }
+}
+
+// What waits must be the last D queries of each stream, in their slots; what was handed out, the
+// query that attended, or that waits longest where none did.
+void check_queries(const char* context, const StepCall& call, const StepShape& s,
+                   const std::vector<History>& streams) {
+  const StepArrays& arrays = call.arrays;
+  for (int64_t b = 0; b < s.B; ++b) {
+    const int64_t seen = static_cast<int64_t>(streams[b].rows.size());
+    for (int64_t p = seen; p < seen + s.D; ++p) {
+      CHECK_IN(context, values_of(arrays.query_ring, b, p % s.D) == streams[b].queries[p]);
+    }
+    if (!arrays.attending_query.exists()) continue;
+    const bool is_active = !arrays.active.exists() || arrays.active.get(b) != 0.0;
+    CHECK_IN(context, values_of(arrays.attending_query, b) ==
+                          streams[b].queries[is_active ? seen - 1 : seen]);
   }
 }
 
@@ -145,6 +173,7 @@ StepArrays make_arrays(const Precision& precision, const Case& c, const StepShap
   if (c.padding) arrays.padding = Array(kBool, {shape.B});
   if (c.padding) arrays.padding_ring = Array(kBool, {shape.B, shape.R});
   if (c.active) arrays.active = Array(kBool, {shape.B});
+  if (c.hands_query_out) arrays.attending_query = Array(precision.dtype, arrays.query.shape());
   if (c.bias.empty()) return arrays;
   std::vector<int64_t> bias = c.bias;
   if (bias[0] > 1) bias[0] = shape.B;
@@ -158,6 +187,17 @@ void draw(Array& array, std::mt19937& generator) {
   for (int64_t i = 0; i < array.size(); ++i) array.set(i, drawn.get(i));
 }
 
+// What waits before the first step.
+void draw_waiting(StepArrays& arrays, std::mt19937& generator, std::vector<History>& streams) {
+  draw(arrays.query_ring, generator);
+  if (!arrays.query_ring.exists()) return;
+  for (size_t b = 0; b < streams.size(); ++b) {
+    for (int64_t slot = 0; slot < arrays.query_ring.extent(1); ++slot) {
+      streams[b].queries.push_back(values_of(arrays.query_ring, static_cast<int64_t>(b), slot));
+    }
+  }
+}
+
 void draw_inputs(StepArrays& arrays, std::mt19937& generator) {
   for (Array* array :
        {&arrays.query, &arrays.key, &arrays.value, &arrays.bias, &arrays.padding, &arrays.active}) {
@@ -165,19 +205,20 @@ void draw_inputs(StepArrays& arrays, std::mt19937& generator) {
   }
 }
 
-// Copies stream b of every input to a call of that stream alone.
-void copy_stream(StepArrays& alone, StepArrays& all, int64_t b) {
-  const auto copy = [&](Array& to, Array& from) {
-    if (!to.exists()) return;
-    const int64_t begin = from.extent(0) == 1 ? 0 : b * to.size();
-    for (int64_t i = 0; i < to.size(); ++i) to.set(i, from.get(begin + i));
-  };
-  copy(alone.query, all.query);
-  copy(alone.key, all.key);
-  copy(alone.value, all.value);
-  copy(alone.bias, all.bias);
-  copy(alone.padding, all.padding);
-  copy(alone.active, all.active);
+// Copies stream b of an array to that of a call of the stream alone.
+void copy_stream(Array& alone, const Array& all, int64_t b) {
+  if (!alone.exists()) return;
+  const int64_t begin = all.extent(0) == 1 ? 0 : b * alone.size();
+  for (int64_t i = 0; i < alone.size(); ++i) alone.set(i, all.get(begin + i));
+}
+
+void copy_inputs(StepArrays& alone, const StepArrays& all, int64_t b) {
+  copy_stream(alone.query, all.query, b);
+  copy_stream(alone.key, all.key, b);
+  copy_stream(alone.value, all.value, b);
+  copy_stream(alone.bias, all.bias, b);
+  copy_stream(alone.padding, all.padding, b);
+  copy_stream(alone.active, all.active, b);
 }
 
 bool are_bits_of_stream(Array& alone, Array& all, int64_t b) {
@@ -196,13 +237,16 @@ void run_case(const Precision& precision, const Case& c) {
   threaded.exec.num_threads = 3;
   std::vector<History> streams(shape.B);
   std::mt19937 generator(7), same_generator(7);
+  draw_waiting(call.arrays, generator, streams);
+  draw(threaded.arrays.query_ring, same_generator);
+  copy_stream(alone.arrays.query_ring, call.arrays.query_ring, shape.B - 1);
   for (int64_t step = 0; step < 2 * shape.R + 3; ++step) {
     char context[200];
     std::snprintf(context, sizeof(context), "%s, %s, step %lld", precision.name, c.name,
                   static_cast<long long>(step));
     draw_inputs(call.arrays, generator);
     draw_inputs(threaded.arrays, same_generator);
-    copy_stream(alone.arrays, call.arrays, shape.B - 1);
+    copy_inputs(alone.arrays, call.arrays, shape.B - 1);
     for (StepCall* each : {&call, &threaded, &alone}) {
       CHECK_IN(each->error.message, each->run() == ATTN_OK);
     }
@@ -210,6 +254,7 @@ void run_case(const Precision& precision, const Case& c) {
     check_close(context, "out", call.arrays.out, naive.out, precision.tolerance);
     check_close(context, "lse", call.arrays.lse, naive.lse, tolerance_of(call.arrays.lse.dtype()));
     check_rings(context, call, shape, streams);
+    check_queries(context, call, shape, streams);
     CHECK_IN(context, call.arrays.out.bytes() == threaded.arrays.out.bytes());
     CHECK_IN(context, are_bits_of_stream(alone.arrays.out, call.arrays.out, shape.B - 1));
     CHECK_IN(context, are_bits_of_stream(alone.arrays.lse, call.arrays.lse, shape.B - 1));
@@ -218,7 +263,7 @@ void run_case(const Precision& precision, const Case& c) {
 
 // Rows and rings with the axes in another order in memory, and flags that lie apart.
 void run_strides() {
-  const StepShape s{.R = 4, .K = 8, .Kv = 8};
+  const StepShape s{.R = 4, .K = 8, .Kv = 8, .D = 2};
   const Case c{.name = "strides", .shape = s, .padding = true};
   StepCall plain(make_arrays(kPrecisions[0], c, s), s.L);
   StepArrays turned_arrays = make_arrays(kPrecisions[0], c, s);
@@ -228,6 +273,8 @@ void run_strides() {
     ring->strides[1] = s.K;
     ring->strides[2] = s.R * s.K;
   }
+  turned.query_ring.strides[1] = s.K;
+  turned.query_ring.strides[2] = s.D * s.K;
   std::swap(turned.padding_ring.shape[0], turned.padding_ring.shape[1]);
   std::swap(turned.padding_ring.strides[0], turned.padding_ring.strides[1]);
   std::mt19937 generator(7), same_generator(7);
@@ -241,7 +288,8 @@ void run_strides() {
 }
 
 void run_empty_cases() {
-  for (const StepShape& shape : {StepShape{.B = 0}, StepShape{.Hq = 0}}) {
+  for (const StepShape& shape : {StepShape{.B = 0}, StepShape{.Hq = 0}, StepShape{.B = 0, .D = 2},
+                                 StepShape{.Hq = 0, .D = 2}}) {
     StepArrays arrays(kFloat32, shape);
     arrays.bias = Array(kFloat32, {1, shape.Hq, 1, shape.L});
     StepCall call(std::move(arrays), shape.L);

@@ -1,4 +1,5 @@
 // Every way to break the contract of attn/step.h: the status, the argument named, nothing written.
+#include <cstddef>
 #include <cstring>
 
 #include "check.h"
@@ -28,6 +29,8 @@ const Case kCases[] = {
     {"expected out to be a tensor", [](StepCall& c) { c.args.out = nullptr; }},
     {"expected padding_ring to be a tensor with padding",
      [](StepCall& c) { c.args.padding_ring = nullptr; }},
+    {"expected query_ring to be a tensor with attending_query",
+     [](StepCall& c) { c.args.query_ring = nullptr; }},
     // Dtypes
     {"key_ring's dtype to be float32, got bfloat16",
      [](StepCall& c) { c.key_ring.tensor.dtype = kBFloat16; }},
@@ -41,14 +44,18 @@ const Case kCases[] = {
     {"active's dtype to be bool", [](StepCall& c) { c.active.tensor.dtype = kInt64; }},
     {"bias's dtype to be float32 or bool", [](StepCall& c) { c.bias.tensor.dtype = kFloat64; }},
     {"lse's dtype to be float32", [](StepCall& c) { c.lse.tensor.dtype = kFloat64; }},
+    {"query_ring's dtype to be float32, got float16",
+     [](StepCall& c) { c.query_ring.tensor.dtype = kFloat16; }},
+    {"attending_query's dtype to be float32, got float64",
+     [](StepCall& c) { c.attending_query.tensor.dtype = kFloat64; }},
     // Devices
     {"value_ring on the device of query",
      [](StepCall& c) { c.value_ring.tensor.device_type = ATTN_DEVICE_CUDA; }},
     {"; move the",
      [](StepCall& c) {
-       for (EditableTensor* each :
-            {&c.query, &c.key, &c.value, &c.key_ring, &c.value_ring, &c.position, &c.padding,
-             &c.padding_ring, &c.active, &c.bias, &c.out, &c.lse}) {
+       for (EditableTensor* each : {&c.query, &c.key, &c.value, &c.key_ring, &c.value_ring,
+                                    &c.position, &c.padding, &c.padding_ring, &c.active, &c.bias,
+                                    &c.out, &c.lse, &c.query_ring, &c.attending_query}) {
          each->tensor.device_type = ATTN_DEVICE_CUDA;
        }
      },
@@ -74,22 +81,40 @@ const Case kCases[] = {
     {"bias's extent L (axis 3) to be 4 or 1 as in window, got 5",
      [](StepCall& c) { c.bias.shape[3] = 5; }},
     {"out's extent Kv (axis 3)", [](StepCall& c) { c.out.shape[3] = 5; }},
+    {"query_ring's extent B (axis 0) to be 3 as in query, got 2",
+     [](StepCall& c) { c.query_ring.shape[0] = 2; }},
+    {"query_ring's extent D (axis 1) to be at least 1, got 0",
+     [](StepCall& c) { c.query_ring.shape[1] = 0; }},
+    {"query_ring's extent Hq (axis 2) to be 4 as in query, got 2",
+     [](StepCall& c) { c.query_ring.shape[2] = 2; }},
+    {"query_ring's extent K (axis 3) to be 8 as in query, got 6",
+     [](StepCall& c) { c.query_ring.shape[3] = 6; }},
+    {"query_ring to have 4 axes, got 3", [](StepCall& c) { c.query_ring.tensor.ndim = 3; }},
+    {"query_ring's elements not to overlap", [](StepCall& c) { c.query_ring.strides[1] = 0; }},
+    {"attending_query's extent Mq (axis 1) to be 1 as in query, got 2",
+     [](StepCall& c) { c.attending_query.shape[1] = 2; }},
     // Data
     {"position in [0, 2^62), got -1 in stream 2",
      [](StepCall& c) { c.arrays.position.set(2, -1); }},
     {"position's data", [](StepCall& c) { c.position.tensor.data = nullptr; }},
     {"value_ring apart from key_ring",
      [](StepCall& c) { c.value_ring.tensor.data = c.key_ring.tensor.data; }},
+    {"query_ring's data", [](StepCall& c) { c.query_ring.tensor.data = nullptr; }},
+    {"query_ring apart from query",
+     [](StepCall& c) { c.query_ring.tensor.data = c.query.tensor.data; }},
+    {"attending_query apart from query_ring",
+     [](StepCall& c) { c.attending_query.tensor.data = c.query_ring.tensor.data; }},
     {"key_ring apart from key", [](StepCall& c) { c.key_ring.tensor.data = c.key.tensor.data; }},
 };
 
 StepCall make_call() {
-  const StepShape shape;
+  const StepShape shape{.D = 2};
   StepArrays arrays(kFloat32, shape);
   arrays.padding = Array(kBool, {shape.B});
   arrays.padding_ring = Array(kBool, {shape.B, shape.R});
   arrays.active = Array(kBool, {shape.B});
   arrays.bias = Array(kFloat32, {1, 1, 1, shape.L});
+  arrays.attending_query = Array(kFloat32, arrays.query.shape());
   return StepCall(std::move(arrays), shape.L);
 }
 
@@ -129,9 +154,36 @@ void run_workspace() {
 
 }  // namespace
 
+// Queries that have waited attend from the workspace, unless the caller has a place for them.
+void run_query_workspace() {
+  StepCall call = make_call();
+  const auto bytes_needed = [&] {
+    size_t bytes = 0;
+    CHECK(attn_step_workspace(&call.args, &bytes, &call.error) == ATTN_OK);
+    return bytes;
+  };
+  const size_t with_place = bytes_needed();
+  call.args.attending_query = nullptr;
+  CHECK(bytes_needed() >= with_place + call.arrays.query.bytes().size());
+  call.args.query_ring = nullptr;
+  CHECK(bytes_needed() == with_place);
+}
+
+// A caller built before queries could wait ends its struct earlier: what lies behind is not read.
+void run_first_release() {
+  StepCall call = make_call();
+  call.args.struct_size = offsetof(attn_step_args, query_ring);
+  const GuardedBytes waiting = call.arrays.query_ring.bytes();
+  call.arrays.query.fill(1);
+  CHECK_IN(call.error.message, call.run() == ATTN_OK);
+  CHECK(call.arrays.query_ring.bytes() == waiting);
+}
+
 int main() {
   for (const Case& expected : kCases) run_case(expected);
   run_workspace();
+  run_query_workspace();
+  run_first_release();
   CHECK(attn_step(nullptr, nullptr) == ATTN_ERROR_INVALID_ARGUMENT);
   return check::outcome();
 }

@@ -5,14 +5,18 @@
    before writes key, value and padding to slot position[b] mod R, adds 1 to position[b], and its
    query sees the last L steps of those that there are, but for padding: the result is that of
    attn_attention_forward over their keys and values.
-   Letters as in attn/attention.h, with B streams; R slots in a ring, L the window. B and Hq may
-   be 0.
+   With query_ring the query waits for the keys after it: the one that attends is that of D steps
+   ago, from slot position[b] mod D, which this step's query takes. It sees the same keys. What the
+   ring held at first attends in streams that have seen fewer than D steps.
+   Letters as in attn/attention.h, with B streams; R slots in a ring, L the window, D >= 1 the
+   queries that wait. B and Hq may be 0.
 
    Shapes: query [B, 1, Hq, K]; key [B, 1, Hkv, K]; value [B, 1, Hkv, Kv]; key_ring [B, R, Hkv, K];
-           value_ring [B, R, Hkv, Kv]; padding_ring [B, R]; position, padding and active [B];
-           bias broadcastable to [B, Hq, 1, L]; out [B, 1, Hq, Kv]; lse [B, Hq, 1].
+           value_ring [B, R, Hkv, Kv]; query_ring [B, D, Hq, K]; attending_query [B, 1, Hq, K];
+           padding_ring [B, R]; position, padding and active [B]; bias broadcastable to
+           [B, Hq, 1, L]; out [B, 1, Hq, Kv]; lse [B, Hq, 1].
    Strides: as in attn/attention.h; what is written may not overlap.
-   Dtypes: query, key, value and both rings alike, and out and lse, as in attn/attention.h;
+   Dtypes: queries, key, value and their rings alike, and out and lse, as in attn/attention.h;
            position int64; padding, padding_ring and active bool; bias as in attn/mask.h.
    Numerics: as in attn/attention.h. A stream's bits do not depend on the other streams. */
 #ifndef ATTN_STEP_H
@@ -51,18 +55,22 @@ typedef struct attn_step_args {
   const attn_tensor* lse; /* written; NULL: not wanted */
   void* workspace;        /* at least as many bytes as the workspace query says; any alignment */
   size_t workspace_bytes;
-  const attn_exec* exec; /* NULL: ATTN_EXEC_INIT */
+  const attn_exec* exec;              /* NULL: ATTN_EXEC_INIT */
+  const attn_tensor* query_ring;      /* a slot is written; NULL: this step's own query attends */
+  const attn_tensor* attending_query; /* written: what query_ring gave, to streams that take no
+                                         step too; NULL: not wanted */
 } attn_step_args;
 
 #define ATTN_STEP_INIT \
-  {sizeof(attn_step_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0}
+  {sizeof(attn_step_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0}
 
 /* Stores the bytes of workspace the call described by `args` needs. Data pointers and workspace
    are not read and may be NULL. Validates all but those. */
 ATTN_API attn_status attn_step_workspace(const attn_step_args* args, size_t* bytes,
                                          attn_error* error) ATTN_NOEXCEPT;
 
-/* Takes the step: writes a slot of each ring, position, out, and lse if wanted. */
+/* Takes the step: writes a slot of each ring, position, out, and lse and attending_query if
+   wanted. */
 ATTN_API attn_status attn_step(const attn_step_args* args, attn_error* error) ATTN_NOEXCEPT;
 
 #ifdef __cplusplus

@@ -13,13 +13,17 @@ bool is_active(const StepProblem& problem, int64_t b) {
   return !problem.active || problem.active.at<Flag>(b);
 }
 
-// Copies the row of each head to slot `slot` of the ring.
-void put(const HeadRows& ring, const HeadRows& rows, int64_t b, int64_t slot, int64_t heads,
-         int64_t width) {
-  const size_t bytes = static_cast<size_t>(width * element_bytes(ring.dtype));
-  for (int64_t h = 0; h < heads; ++h) {
-    std::memcpy(ring.row(b, slot, h), rows.row(b, 0, h), bytes);
-  }
+// The rows of one step of each stream: those in a slot of a ring, or all that there are.
+struct StepRows {
+  const HeadRows& rows;
+  int64_t slot = 0;
+
+  char* row(int64_t b, int64_t h) const { return rows.row(b, slot, h); }
+};
+
+void copy(const StepRows& to, const StepRows& from, int64_t b, int64_t heads, int64_t width) {
+  const size_t bytes = static_cast<size_t>(width * element_bytes(to.rows.dtype));
+  for (int64_t h = 0; h < heads; ++h) std::memcpy(to.row(b, h), from.row(b, h), bytes);
 }
 
 bool has_padding(const StepProblem& problem, int64_t b) {
@@ -78,14 +82,23 @@ int64_t slot_bias_heads(const StepProblem& problem) {
 
 }  // namespace
 
+void exchange(const HeadRows& attending_query, const StepProblem& problem) {
+  const ForwardProblem& attention = problem.attention;
+  for (int64_t b = 0; b < attention.B; ++b) {
+    const StepRows oldest{problem.query_ring, problem.position.at<int64_t>(b) % problem.delay};
+    copy({attending_query}, oldest, b, attention.Hq, attention.K);
+    if (is_active(problem, b)) copy(oldest, {problem.query}, b, attention.Hq, attention.K);
+  }
+}
+
 void append(const StepProblem& problem) {
   const ForwardProblem& attention = problem.attention;
   for (int64_t b = 0; b < attention.B; ++b) {
     if (!is_active(problem, b)) continue;
     int64_t& position = problem.position.at<int64_t>(b);
     const int64_t slot = position % attention.Mkv;
-    put(attention.key, problem.key, b, slot, attention.Hkv, attention.K);
-    put(attention.value, problem.value, b, slot, attention.Hkv, attention.Kv);
+    copy({attention.key, slot}, {problem.key}, b, attention.Hkv, attention.K);
+    copy({attention.value, slot}, {problem.value}, b, attention.Hkv, attention.Kv);
     if (problem.padding_ring) {
       const bool is_hidden = problem.padding && problem.padding.at<Flag>(b);
       problem.padding_ring.at<Flag>(b, slot) = is_hidden;

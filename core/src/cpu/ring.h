@@ -1,4 +1,5 @@
-// Ring buffers of keys and values: appending a step, and which slots its query sees.
+// Ring buffers of keys, values and waiting queries: appending a step, which query attends, and
+// which slots it sees.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +7,10 @@
 #include "problem/step_problem.h"
 
 namespace attn::cpu {
+
+// Before append, where queries wait: copies those that have waited to where they attend from, and
+// lets this step's, of active streams, wait in their slots.
+void exchange(const HeadRows& attending_query, const StepProblem& problem);
 
 // Writes the rows of every active stream into their slots, and advances its position.
 void append(const StepProblem& problem);

@@ -29,27 +29,28 @@ void read_rows(const attn_step_args& args, TensorReader& reader, StepProblem& pr
   read_operands(args.query, args.key, args.value, reader, attention);
   check_one_row("query", attention.Mq);
   check_one_row("key", attention.Mkv);
+  problem.query = attention.query;
   problem.key = attention.key;
   problem.value = attention.value;
 }
 
-HeadRows read_ring(const char* name, const attn_tensor* ring, Axis slots, Axis width,
+HeadRows read_ring(const char* name, const attn_tensor* ring, Axis slots, Axis heads, Axis width,
                    TensorReader& reader, const Problem& problem) {
-  return reader.head_rows(
-      {.name = name,
-       .access = Access::kWritten,
-       .dtypes = only(problem.query.dtype),
-       .axes = {axis("B", problem.B, "query"), slots, axis("Hkv", problem.Hkv, "key"), width}},
-      ring);
+  return reader.head_rows({.name = name,
+                           .access = Access::kWritten,
+                           .dtypes = only(problem.query.dtype),
+                           .axes = {axis("B", problem.B, "query"), slots, heads, width}},
+                          ring);
 }
 
 // Reads the rings, and makes them what is attended to.
 void read_rings(const attn_step_args& args, TensorReader& reader, StepProblem& problem) {
   ForwardProblem& attention = problem.attention;
-  attention.key = read_ring("key_ring", args.key_ring, free_axis("R"),
+  const Axis heads = axis("Hkv", attention.Hkv, "key");
+  attention.key = read_ring("key_ring", args.key_ring, free_axis("R"), heads,
                             axis("K", attention.K, "query"), reader, attention);
   const int64_t slots = args.key_ring->shape[1];
-  attention.value = read_ring("value_ring", args.value_ring, axis("R", slots, "key_ring"),
+  attention.value = read_ring("value_ring", args.value_ring, axis("R", slots, "key_ring"), heads,
                               axis("Kv", attention.Kv, "value"), reader, attention);
   attention.Mkv = slots;
   if (args.window < 1 || args.window > slots) {
@@ -57,6 +58,26 @@ void read_rings(const attn_step_args& args, TensorReader& reader, StepProblem& p
                     static_cast<long long>(slots), static_cast<long long>(args.window));
   }
   problem.window = args.window;
+}
+
+void read_query_ring(const attn_step_args& args, TensorReader& reader, StepProblem& problem) {
+  const ForwardProblem& attention = problem.attention;
+  if (!args.query_ring) {
+    if (!args.attending_query) return;
+    refuse_argument("expected query_ring to be a tensor with attending_query, got NULL; pass both");
+  }
+  const Axis heads = axis("Hq", attention.Hq, "query"), width = axis("K", attention.K, "query");
+  problem.query_ring =
+      read_ring("query_ring", args.query_ring, free_axis("D"), heads, width, reader, attention);
+  problem.delay = args.query_ring->shape[1];
+  if (problem.delay < 1) {
+    refuse_argument(
+        "expected query_ring's extent D (axis 1) to be at least 1, got 0; pass NULL where no query "
+        "waits");
+  }
+  if (!args.attending_query) return;
+  problem.attending_query = read_ring("attending_query", args.attending_query,
+                                      axis("Mq", 1, "query"), heads, width, reader, attention);
 }
 
 StreamValues read_stream_values(const char* name, const attn_tensor* given, Access access,
@@ -128,6 +149,7 @@ StepCall read_step(const attn_step_args* given, TensorReader::Data data) {
   read_rows(args, reader, problem);
   attention.scale = read_scale(args.scale, attention.K);
   read_rings(args, reader, problem);
+  read_query_ring(args, reader, problem);
   read_mask(nullptr, reader, attention);
   read_streams(args, reader, problem);
   read_bias(args.bias, reader, problem);

@@ -8,10 +8,13 @@
 namespace attn::cuda::decode {
 namespace {
 
-StepArguments arguments_of(const StepProblem& p, void* memory) {
+size_t padded(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
+
+StepArguments arguments_of(const StepProblem& p, char* memory) {
   const int64_t slots = p.attention.Mkv, heads = p.bias ? p.bias_heads : 1;
   return {.problem = p,
-          .slot_bias = {.data = static_cast<char*>(memory),
+          .attending_query = p.query_that_attends(memory),
+          .slot_bias = {.data = memory + p.waited_query_bytes(),
                         .dtype = p.bias ? p.bias.dtype : DType::kBool,
                         .stride_b = heads * slots,
                         .stride_h = heads > 1 ? slots : 0,
@@ -24,13 +27,14 @@ int64_t slot_bias_elements(const StepArguments& a) {
   return a.problem.attention.B * a.slot_bias_heads * a.problem.attention.Mkv;
 }
 
-size_t slot_bias_bytes(const StepArguments& a) {
-  const int64_t bytes = slot_bias_elements(a) * element_bytes(a.slot_bias.dtype);
-  return static_cast<size_t>((bytes + 63) / 64 * 64);
+size_t own_bytes(const StepArguments& a) {
+  return a.problem.waited_query_bytes() +
+         padded(slot_bias_elements(a) * element_bytes(a.slot_bias.dtype));
 }
 
 ForwardProblem attention_over_slots(const StepArguments& a) {
   ForwardProblem attention = a.problem.attention;
+  attention.query = a.attending_query;
   attention.bias = a.slot_bias;
   return attention;
 }
@@ -38,21 +42,21 @@ ForwardProblem attention_over_slots(const StepArguments& a) {
 }  // namespace
 
 size_t step_workspace(const StepProblem& problem, const DeviceProperties& device) {
-  char anywhere;  // for the attention to know of its bias
+  char anywhere;  // for the attention to know of its bias, and how its queries lie
   const StepArguments a = arguments_of(problem, &anywhere);
-  return slot_bias_bytes(a) + cuda::forward_workspace(attention_over_slots(a), device);
+  return own_bytes(a) + cuda::forward_workspace(attention_over_slots(a), device);
 }
 
 void step(const StepProblem& problem, const DeviceProperties& device, void* workspace,
           void* stream) {
   step_workspace(problem, device);  // refuses what no kernel does before the rings are written
-  const StepArguments a = arguments_of(problem, workspace);
+  char* const memory = static_cast<char*>(workspace);
+  const StepArguments a = arguments_of(problem, memory);
   launch(&append_kernel<kStepThreads>, {.x = problem.attention.B}, kStepThreads, 0, stream, a);
   launch(&slot_bias_kernel<kStepThreads>,
          {.x = (slot_bias_elements(a) + kStepThreads - 1) / kStepThreads}, kStepThreads, 0, stream,
          a);
-  char* const rest = static_cast<char*>(workspace) + slot_bias_bytes(a);
-  cuda::forward(attention_over_slots(a), device, rest, stream);
+  cuda::forward(attention_over_slots(a), device, memory + own_bytes(a), stream);
 }
 
 }  // namespace attn::cuda::decode

@@ -1,4 +1,4 @@
-// Appends a step to ring buffers, and finds which of their slots its query sees.
+// Appends a step to ring buffers, and finds which query attends and which of their slots it sees.
 #pragma once
 
 #include "cuda/device/score_terms.cuh"
@@ -12,7 +12,8 @@ using Flag = uint8_t;  // a bool in memory
 
 struct StepArguments {
   StepProblem problem;
-  Scores slot_bias;  // in the workspace; 0 strides where it repeats
+  HeadRows attending_query;  // in the workspace or the caller's, where queries wait
+  Scores slot_bias;          // in the workspace; 0 strides where it repeats
   int64_t slot_bias_heads;
 };
 
@@ -40,15 +41,34 @@ ATTN_DEVICE void copy_element(char* to, const char* from, int64_t bytes) {
   }
 }
 
-// Copies the row of each head to slot `slot` of stream b's ring, by all threads of a block.
+// The rows of one step of each stream: those in a slot of a ring, or all that there are.
+struct StepRows {
+  const HeadRows& rows;
+  int64_t slot = 0;
+
+  ATTN_DEVICE char* row(int64_t b, int64_t h) const { return rows.row(b, slot, h); }
+};
+
+// Copies the row of each head of stream b, by all threads of a block. One place is always the same
+// thread's.
 template <int kThreads>
-ATTN_DEVICE void put_rows(const HeadRows& ring, const HeadRows& rows, int64_t b, int64_t slot,
-                          int64_t heads, int64_t width) {
-  const int64_t bytes = element_bytes(ring.dtype);
+ATTN_DEVICE void copy_rows(const StepRows& to, const StepRows& from, int64_t b, int64_t heads,
+                           int64_t width) {
+  const int64_t bytes = element_bytes(to.rows.dtype);
   for (int64_t at = thread_index(); at < heads * width; at += kThreads) {
     const int64_t h = at / width, column = at % width;
-    copy_element(ring.row(b, slot, h) + column * bytes, rows.row(b, 0, h) + column * bytes, bytes);
+    copy_element(to.row(b, h) + column * bytes, from.row(b, h) + column * bytes, bytes);
   }
+}
+
+// Copies the query that has waited to where it attends from, and lets this step's wait in its slot
+// if the stream is active.
+template <int kThreads>
+ATTN_DEVICE void exchange_query(const StepArguments& arguments, int64_t b, int64_t position) {
+  const StepProblem& p = arguments.problem;
+  const StepRows oldest{p.query_ring, position % p.delay};
+  copy_rows<kThreads>({arguments.attending_query}, oldest, b, p.attention.Hq, p.attention.K);
+  if (is_active(p, b)) copy_rows<kThreads>(oldest, {p.query}, b, p.attention.Hq, p.attention.K);
 }
 
 // A block of threads for each stream.
@@ -57,11 +77,11 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     append_kernel(ATTN_ARGUMENTS const StepArguments arguments) {
   const StepProblem& p = arguments.problem;
   const ForwardProblem& attention = p.attention;
-  const int64_t b = block_index().x;
+  const int64_t b = block_index().x, position = position_of(p, b), slot = position % attention.Mkv;
+  if (p.query_ring) exchange_query<kThreads>(arguments, b, position);
   if (!is_active(p, b)) return;
-  const int64_t position = position_of(p, b), slot = position % attention.Mkv;
-  put_rows<kThreads>(attention.key, p.key, b, slot, attention.Hkv, attention.K);
-  put_rows<kThreads>(attention.value, p.value, b, slot, attention.Hkv, attention.Kv);
+  copy_rows<kThreads>({attention.key, slot}, {p.key}, b, attention.Hkv, attention.K);
+  copy_rows<kThreads>({attention.value, slot}, {p.value}, b, attention.Hkv, attention.Kv);
   synchronise_block();  // every thread has read the position
   if (thread_index() != 0) return;
   if (p.padding_ring) {

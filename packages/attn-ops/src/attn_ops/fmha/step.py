@@ -28,6 +28,7 @@ def attention_step_(
     scale: float | None = None,
     extra_key: Tensor | None = None,
     extra_value: Tensor | None = None,
+    query_ring: Tensor | None = None,
 ) -> Tensor:
     """Take the next step of B streams: append each one's key and value, and attend to the last.
 
@@ -39,7 +40,7 @@ def attention_step_(
     Shapes: query [B, 1, Hq, K]; key [B, 1, Hkv, K]; value [B, 1, Hkv, Kv]; key_ring
         [B, R, Hkv, K]; value_ring [B, R, Hkv, Kv]; position int64 [B]; result [B, 1, Hq, Kv]. Hq
         is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
-    Dtypes: query, key, value, the rings and the result alike: float32, bfloat16, float16 or
+    Dtypes: query, key, value, their rings and the result alike: float32, bfloat16, float16 or
         float64.
     window: steps that a query sees, its own among them; in [1, R], default R.
     padding, padding_ring: bool [B] and [B, R]: True hides this step's key, and what each slot
@@ -53,6 +54,9 @@ def attention_step_(
     extra_key, extra_value: [E, Hkv, K] and [E, Hkv, Kv], rows of the dtype of the others that every
         query sees besides, at no place in time: neither `window`, `padding` nor `attn_bias` counts
         for them. A stream that takes no step has their result alone.
+    query_ring: [B, D, Hq, K], queries that wait for the keys after them: the query that attends is
+        that of D steps ago, from slot position[b] % D, where this step's is put. It sees what this
+        step's would. In the first D steps of a stream, what the ring held attends.
     Numerics: those of `memory_efficient_attention`. A stream gives the same bits in any batch.
     Raises: ValueError, naming the argument, if shapes, dtypes, strides or positions do not fit;
         then nothing is written. NotImplementedError for tensors that are not on the CPU, or where
@@ -61,7 +65,7 @@ def attention_step_(
     if window is None:
         window = key_ring.shape[1]
     tensors = (query, key, value, key_ring, value_ring, attn_bias, extra_key, extra_value)
-    _refuse_gradients("attention_step_", *tensors)
+    _refuse_gradients("attention_step_", *tensors, query_ring)
     try:
         return attention_step(
             query,
@@ -78,6 +82,7 @@ def attention_step_(
             scale,
             extra_key,
             extra_value,
+            query_ring,
         )
     except RuntimeError as error:
         raise _in_users_terms("attention_step_", error) from None
@@ -101,6 +106,7 @@ def multihead_attention_step_(
     scale: float | None = None,
     extra_key: Tensor | None = None,
     extra_value: Tensor | None = None,
+    query_ring: Tensor | None = None,
 ) -> Tensor:
     """Take the next step of a multi-head attention layer, projections and all, of B streams.
 
@@ -112,9 +118,9 @@ def multihead_attention_step_(
         each of its rows; out_weight [F, Hq Kv]; out_bias [F]; key_ring [B, R, Hkv, K]; value_ring
         [B, R, Hkv, Kv]; position int64 [B]; result [B, F]. Hq is a multiple of Hkv.
     Dtypes: x, weights, biases, rings and the result alike: float32, bfloat16, float16 or float64.
-    window, padding, padding_ring, active, attn_bias, scale, extra_key, extra_value: as for
-        `attention_step_`. A stream that takes no step has out_bias for its result, and what extra
-        rows give.
+    window, padding, padding_ring, active, attn_bias, scale, extra_key, extra_value, query_ring: as
+        for `attention_step_`. A stream that takes no step has out_bias for its result, and what
+        extra rows give.
     Numerics: sums in float32 (float64 for float64); what is handed on between projections and
         attention is of x's dtype. A stream gives the same bits in any batch.
     Raises: as `attention_step_` does.
@@ -123,7 +129,7 @@ def multihead_attention_step_(
         window = key_ring.shape[1]
     weights = (in_weight, in_bias, out_weight, out_bias)
     tensors = (x, *weights, key_ring, value_ring, attn_bias, extra_key, extra_value)
-    _refuse_gradients("multihead_attention_step_", *tensors)
+    _refuse_gradients("multihead_attention_step_", *tensors, query_ring)
     try:
         return multihead_attention_step(
             x,
@@ -142,6 +148,7 @@ def multihead_attention_step_(
             scale,
             extra_key,
             extra_value,
+            query_ring,
         )
     except RuntimeError as error:
         raise _in_users_terms("multihead_attention_step_", error) from None
