@@ -150,6 +150,8 @@ def draw_step(seed=0):
         {"add_bias_kv": True},
         {"add_zero_attn": True},
         {"add_bias_kv": True, "add_zero_attn": True},
+        {"query_index": -2},
+        {"query_index": 0, "add_bias_kv": True},
     ],
     ids=str,
 )
@@ -177,7 +179,6 @@ def test_steps_of_a_layer_are_one_call(layer_calls, settings):
 @pytest.mark.parametrize(
     ("settings", "inputs"),
     [
-        ({"query_index": -2}, {}),
         ({}, {"key": draw_step(5)}),
         ({}, {"key_padding_mask": torch.zeros(N, dtype=torch.bool)}),
         ({}, {"attn_mask": torch.zeros(4, 4)}),
@@ -189,6 +190,22 @@ def test_other_steps_of_a_layer_go_the_long_way(layer_calls, settings, inputs):
     layer = make_layer(**settings)
     layer_calls.clear()
     layer.forward_step(draw_step(), **inputs)
+    assert not layer_calls
+
+
+@pytest.mark.parametrize("query_index", [-1, -3])
+@pytest.mark.parametrize("reason", ["gradients", "autocast", "dropout"])
+def test_what_one_call_does_not_do_goes_the_long_way(layer_calls, reason, query_index):
+    layer = make_layer(query_index=query_index, dropout=0.5)
+    layer.train(reason == "dropout")
+    layer_calls.clear()
+    with (
+        torch.set_grad_enabled(reason == "gradients"),
+        torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"),
+    ):
+        outs = [layer.forward_step(draw_step(step)) for step in range(5)]
+    assert [out is None for out in outs] == [True, True, False, False, False]
+    assert outs[-1].requires_grad == (reason == "gradients")
     assert not layer_calls
 
 

@@ -22,13 +22,10 @@ from attn_continual._projections import (
     torch_settings,
 )
 from attn_continual.continual_module import ContinualModule
-from attn_continual.streams import loadable
 from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-loadable(WindowState)
 
 
 class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):

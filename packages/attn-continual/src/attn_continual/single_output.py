@@ -180,8 +180,7 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
         """Return the weights, if one call of attn_ops does all of a step in place from x [N, E]."""
         key = state.key
         if (
-            self.delay > 0
-            or (self.training and self.dropout > 0)
+            (self.training and self.dropout > 0)
             or x.shape != (key.shape[0], self.embed_dim)
             or x.dtype != key.dtype
             or not x.is_cpu
@@ -204,6 +203,7 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
             padding_ring=state.padding,
             extra_key=None if extra is None else extra.key,
             extra_value=None if extra is None else extra.value,
+            query_ring=state.query if self.delay > 0 else None,
         )
 
     def queries_of_forward(self, length: int) -> slice:

@@ -21,6 +21,7 @@ from attn_continual.ring_cache import (
     write,
     write_step,
 )
+from attn_continual.streams import loadable
 from attn_ops import (
     LowerTriangularFromBottomRightLocalAttentionMask,
     attention_step_,
@@ -31,6 +32,7 @@ from attn_ops import (
 from attn_ops.fmha.attn_bias import AttentionBias, RelativePositionBias
 
 
+@loadable
 class WindowState(NamedTuple):
     """What attention over a window remembers of N streams."""
 
@@ -129,14 +131,12 @@ class Window:
             first.
         """
         check_window_rows(rows, state, mask_row, active)
-        # The oldest query lies where the newest goes.
-        waiting = next_slot(state.position, self.delay) if self.delay > 0 else None
-        query = rows.query if waiting is None else state.query[waiting].unsqueeze(1)
         if in_place and self._has_native_step(state):
-            if waiting is not None:
-                write_step(state.query, rows.query[:, 0], waiting, active, in_place=True)
-            out = self._step_in_place(query, rows, state, mask_row, extra, active)
+            out = self._step_in_place(rows, state, mask_row, extra, active)
             return out, state, self.valid(state.position.unsqueeze(1), active)
+        query = rows.query
+        if self.delay > 0:  # the oldest query lies where the newest goes
+            query = state.query[next_slot(state.position, self.delay)].unsqueeze(1)
         state = self.write_step(rows, state, active, in_place)
         ages = slot_ages(state.position, state.key.shape[1])
         seen = ages < state.position.clamp(max=self.length)[:, None]
@@ -155,15 +155,14 @@ class Window:
 
     def _step_in_place(
         self,
-        query: Tensor,
         rows: Rows,
         state: WindowState,
         mask_row: Tensor | None,
         extra: ExtraRows | None,
         active: Tensor | None,
     ) -> Tensor:
-        """Write the step's key and value into `state`, count it, and return `query`'s output."""
-        key, value, dtype = rows.key, rows.value, state.key.dtype
+        """Write the step's rows into `state`, count it, and return the output."""
+        query, key, value, dtype = rows.query, rows.key, rows.value, state.key.dtype
         if not query.dtype == key.dtype == value.dtype == dtype:
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         if mask_row is not None:
@@ -183,6 +182,7 @@ class Window:
             attn_bias=mask_row,
             extra_key=None if extra is None else extra.key.to(dtype),
             extra_value=None if extra is None else extra.value.to(dtype),
+            query_ring=state.query if self.delay > 0 else None,
         )
 
     def steps(
