@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from attn_continual.ring_cache import (
     advance,
+    held_rows,
     last_rows,
     next_slot,
     ring_after,
@@ -88,10 +89,15 @@ def test_streams_that_are_not_active_keep_their_rows(count):
 @pytest.mark.parametrize("num_slots", [3, 5])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_last_rows_begin_with_zeros_when_there_are_fewer(num_slots, count):
-    got = last_rows(rings_of(POSITIONS, num_slots), torch.tensor(POSITIONS), count)
+    rings, position = rings_of(POSITIONS, num_slots), torch.tensor(POSITIONS)
+    for n, steps in enumerate(POSITIONS):
+        rings[n, steps:] = torch.nan  # what was never written
+    got, held = last_rows(rings, position, count), held_rows(rings, position, count)
     for n, steps in enumerate(POSITIONS):
         rows = torch.cat([torch.zeros(count, *SHAPE), history(n, steps)])
         assert_close(got[n], rows[steps:], rtol=0, atol=0)
+        known = min(steps, count)
+        assert torch.equal(held[n, count - known :], got[n, count - known :])
 
 
 def test_last_rows_of_a_ring_without_slots():

@@ -127,6 +127,23 @@ def test_what_no_query_sees_may_be_anything(lengths, masked, in_place):
     assert_close(got[0, 3:], expected[0, 3:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lengths", [[2, 4], [1] * 6], ids=str)
+def test_what_rings_hold_before_the_first_step_may_be_anything(lengths, masked):
+    window, rows = Window(3, 1, waits=False), make_rows(6)
+    options = {"mask_row": random(N, H, 3, seed=4) if masked else None}
+    found = []
+    for beginning in (0, torch.nan):
+        leaves = [x.clone().requires_grad_() for x in rows[:3]]
+        state = new_state(window, 5)
+        for ring in (state.key, state.value):
+            ring.fill_(beginning)
+        out, _, valid = run(window, Rows(*leaves), state, lengths, **options)
+        found.append((out, *torch.autograd.grad(out[valid].sum(), leaves)))
+    for got, expected in zip(*found, strict=True):
+        assert_close(got, expected, rtol=0, atol=0)
+
+
 def test_rings_shorter_than_the_window_are_refused():
     with pytest.raises(ValueError, match="expected rings of at least 4 slots"):
         new_state(Window(4), 3)

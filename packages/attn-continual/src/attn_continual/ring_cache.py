@@ -77,9 +77,19 @@ def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
 
     Shapes: ring [N, R, ...] with R >= count; position int64 [N]; result [N, count, ...].
     """
-    steps = position[:, None] - torch.arange(count, 0, -1, device=position.device)
-    never = (steps < 0).view(*steps.shape, *[1] * (ring.dim() - 2))
-    return _pick(ring, steps % max(ring.shape[1], 1)).masked_fill(never, 0)
+    never = _last_steps(position, count) < 0
+    never = never.view(*never.shape, *[1] * (ring.dim() - 2))
+    return held_rows(ring, position, count).masked_fill(never, 0)
+
+
+def held_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
+    """Return what `last_rows` does, but for steps before the first what their slots hold."""
+    return _pick(ring, _last_steps(position, count) % max(ring.shape[1], 1))
+
+
+def _last_steps(position: Tensor, count: int) -> Tensor:
+    """Return the numbers of the last `count` steps [N, count]; negative before the first."""
+    return position[:, None] - torch.arange(count, 0, -1, device=position.device)
 
 
 def _pick(rows: Tensor, index: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from attn_continual._step_checks import check_rows
 from attn_continual.ring_cache import (
     advance,
+    held_rows,
     last_rows,
     next_slot,
     ring_after,
@@ -206,7 +207,7 @@ class Window:
         # One step more than a window reaches back, so that together they fill a ring.
         before, history = state.position, self.length
         key, value, padding = (
-            torch.cat([last_rows(ring, before, history), more.to(ring.dtype)], dim=1)
+            torch.cat([held_rows(ring, before, history), more.to(ring.dtype)], dim=1)
             for ring, more in (
                 (state.key, rows.key),
                 (state.value, rows.value),
