@@ -102,40 +102,54 @@ def compiled(step, arguments, folder):
     return torch._inductor.aoti_compile_and_package(program, package_path=file)
 
 
-def attention():
-    return SingleOutputMultiheadAttention(8, 2, sequence_len=4, query_index=-2)
+class SideBySide(nn.Module):
+    """The steps of several layers of one input, which are compiled, and run, at once.
+
+    A layer that remembers rows, one of whole windows, one of their last rows, and RETURNN's.
+    """
+
+    def __init__(self):
+        super().__init__()
+        encoded = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        encoder = nn.TransformerEncoder(encoded, 3, enable_nested_tensor=False)
+        layers = [
+            SingleOutputMultiheadAttention(8, 2, sequence_len=4, query_index=-2),
+            continual(encoder, sequence_len=4),
+            causal(returnn.CausalSelfAttention),
+            causal(returnn.RelPosCausalSelfAttention),
+        ]
+        self.steps = nn.ModuleList(FunctionalStep(layer.eval()) for layer in layers)
+        self.counts = [len(step.initial_state(1)) for step in self.steps]
+
+    def begun(self, x, active):
+        """Return the state of streams of which some have seen one step."""
+        states = [
+            step.module.step(x, step.module.initial_state(len(x)), active=active)[1]
+            for step in self.steps
+        ]
+        return [tensor for state in states for tensor in tensors_of(state)]
+
+    def forward(self, x, *state):
+        outs, new_state, valids, first = [], [], [], 0
+        for step, count in zip(self.steps, self.counts, strict=True):
+            out, *more, valid = step(x, *state[first : first + count])
+            outs, valids, new_state = [*outs, out], [*valids, valid], new_state + more
+            first += count
+        return torch.cat(outs), *new_state, torch.cat(valids)
 
 
-def encoder():
-    """A layer that remembers rows, one of whole windows, and one of their last rows."""
-    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
-    return continual(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), sequence_len=4)
-
-
-def causal():
-    return returnn_layer(returnn.CausalSelfAttention)
-
-
-def causal_by_position():
-    return returnn_layer(returnn.RelPosCausalSelfAttention)
-
-
-def returnn_layer(cls):
-    layer = cls(8, 6, key_dim_total=8, value_dim_total=4, num_heads=2, window=4)
+def causal(cls):
+    layer = cls(8, 8, key_dim_total=8, value_dim_total=4, num_heads=2, window=4)
     return returnn.ContinualSelfAttention(layer)
 
 
 @compiling
 @pytest.mark.parametrize("save", [traced, compiled])
-@pytest.mark.parametrize("make", [attention, encoder, causal, causal_by_position])
-def test_state_of_a_stream_carried_in_cpp(run_model, make, save, tmp_path):
+def test_state_of_a_stream_carried_in_cpp(run_model, save, tmp_path):
     torch.manual_seed(0)
-    layer = make().eval()
-    step, inputs = FunctionalStep(layer), make_input(9, 3, 8).unbind()
+    step, inputs = SideBySide(), make_input(9, 3, 8).unbind()
     with torch.no_grad():
-        active = torch.tensor([True, False, True])  # so that streams are at different positions
-        _, begun, _ = layer.step(inputs[0], layer.initial_state(3), active=active)
-        state = start = tensors_of(begun)
+        state = start = step.begun(inputs[0], torch.tensor([True, False, True]))
         file, expected = save(step, (inputs[0], *state), tmp_path), []
         for x in inputs:
             y, *state, valid = step(x, *state)
