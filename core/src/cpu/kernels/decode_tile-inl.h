@@ -179,22 +179,26 @@ class DecodeTile {
     return any;
   }
 
-  // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile,
-  // and asks meanwhile for the step that comes next: of `operand`, or the first one of `then`.
+  // Calls f(head, k, n, rows, ahead) with the rows of keys [k, k + n) for each head that sees the
+  // tile, and `ahead` to ask `times` times meanwhile for the step that comes next: of `operand`, or
+  // the first one of `then`.
   template <class F>
-  void each_step(const Operand& operand, const Operand& then, F&& f) {
+  void each_step(const Operand& operand, const Operand& then, int64_t times, F&& f) {
     // Of few rows and long runs the hardware's own prefetching is ahead.
     const bool asks = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
     for (int64_t k = 0; k < n_; k += t_.step_keys) {
       const int64_t n = smaller(t_.step_keys, n_ - k);
-      const RowsAhead ahead = k + n < n_ ? operand.step(k + n, t_.step_keys, heads_)
-                                         : then.step(0, t_.step_keys, heads_);
+      RowsAhead ahead = k + n < n_ ? operand.step(k + n, t_.step_keys, heads_)
+                                   : then.step(0, t_.step_keys, heads_);
+      if (asks) ahead.share(heads_ * times);
       for (int64_t head = 0; head < heads_; ++head) {
-        if (asks) ahead.ask(head, heads_);
-        if (s_.masks[head] == TileMask::kNothing) continue;
+        if (s_.masks[head] == TileMask::kNothing) {
+          ahead.ask(times);
+          continue;
+        }
         const char* rows[Tiling::kTileKeys];
         for (int64_t j = 0; j < n; ++j) rows[j] = operand.rows[k + j] + offset(operand.x, head);
-        f(head, k, n, rows);
+        f(head, k, n, rows, ahead);
       }
     }
   }
@@ -217,13 +221,14 @@ class DecodeTile {
       if (heads_ % S::kWidth == 0) return score_together<kSource, S::kWidth>();
       return score_together<kSource, 2>();
     }
-    each_step(keys(n_), values(), [&](int64_t head, int64_t k, int64_t n, const char** rows) {
-      if (convert<kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
-        score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth);
-      } else {
-        score_step<kSource>(head, k, n, rows, p_.K);
-      }
-    });
+    each_step(keys(n_), values(), t_.step_keys / S::kWidth * rows_,
+              [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
+                if (convert<kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
+                  score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth, ahead);
+                } else {
+                  score_step<kSource>(head, k, n, rows, p_.K, ahead);
+                }
+              });
   }
 
   bool scores_heads_together() const {
@@ -250,9 +255,11 @@ class DecodeTile {
   }
 
   template <DType kSource>
-  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
+  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
+                  RowsAhead& ahead) {
     const auto of_rows = [&]<int kRows>(int64_t r) {
       for (int64_t j = 0; j < round_up(n, S::kWidth); j += S::kWidth / kRows) {
+        ahead.ask();
         score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys, queries(head, r),
                                        t_.key_units, rows + j, n - j, width);
       }
@@ -286,14 +293,15 @@ class DecodeTile {
   // `following` are the keys of the tile that comes next.
   template <DType kSource>
   void add_values(int64_t following) {
-    each_step(values(), keys(following),
-              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+    const int64_t blocks = rows_ / 4 + rows_ % 4 / 2 + rows_ % 2;
+    each_step(values(), keys(following), blocks * (t_.value_columns / S::kWidth),
+              [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
                 if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
                   add_step_skipping_zeros<kSource>(head, k, n, rows);
                 } else if (convert<kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
-                  add_step<Op::kDType>(head, k, n, rows, t_.value_columns);
+                  add_step<Op::kDType>(head, k, n, rows, t_.value_columns, ahead);
                 } else {
-                  add_step<kSource>(head, k, n, rows, p_.Kv);
+                  add_step<kSource>(head, k, n, rows, p_.Kv, ahead);
                 }
               });
   }
@@ -311,9 +319,11 @@ class DecodeTile {
   }
 
   template <DType kSource>
-  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
+  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
+                RowsAhead& ahead) {
     const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
       const auto of_columns = [&]<int kCount>(int64_t column) {
+        ahead.ask(kCount);
         accumulate_values<Op, kSource, kRows, kCount>(out(head, r), t_.value_columns,
                                                       scores(head, r) + k / Op::kDepth,
                                                       Tiling::kTileKeys, rows, n, column, width);

@@ -15,7 +15,7 @@ namespace attn::cpu {
 namespace {
 
 // More query rows per key head than this repay packing the keys.
-constexpr int64_t kDecodeRows = 8;
+constexpr int64_t kDecodeRows = 16;
 
 inline bool is_decode(const Problem& p, const Sequence& sequence) {
   return p.G * sequence.Mq <= kDecodeRows;

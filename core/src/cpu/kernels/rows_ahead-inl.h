@@ -8,32 +8,50 @@
 namespace attn::cpu {
 namespace {
 
-// The rows of n keys for some heads; `rows` are those of the first head.
-struct RowsAhead {
-  const char* const* rows;
-  int64_t n;
-  int64_t pieces = 1;  // of a key, as many bytes apart as piece_stride says
-  int64_t piece_stride = 0;
-  int64_t piece_bytes;
-
-  RowsAhead(const HeadRows& x, const char* const* rows_of_keys, int64_t num_keys, int64_t heads,
-            int64_t width)
-      : rows(rows_of_keys), n(num_keys), piece_bytes(width * element_bytes(x.dtype)) {
+// The rows of n keys for some heads; `rows` are those of the first head. A few lines of them are
+// asked for at a time, between products, as fast as memory can answer.
+class RowsAhead {
+ public:
+  RowsAhead(const HeadRows& x, const char* const* rows, int64_t n, int64_t heads, int64_t width)
+      : rows_(rows), end_(rows + n), piece_bytes_(width * element_bytes(x.dtype)) {
     if (x.stride_h == width) {
-      piece_bytes *= heads;
+      piece_bytes_ *= heads;
     } else {
-      pieces = heads;
-      piece_stride = x.stride_h * element_bytes(x.dtype);
+      pieces_ = heads;
+      piece_stride_ = x.stride_h * element_bytes(x.dtype);
+    }
+    lines_ = n * pieces_ * ((piece_bytes_ + kLineBytes - 1) / kLineBytes);
+  }
+
+  // What each of `times` calls of ask() is to take.
+  void share(int64_t times) { share_ = times > 0 ? (lines_ + times - 1) / times : 0; }
+
+  // Takes the part of `times` calls.
+  void ask(int64_t times = 1) {
+    int64_t lines = share_ * times;
+    while (lines > 0 && rows_ < end_) {
+      const char* const piece = *rows_ + piece_ * piece_stride_;
+      const int64_t end = smaller(at_ + lines * kLineBytes, piece_bytes_);
+      int64_t at = at_;
+      for (; at < end; at += kLineBytes, --lines) __builtin_prefetch(piece + at, 0, 2);
+      at_ = at;
+      if (at < piece_bytes_) return;
+      at_ = 0;
+      if (++piece_ < pieces_) continue;
+      piece_ = 0;
+      ++rows_;
     }
   }
 
-  // Asks for one of `parts` equal parts. Inlined as prefetch_row is.
-  [[gnu::always_inline]] void ask(int64_t part, int64_t parts) const {
-    const int64_t total = n * pieces;
-    for (int64_t at = total * part / parts; at < total * (part + 1) / parts; ++at) {
-      prefetch_row(rows[at / pieces] + at % pieces * piece_stride, piece_bytes);
-    }
-  }
+ private:
+  static constexpr int64_t kLineBytes = 64;
+
+  const char* const* rows_;
+  const char* const* end_;
+  int64_t pieces_ = 1;  // of a key, as many bytes apart as piece_stride_ says
+  int64_t piece_stride_ = 0;
+  int64_t piece_bytes_, lines_, share_ = 0;
+  int64_t piece_ = 0, at_ = 0;  // the next one
 };
 
 }  // namespace
