@@ -8,6 +8,7 @@
 #include "calls.h"
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "naive_attention.h"
 
 namespace {
@@ -140,14 +141,7 @@ void run_output_dtypes() {
 }  // namespace
 
 int main() {
-  const char* isa = nullptr;
-  attn_error error{};
-  const attn_status status = attn_cpu_isa(&isa, &error);
-  if (status == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
-  CHECK_IN(error.message, status == ATTN_OK);
+  if (!runs_forced_isa()) return check::kSkipped;
   for (const Precision& precision : kPrecisions) {
     if (!is_served(precision)) continue;
     for (const Shape& shape : kShapes) {

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "linear_calls.h"
 
 namespace {
@@ -91,14 +92,7 @@ void run_strides() {
 }  // namespace
 
 int main() {
-  const char* isa = nullptr;
-  attn_error error{};
-  const attn_status status = attn_cpu_isa(&isa, &error);
-  if (status == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
-  CHECK_IN(error.message, status == ATTN_OK);
+  if (!runs_forced_isa()) return check::kSkipped;
   for (const Precision& precision : kPrecisions) {
     for (const LinearShape& shape : kShapes) {
       run_case(precision, shape, true);

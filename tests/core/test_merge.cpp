@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "merge_calls.h"
 
 namespace {
@@ -226,14 +227,7 @@ int64_t most_separate_chunks() { return Array::device_type == ATTN_DEVICE_CUDA ?
 }  // namespace
 
 int main() {
-  const char* isa = nullptr;
-  attn_error error{};
-  const attn_status status = attn_cpu_isa(&isa, &error);
-  if (status == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
-  CHECK_IN(error.message, status == ATTN_OK);
+  if (!runs_forced_isa()) return check::kSkipped;
   for (const Precision& precision : kPrecisions) {
     if (!is_served(precision)) continue;
     for (const MergeShape& shape : kShapes) {

@@ -11,6 +11,7 @@
 #include "chance.h"
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "naive_attention.h"
 #include "naive_mask.h"
 #include "random_mask.h"
@@ -259,12 +260,7 @@ void run_problem(unsigned seed) {
 int main(int argc, char** argv) {
   const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
   const unsigned first_seed = argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1;
-  const char* isa = nullptr;
-  attn_error error{};
-  if (attn_cpu_isa(&isa, &error) == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
+  if (!runs_forced_isa()) return check::kSkipped;
   for (int i = 0; i < problems; ++i) run_problem(first_seed + i);
   return check::outcome();
 }

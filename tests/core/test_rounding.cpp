@@ -8,6 +8,7 @@
 #include "calls.h"
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "naive_attention.h"
 
 namespace {
@@ -67,12 +68,7 @@ void run_single_keys(const Precision& precision, const Shape& s) {
 }  // namespace
 
 int main() {
-  const char* isa = nullptr;
-  attn_error error{};
-  if (attn_cpu_isa(&isa, &error) == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
+  if (!runs_forced_isa()) return check::kSkipped;
   for (const Precision& precision : kNarrow) {
     for (const Shape& shape : kShapes) {
       for (const double number : {-1e4, -1e9, 1e7}) run_large_bias(precision, shape, number);

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "close.h"
+#include "forced_isa.h"
 #include "step_calls.h"
 
 namespace {
@@ -303,14 +304,7 @@ void run_empty_cases() {
 }  // namespace
 
 int main() {
-  const char* isa = nullptr;
-  attn_error error{};
-  const attn_status status = attn_cpu_isa(&isa, &error);
-  if (status == ATTN_ERROR_UNSUPPORTED) {
-    std::printf("skipped: %s\n", error.message);
-    return check::kSkipped;
-  }
-  CHECK_IN(error.message, status == ATTN_OK);
+  if (!runs_forced_isa()) return check::kSkipped;
   for (const Precision& precision : kPrecisions) {
     if (!is_served(precision)) continue;
     for (const Case& c : kCases) {
