@@ -83,6 +83,23 @@ def test_block_diagonal_mask():
         assert_close(part, fmha.memory_efficient_attention(q, k, v))
 
 
+def test_decoding_loop_that_sets_the_fields_of_its_mask():
+    mask_type = fmha.attn_bias.BlockDiagonalCausalWithOffsetPaddedKeysMask
+    query, key, value = torch.randn(3, 1, 24, 2, 8).unbind()
+    bias = mask_type.from_seqlens(q_seqlen=[5, 3], kv_padding=12, kv_seqlen=[5, 3])
+    q_seqstart, kv_seqlen = bias.q_seqinfo.seqstart, bias.k_seqinfo.seqlen
+    fmha.memory_efficient_attention_forward(query[:, :8], key, value, bias)
+    q_seqstart.copy_(torch.arange(3, dtype=torch.int))
+    bias.q_seqinfo.min_seqlen = 1
+    bias.q_seqinfo.max_seqlen = 1
+    bias.q_seqinfo.seqstart_py = q_seqstart.tolist()
+    for length in (6, 7):
+        kv_seqlen.add_(kv_seqlen < 12)
+        out = fmha.memory_efficient_attention_forward(query[:, :2], key, value, bias)
+        fresh = mask_type.from_seqlens([1, 1], 12, [length, length - 2])
+        assert torch.equal(out, xops.memory_efficient_attention(query[:, :2], key, value, fresh))
+
+
 def test_names_that_attention_code_imports():
     for name in (
         "AttentionBias",

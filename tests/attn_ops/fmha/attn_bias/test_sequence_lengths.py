@@ -264,6 +264,40 @@ def test_divisions_move():
         assert moved.max_seqlen == info.max_seqlen
 
 
+def test_starts_may_be_set_as_xformers_decoding_loops_do():
+    info = _SeqLenInfo.from_seqlens([5, 3])
+    info.seqstart.copy_(integers(0, 1, 2))
+    info.min_seqlen = info.max_seqlen = 1
+    info.seqstart_py = info.seqstart.tolist()
+    assert (info.seqstart_py, info.lengths(), info.fixed_size) == ([0, 1, 2], [1, 1], None)
+    assert (info.max_seqlen, info.min_seqlen, info.capacity) == (1, 1, 1)
+    info.seqstart = starts = integers(0, 4, 5)
+    assert info.seqstart is starts
+    assert (info.lengths(), info.max_seqlen, info.min_seqlen) == ([4, 1], 4, 1)
+    assert info.capacity == 0
+
+
+def test_what_python_is_told_of_another_device_is_believed():
+    info = _SeqLenInfo.from_seqlens(torch.zeros(2, dtype=torch.int64, device="meta"))
+    info.seqstart_py = [0, 4, 5]
+    info.max_seqlen, info.min_seqlen = 4, 1
+    assert (info.lengths(), info.max_seqlen, info.min_seqlen, info.capacity) == ([4, 1], 4, 1, 4)
+    padded = _PaddedSeqLenInfo.from_seqlens_padded(info.seqstart[:2], 8)
+    padded.seqlen_py = [6, 2]
+    assert list(padded.intervals()) == [(0, 6), (8, 10)]
+
+
+def test_lengths_in_use_may_be_set():
+    info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 8)
+    info.seqlen = lengths = integers(7, 1)
+    assert info.seqlen is lengths
+    assert (info.seqlen_py, info.max_seqlen, info.min_seqlen) == ([7, 1], 7, 1)
+    gappy = _GappySeqInfo.from_seqlens_gappy([0, 4, 9], [2, 3], paged=False)
+    gappy.seqlen = lengths
+    assert list(gappy.intervals()) == [(0, 7), (4, 5)]
+    assert gappy.capacity == 0
+
+
 def test_moved_division_keeps_its_own_list():
     info = _PaddedSeqLenInfo.from_seqlens_padded([2, 3], 4)
     moved = info.to("meta")

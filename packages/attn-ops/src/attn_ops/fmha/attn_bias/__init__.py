@@ -40,11 +40,8 @@ from attn_ops.fmha.attn_bias._paged import (
     PagedBlockDiagonalPaddedKeysMask,
 )
 from attn_ops.fmha.attn_bias._relative import AlibiBias, RelativePositionBias
-from attn_ops.fmha.attn_bias._sequence_lengths import (
-    _GappySeqInfo,
-    _PaddedSeqLenInfo,
-    _SeqLenInfo,
-)
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
+from attn_ops.fmha.attn_bias._spaced_lengths import _GappySeqInfo, _PaddedSeqLenInfo
 
 __all__ = [
     "VARLEN_BIASES",

@@ -10,7 +10,8 @@ import torch
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._integers import Integers, Lengths
 from attn_ops.fmha.attn_bias._packed import PackedMask, check_paged_type, spaced_sequences
-from attn_ops.fmha.attn_bias._sequence_lengths import _GappySeqInfo, _SeqLenInfo
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
+from attn_ops.fmha.attn_bias._spaced_lengths import _GappySeqInfo
 from attn_ops.mask import Band, MaskSpec
 
 if TYPE_CHECKING:

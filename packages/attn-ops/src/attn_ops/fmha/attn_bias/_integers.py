@@ -95,6 +95,10 @@ class Integers:
         known = self.known
         return self.tensor.tolist() if known is None else known
 
+    def told(self, numbers: Sequence[int]) -> Integers:
+        """Return the same tensor, of which Python is told that it holds `numbers`."""
+        return Integers(self.tensor, _checked_ints(numbers), are_fixed=False)
+
     def to(self, device: torch.device | str) -> Integers:
         """Return the same numbers on `device`."""
         known = self.known

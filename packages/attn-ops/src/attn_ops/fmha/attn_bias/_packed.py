@@ -9,11 +9,13 @@ import torch
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._base import AttentionBias
-from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo, _SpacedSeqLenInfo
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
 from attn_ops.mask import Band, Sequences
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from attn_ops.fmha.attn_bias._spaced_lengths import _SpacedSeqLenInfo
 
 KeyInfo = TypeVar("KeyInfo", bound=_SeqLenInfo)
 

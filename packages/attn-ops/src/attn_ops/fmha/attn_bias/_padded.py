@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._packed import PackedMask, check_paged_type, spaced_sequences
-from attn_ops.fmha.attn_bias._sequence_lengths import _PaddedSeqLenInfo, _SeqLenInfo
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
+from attn_ops.fmha.attn_bias._spaced_lengths import _PaddedSeqLenInfo
 from attn_ops.mask import Band, MaskSpec
 
 if TYPE_CHECKING:

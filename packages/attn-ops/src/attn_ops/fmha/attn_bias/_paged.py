@@ -11,11 +11,8 @@ from torch import Tensor
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._gappy import check_alike
 from attn_ops.fmha.attn_bias._packed import KeyInfo, PackedMask, spaced_sequences
-from attn_ops.fmha.attn_bias._sequence_lengths import (
-    _GappySeqInfo,
-    _PaddedSeqLenInfo,
-    _SeqLenInfo,
-)
+from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
+from attn_ops.fmha.attn_bias._spaced_lengths import _GappySeqInfo, _PaddedSeqLenInfo
 from attn_ops.mask import Band, MaskSpec, Pages, Sequences
 
 if TYPE_CHECKING:
