@@ -200,7 +200,7 @@ def test_redrawing_is_a_well_formed_operator():
     vectors, seed = draw(4, 4).float(), torch.tensor(0)
     for calls in (0, 1, 2):
         arguments = (vectors.T, seed, torch.tensor(calls), 2, True)
-        torch.library.opcheck(torch.ops.attn_modules.redraw_if_due.default, arguments)
+        torch.library.opcheck(torch.ops.attn_modules.count_and_redraw.default, arguments)
 
 
 def test_every_type_has_a_map():

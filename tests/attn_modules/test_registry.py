@@ -1,5 +1,6 @@
 """Registering mechanisms and building them from configurations."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_the_base_configuration_needs_a_name_alone():
     assert AttentionConfig("local", 0.5).dropout == 0.5
     with pytest.raises(TypeError, match="name"):
         AttentionConfig()
+
+
+@pytest.mark.parametrize("name", registry_module.MECHANISMS)
+def test_configurations_and_their_classes_can_be_pickled(name):
+    config_class = ATTENTION_REGISTRY[name].config
+    config = config_class(name, dropout=0.5)
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301  what was pickled here
+    assert pickle.loads(pickle.dumps(config_class)) is config_class  # noqa: S301
+    assert config_class.__name__ in repr(config)
 
 
 def test_names_and_classes_are_registered_once(registry):

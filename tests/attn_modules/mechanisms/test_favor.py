@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from attn_modules import FavorAttention, FeatureMapType, ScaledDotProduct, build_attention
 from attn_modules.mechanisms.favor import default_dim_features
@@ -279,6 +280,23 @@ def test_compiled_training_redraws():
         assert_close(compiled(q, k, v), one(q, k, v))
     assert int(other.feature_map.num_calls) == 5
     assert torch.equal(one.feature_map.features, other.feature_map.features)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_what_checkpointing_computes_again_has_the_features_of_the_call(use_reentrant, is_compiled):
+    plain, again = (
+        FavorAttention(dim_features=8, dim_head=6, iter_before_redraw=2, seed=0) for _ in range(2)
+    )
+    call = torch.compile(again, backend="aot_eager") if is_compiled else again
+    for _ in range(3):
+        q, k, v = qkv(20, 20, dtype=torch.float32)
+        ours, theirs = q.clone().requires_grad_(), q.requires_grad_()
+        plain(theirs, k, v).square().sum().backward()
+        checkpoint(call, ours, k, v, use_reentrant=use_reentrant).square().sum().backward()
+        assert_close(ours.grad, theirs.grad)
+    assert int(again.feature_map.num_calls) == 3
+    assert torch.equal(again.feature_map.features, plain.feature_map.features)
 
 
 def test_dropout_drops_results_in_training_alone():

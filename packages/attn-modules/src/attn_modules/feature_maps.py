@@ -42,8 +42,9 @@ class FeatureMap(nn.Module):
     dim_features: how many features a row gets.
     dim_head: K; None leaves the drawing to the first call, which no compiler can trace.
     iter_before_redraw: how many calls of `projection_of_call` in training share their vectors;
-        None keeps them for ever. Evaluation neither counts nor redraws. The count and the seed are
-        buffers too, so a restored model draws what the saved one would have drawn.
+        None keeps them for ever. Calls in evaluation, and those that checkpointing makes again in a
+        backward pass, neither count nor redraw. The count and the seed are buffers too, so a
+        restored model draws what the saved one would have drawn.
     normalize_inputs: scale rows to length sqrt(K) first, which bounds the scores and with them the
         error of their estimates: Henry et al. 2020, arXiv:2010.04245.
     seed: of all drawings; None takes one from torch's global generator.
@@ -104,17 +105,15 @@ class FeatureMap(nn.Module):
         """
         projection = self.projection(dim_head)
         if self.training and self.iter_before_redraw is not None:
-            projection = torch.ops.attn_modules.redraw_if_due(
+            # New tensors, since the backward passes of earlier calls may still need the old ones.
+            self.features, self.num_calls = torch.ops.attn_modules.count_and_redraw(
                 projection,
                 self.seed,
                 self.num_calls,
                 self.iter_before_redraw,
                 self.has_random_lengths,
             )
-            # New tensors, since the backward passes of earlier calls may still need the old ones.
-            self.features = projection
-            self.num_calls = self.num_calls + 1
-        return projection
+        return self.features
 
     def projection(self, dim_head: int) -> Tensor:
         """Return the vectors [K, ...] as they are.
@@ -249,25 +248,35 @@ def _generator(seed: int, drawing: int) -> torch.Generator:
 
 
 torch.library.define(
-    "attn_modules::redraw_if_due",
-    "(Tensor vectors, Tensor seed, Tensor num_calls, int period, bool random_lengths) -> Tensor",
+    "attn_modules::count_and_redraw",
+    "(Tensor vectors, Tensor seed, Tensor num_calls, int period, bool random_lengths) "
+    "-> (Tensor vectors, Tensor num_calls)",
 )
 
 
-@torch.library.impl("attn_modules::redraw_if_due", "CompositeExplicitAutograd")
-def _redraw_if_due(
+@torch.library.impl("attn_modules::count_and_redraw", "CompositeExplicitAutograd")
+def _count_and_redraw(
     vectors: Tensor, seed: Tensor, num_calls: Tensor, period: int, random_lengths: bool
-) -> Tensor:
-    """Return the vectors for the call after `num_calls` others; compiled graphs hold one node."""
+) -> tuple[Tensor, Tensor]:
+    """Return the vectors for the call after `num_calls` others, and how many calls there are then.
+
+    A call that checkpointing computes again is neither counted nor redrawn for. That is asked here,
+    in the one node of compiled graphs, which run forward and in a backward pass alike.
+    """
+    kept = vectors.clone(memory_format=torch.contiguous_format)
+    if torch._C._current_graph_task_id() != -1:  # noqa: SLF001  torch has no public way
+        return kept, num_calls.clone()
     drawing, since = divmod(int(num_calls), period)
     if since or not drawing:
-        return vectors.clone(memory_format=torch.contiguous_format)
+        return kept, num_calls + 1
     dim_head, count = vectors.shape
     generator = _generator(int(seed), drawing)
     drawn = draw_vectors(dim_head, count, random_lengths=random_lengths, generator=generator)
-    return drawn.to(vectors)
+    return drawn.to(vectors), num_calls + 1
 
 
-@torch.library.register_fake("attn_modules::redraw_if_due")
-def _vectors_extents(vectors: Tensor, *_: object) -> Tensor:
-    return vectors.new_empty(vectors.shape)
+@torch.library.register_fake("attn_modules::count_and_redraw")
+def _vectors_and_count(
+    vectors: Tensor, _seed: Tensor, num_calls: Tensor, *_: object
+) -> tuple[Tensor, Tensor]:
+    return vectors.new_empty(vectors.shape), num_calls.new_empty(())

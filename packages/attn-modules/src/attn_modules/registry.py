@@ -204,6 +204,11 @@ def _config_of(constructor: type[Attention]) -> type[AttentionConfig]:
     named = [p for p in arguments if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     fields = [("dropout", float | None, None)]
     fields += [(p.name, Any, None) for p in named if p.name != "dropout"]
-    return dataclasses.make_dataclass(
+    config = dataclasses.make_dataclass(
         f"{constructor.__name__}Config", fields, bases=(AttentionConfig,)
     )
+    # Pickle finds a class by where it lies: this one as an attribute of its mechanism.
+    config.__module__ = constructor.__module__
+    config.__qualname__ = f"{constructor.__qualname__}.{config.__name__}"
+    setattr(constructor, config.__name__, config)
+    return config

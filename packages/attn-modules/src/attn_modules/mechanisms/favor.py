@@ -32,8 +32,9 @@ class FavorAttention(KernelAttention):
     dim_features: default 2 floor(ceil(K (1 + log2 K)) / 2), which needs `dim_head`.
     dim_head: K; without it, features are drawn at the first call.
     iter_before_redraw: after how many calls of `forward` in training new features are drawn; None
-        keeps those that it was made with. Calls of `prefill` and `step` never count; what
-        checkpointing computes again does, so that it must not fall to other features.
+        keeps those that it was made with. Calls of `prefill` and `step` never count, nor does what
+        checkpointing computes again; it takes the features of the last call, so that where one
+        layer is called several times before the backward pass, none may be drawn in between.
     feature_map_type: a `FeatureMapType` or its value; ReLU is a kernel of its own.
     normalize_inputs: scale rows of q and k to length sqrt(K) first, as `FeatureMap` says: another
         attention, of cosines, whose estimate has a bounded error.
