@@ -93,6 +93,23 @@ def test_grad_transform():
     assert_close(found, torch.autograd.grad(loss(*leaves), leaves))
 
 
+@pytest.mark.parametrize("is_stacked", [False, True])
+def test_vmap_of_results_and_gradients(is_stacked):
+    def merged(outs, lses):
+        return merge_attentions(*((outs, lses) if is_stacked else (outs.unbind(), lses.unbind())))
+
+    def gradients(outs, lses):
+        return torch.func.grad(lambda *split: merged(*split)[0].square().sum(), (0, 1))(outs, lses)
+
+    generator = torch.Generator().manual_seed(7)
+    outs = torch.randn(4, 3, 2, 5, 3, 8, dtype=torch.float64, generator=generator)
+    lses = torch.randn(3, 2, 3, 5, dtype=torch.float64, generator=generator)
+    for function in (merged, gradients):
+        found = torch.vmap(function, in_dims=(0, None))(outs, lses)
+        for place, sample in enumerate(outs):
+            assert_close(tuple(x[place] for x in found), function(sample, lses))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func uses it
 def test_second_derivative_and_forward_mode_are_refused():
     outs, lses = make_chunks(requires_grad=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attn_ops._autograd import is_differentiated
-from attn_ops._torch_ops import refuse_other_devices, registry
+from attn_ops._torch_ops import loop_under_vmap, refuse_other_devices, registry
 
 MOST_CHUNKS: Final = 1024
 """The most that one call merges, as `attn/merge.h` says."""
@@ -35,6 +35,8 @@ class Merge(torch.autograd.Function):
 
     Its inputs are how many of the tensors are outputs, the dtype of the result, and the tensors.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -64,6 +66,8 @@ class Merge(torch.autograd.Function):
 
 class MergeGradient(torch.autograd.Function):
     """The backward operator under autograd, to refuse a second derivative instead of losing it."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -142,3 +146,7 @@ def _fake_merge_backward(
         [out.new_empty(out.shape) for out in chunk_outs] if need_outs else [],
         [lse.new_empty(lse.shape) for lse in chunk_lses] if need_lses else [],
     )
+
+
+for _operator in (_merge, _merge_backward):
+    loop_under_vmap(_operator)

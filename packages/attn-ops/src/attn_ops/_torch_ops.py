@@ -142,24 +142,35 @@ def _fake_backward(*inputs: Any) -> list[Tensor]:  # noqa: ANN401
     ]
 
 
-def _loop_under_vmap(operator: torch._ops.OpOverload) -> None:
+def loop_under_vmap(operator: torch._ops.OpOverload) -> None:
     """Call `operator` once per sample: torch's own loop asks users to report it."""
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any, **options: Any) -> Any:  # noqa: ANN401
-        def sample(index: int) -> list[Any]:
-            return [
-                x if dim is None else x.select(dim, index)
-                for x, dim in zip(inputs, in_dims, strict=True)
-            ]
-
-        results = [operator(*sample(index), **options) for index in range(info.batch_size)]
-        if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        stacked = type(results[0])(torch.stack(samples) for samples in zip(*results, strict=True))
-        return stacked, type(results[0])([0] * len(stacked))
+    def rule(info: Any, in_dims: tuple[Any, ...], *inputs: Any, **options: Any) -> Any:  # noqa: ANN401
+        samples = [
+            operator(
+                *(_sample(x, dim, index) for x, dim in zip(inputs, in_dims, strict=True)), **options
+            )
+            for index in range(info.batch_size)
+        ]
+        return _stack(samples)
 
     torch.library.register_vmap(operator, rule, lib=registry)
 
 
+def _sample(x: Any, dim: Any, index: int) -> Any:  # noqa: ANN401  tensors and lists of them
+    if isinstance(dim, (list, tuple)):
+        return [_sample(*pair, index) for pair in zip(x, dim, strict=True)]
+    return x if dim is None else x.select(dim, index)
+
+
+def _stack(samples: list[Any]) -> tuple[Any, Any]:
+    """Return what the samples' results are together, and where in each of them they lie."""
+    if isinstance(samples[0], Tensor):
+        return torch.stack(samples), 0
+    form = type(samples[0])
+    parts = [_stack(list(parts)) for parts in zip(*samples, strict=True)]
+    return form(stacked for stacked, _ in parts), form(dims for _, dims in parts)
+
+
 for _operator in (unmasked_attention, attention, attention_forward, attention_backward):
-    _loop_under_vmap(_operator)
+    loop_under_vmap(_operator)
