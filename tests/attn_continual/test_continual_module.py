@@ -141,6 +141,15 @@ def test_the_state_moves_with_the_parameters(layer, sequence):
     assert layer.get_state().tensors.key.device.type == "meta"
 
 
+def test_a_snapshot_goes_on_in_another_dtype(layer, sequence):
+    expected = whole_of(layer, sequence)[:, 1]
+    step_through(layer, sequence[:, :L])
+    state = layer.get_state()
+    layer.float().set_state(state)
+    out = layer.forward_step(sequence[:, L].float())
+    assert_close(out.double(), expected, rtol=0, atol=1e-5)
+
+
 def test_the_state_is_no_weight(layer, sequence):
     before = list(layer.state_dict())
     step_through(layer, sequence)

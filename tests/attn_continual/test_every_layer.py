@@ -89,6 +89,30 @@ def test_active_streams_are_told_by_one_bool_each(name, active):
             assert_close(state, module.initial_state(N), rtol=0, atol=0)
 
 
+def outputs_of(module, x, state, *, in_place):
+    """Run functional steps over half of x, and a chunk over the rest."""
+    time, half = module.time_axis, x.shape[module.time_axis] // 2
+    rest = x.narrow(time, half, x.shape[time] - half)
+    outs = []
+    for row in x.unbind(time)[:half]:
+        out, state, _ = module.step(row, state, in_place=in_place)
+        outs.append(out)
+    return outs, module.steps(rest, state)[0]
+
+
+@every_layer
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_state_may_be_of_another_dtype_than_the_weights(name, in_place):
+    module, x = make(name, torch.float32)
+    with torch.no_grad():
+        expected = outputs_of(module, x, module.initial_state(N), in_place=in_place)
+        for dtype, atol in ((torch.bfloat16, 0.05), (torch.float64, 1e-5)):
+            state = module.initial_state(N, dtype=dtype)
+            assert_close(
+                outputs_of(module, x, state, in_place=in_place), expected, rtol=0, atol=atol
+            )
+
+
 def allocated_by(module, row):
     with AllocatedElements() as watch:
         module.forward_step(row)

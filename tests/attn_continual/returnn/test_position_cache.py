@@ -147,4 +147,6 @@ def test_what_is_kept_under_autocast_stays_there():
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.float16):
+            assert torch.equal(layer(x), copy.deepcopy(layer)(x))
         assert torch.equal(layer(x), copy.deepcopy(layer)(x))

@@ -202,7 +202,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         out, state, valid = self.attend(
             rows, state, attn_mask, single=single, active=active, in_place=in_place
         )
-        out = linear(out.flatten(-2), self.out_proj.weight, self.out_proj.bias)
+        out = out.flatten(-2).to(rows.query.dtype)  # a state may be of another one
+        out = linear(out, self.out_proj.weight, self.out_proj.bias)
         return out, state, valid
 
     def forward_step(  # pyright: ignore[reportIncompatibleMethodOverride]  the seed's order
@@ -260,7 +261,8 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Return the output over the whole sequence and the weights, as torch's layer does.
 
-        Without a window: every query sees all T keys that the masks leave. Masks as for torch.
+        Without a window: every query sees all T keys that the masks leave. Masks as for torch,
+        which gives NaN to a query that sees no key where weights are wanted.
         Returns (output, weights or None), or the output alone if `forward_returns_attn_mask` is
         off.
         """

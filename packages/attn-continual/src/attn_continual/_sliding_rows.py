@@ -23,14 +23,15 @@ def sliding_windows(ring: Tensor, rows: Tensor, position: Tensor, length: int) -
 
 
 def late_rows(ring: Tensor, rows: Tensor, position: Tensor, delay: int) -> Tensor:
-    """Return the rows of `delay` steps before each of the next T steps.
+    """Return the rows of `delay` steps before each of the next T steps, in the dtype of `rows`.
 
     Shapes: ring [N, R, ...] with R >= delay; rows, result [N, T, ...]; position int64 [N].
     """
     if delay == 0:
         return rows
     history = last_rows(ring, position, delay)
-    return torch.cat([history, rows.to(ring.dtype)], dim=1)[:, : rows.shape[1]]
+    late = torch.cat([history, rows.to(ring.dtype)], dim=1)[:, : rows.shape[1]]
+    return late.to(rows.dtype)
 
 
 def keep_rows(

@@ -22,6 +22,7 @@ _of_context: ContextVar[CallMode | None] = ContextVar("attn_continual.call_mode"
 def call_mode(mode: CallMode) -> Iterator[None]:
     """Let every continual module called within run `mode`; contexts nest, and threads differ.
 
+    Compiled and exported graphs have each module's own `call_mode`, for they outlive contexts.
     Raises: ValueError if `mode` names no method.
 
     >>> with call_mode("forward_step"):
@@ -36,10 +37,7 @@ def call_mode(mode: CallMode) -> Iterator[None]:
 
 
 def current_call_mode(own: CallMode) -> CallMode:
-    """Return the mode of the innermost context, or `own`, the module's, outside of any.
-
-    A graph that torch.compile or torch.export traces has the module's own: it outlives contexts.
-    """
+    """Return the mode of the innermost context, or `own`, the module's, outside of any."""
     return own if torch.compiler.is_compiling() else _of_context.get() or own
 
 

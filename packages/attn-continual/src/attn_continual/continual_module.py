@@ -34,7 +34,8 @@ class ContinualModule(nn.Module, ABC):
 
     On top, with the state inside the module and all streams at the same step: `forward_step`
     returns None for the first `warm_up_steps` steps, `forward_steps` the outputs that there are,
-    or None. No method waits for the device.
+    or None. These count steps in Python, which torch.compile would compile anew for: compile
+    `step` and `steps`. No method waits for the device.
     """
 
     receptive_field: int = 1
@@ -63,7 +64,10 @@ class ContinualModule(nn.Module, ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:  # noqa: ANN401  the subclass knows
-        """Return the state of streams that have seen nothing; default: as the parameters are."""
+        """Return the state of streams that have seen nothing; default: as the parameters are.
+
+        dtype: of what is remembered; outputs keep that of the inputs.
+        """
 
     @abstractmethod
     def step(

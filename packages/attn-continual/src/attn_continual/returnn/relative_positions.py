@@ -168,9 +168,10 @@ class RelativePositions(SelfAttentionBase):
         is_kept = bool(weights) and are_own and not (self.training or learns)
         if not is_kept or torch.compiler.is_compiling():
             return self._make_rows(first, last, drops)
-        autocasts = torch.is_autocast_enabled(weights[0].device.type)
+        device = weights[0].device.type
+        casts_to = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return self._projected.rows(
-            first, last, self._make_rows, weights=weights, settings=autocasts
+            first, last, self._make_rows, weights=weights, settings=casts_to
         )
 
     def _make_rows(self, first: int, last: int, drops: bool = False) -> Tensor:
