@@ -117,10 +117,22 @@ void test(const Precision& precision, const Widths& widths, Seen seen) {
   }
 }
 
+// Queries that have no keys at all still get their gradients.
+void test_no_keys(const Precision& precision) {
+  const Shape shape{.B = 1, .Mq = 70, .Mkv = 0, .Hq = 2, .Hkv = 1, .K = 16, .Kv = 16};
+  Calls calls(Arrays(precision.dtype, precision.dtype, shape, 1));
+  Array& gradient = calls.arrays.grad_query;
+  gradient.fill(kGarbage);
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+  for (int64_t i = 0; i < gradient.size(); ++i) CHECK_IN(precision.name, gradient.get(i) == 0.0);
+}
+
 }  // namespace
 
 int main() {
   constexpr Seen kSeen[] = {Seen::kAll, Seen::kCausal, Seen::kWindow, Seen::kSequences};
+  for (int p = 0; p < 3; ++p) test_no_keys(kPrecisions[p]);  // not float64
   int turn = 0;
   for (const Widths& widths : kWidths) {
     for (int p = 0; p < 3; ++p) test(kPrecisions[p], widths, kSeen[turn++ % 4]);  // not float64

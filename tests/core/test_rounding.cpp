@@ -1,6 +1,6 @@
-// Gradients of rows of which rounding leaves little: their lse is so large that float32 has lost
-// the logarithm of the number of their keys, or their keys are so few that dP is nearly rowsum(dO
-// O).
+// Results of which rounding could leave little: gradients of rows whose lse is so large that float32
+// has lost the logarithm of the number of their keys, or whose keys are so few that dP is nearly
+// rowsum(dO O); and sums of thousands of numbers that are all positive.
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -65,6 +65,21 @@ void run_single_keys(const Precision& precision, const Shape& s) {
   }
 }
 
+// What is lost in each addition, if always on the same side, is lost thousands of times.
+void run_long_sums(const Precision& precision, const Shape& s) {
+  Calls calls(Arrays(precision.dtype, precision.dtype, s, 1));
+  for (Array* array : {&calls.arrays.value, &calls.arrays.grad_out}) {
+    for (int64_t i = 0; i < array->size(); ++i) array->set(i, 2.5 + array->get(i));
+  }
+  const NaiveForward forward = naive_forward(calls.arrays, calls.mask);
+  const NaiveBackward backward = naive_backward(calls.arrays, calls.mask);
+  const std::string context = std::string(precision.name) + ", long sums";
+  run_both(context, calls);
+  check_close(context, "out", calls.arrays.out, forward.out, precision.tolerance);
+  check_close(context, "grad_value", calls.arrays.grad_value, backward.grad_value,
+              precision.tolerance);
+}
+
 }  // namespace
 
 int main() {
@@ -74,6 +89,8 @@ int main() {
       for (const double number : {-1e4, -1e9, 1e7}) run_large_bias(precision, shape, number);
       run_single_keys(precision, shape);
     }
+    run_long_sums(precision, {.B = 1, .Mq = 20, .Mkv = 3000, .Hq = 1, .Hkv = 1, .K = 16, .Kv = 16});
+    run_long_sums(precision, {.B = 1, .Mq = 3000, .Mkv = 20, .Hq = 1, .Hkv = 1, .K = 16, .Kv = 16});
   }
   return check::outcome();
 }

@@ -8,7 +8,7 @@
 
 namespace attn::cuda {
 
-// All throw Refusal before anything is written or queued.
+// All throw Refusal, before anything is written or queued but for a launch of too many blocks.
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device);  // bytes
 size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties& device);
 

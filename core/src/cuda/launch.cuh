@@ -5,22 +5,21 @@
 
 #include <cstddef>
 
+#include "cuda/grid.h"
 #include "cuda/runtime.h"
 
 namespace attn::cuda {
-
-// Extents in blocks. At most 2^31 - 1, 65535 and 65535.
-struct Grid {
-  int64_t x = 1, y = 1, z = 1;
-};
 
 // Runs `kernel` on every block of `grid`; an empty grid is none. `threads` is a multiple of 32.
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Grid grid, int threads, size_t shared_bytes, void* stream,
             const Arguments& arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.is_empty()) return;
+  require_launchable(grid);
+  // The same number whatever this launch takes: a thread that launches the kernel with less must
+  // not lower it between these two calls of another.
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
+                             most_shared_bytes()),
         "a kernel's shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),

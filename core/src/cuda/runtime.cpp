@@ -45,6 +45,12 @@ DeviceProperties device_properties(int device) {
           .shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
 }
 
+int most_shared_bytes() {
+  int device = 0;
+  check(cudaGetDevice(&device), "a query of the current device");
+  return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
 void clear_memory(void* memory, size_t bytes, void* stream) {
   if (bytes == 0) return;
   check(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)), "a clearing");

@@ -18,6 +18,9 @@ int device_count();
 // Throws Refusal if there is no such device.
 DeviceProperties device_properties(int device);
 
+// Bytes of shared memory that one block may have on the current device.
+int most_shared_bytes();
+
 // Throws Refusal with ATTN_ERROR_DEVICE, naming `what` failed, if `error`, a cudaError_t, is one.
 void check(int error, const char* what);
 

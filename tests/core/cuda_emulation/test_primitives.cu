@@ -311,6 +311,20 @@ void test_faults() {
               [&] { run(turn_that_never_comes, TurnArguments{nullptr, &now, nullptr}); }));
 }
 
+// A grid that a launch would cut to 32 bits is refused.
+void test_grids() {
+  const Grid grids[] = {{.x = int64_t{1} << 31}, {.y = 65536}, {.z = 65536}};
+  for (const Grid& grid : grids) {
+    bool is_refused = false;
+    try {
+      launch(no_barrier, grid, kThreads, kThreads * 16, nullptr, Output{nullptr});
+    } catch (const attn::Refusal&) {
+      is_refused = true;
+    }
+    CHECK(is_refused);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -324,5 +338,6 @@ int main() {
   test_conversions();
   test_turns();
   test_faults();
+  test_grids();
   return check::outcome();
 }

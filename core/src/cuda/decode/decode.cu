@@ -98,7 +98,7 @@ void require_served(const ForwardProblem& p, const DeviceProperties& device) {
         static_cast<long long>(kSharedBytes), static_cast<long long>(device.shared_bytes));
   }
   if (p.most_keys >= kFarKeys) {
-    refuse_unsupported("expected fewer than 2^30 keys of a sequence, got %lld; split them",
+    refuse_unsupported("expected fewer than 2^29 keys of a sequence, got %lld; split them",
                        static_cast<long long>(p.most_keys));
   }
 }

@@ -13,8 +13,8 @@ namespace {
 
 // What a block may have on every GPU since sm_80; rows that need a close look take nearly all.
 constexpr int64_t kSharedBytes = 99 * 1024;
-// Kernels count rows in 32 bits, with room to add a band.
-constexpr int64_t kMostRows = int64_t{1} << 30;
+// Kernels count rows in 32 bits, with room to add a band; the forward takes as many.
+constexpr int64_t kMostRows = int64_t{1} << 29;
 
 void require_served(const Problem& p, const DeviceProperties& device) {
   if (device.shared_bytes < kSharedBytes) {
@@ -25,7 +25,7 @@ void require_served(const Problem& p, const DeviceProperties& device) {
   }
   if (p.Mq >= kMostRows || p.most_keys >= kMostRows) {
     refuse_unsupported(
-        "expected fewer than 2^30 queries and keys of a sequence, got %lld and %lld; split them",
+        "expected fewer than 2^29 queries and keys of a sequence, got %lld and %lld; split them",
         static_cast<long long>(p.Mq), static_cast<long long>(p.most_keys));
   }
 }

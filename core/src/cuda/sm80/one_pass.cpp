@@ -21,8 +21,10 @@ bool has_served_mask(const Problem& p) {
 
 OnePassBytes one_pass_bytes(const BackwardProblem& p, const DeviceProperties& device) {
   const int width = width_of(p);
-  const bool is_served = element_bytes(p.query.dtype) == 2 && std::max(p.K, p.Kv) <= width &&
-                         device.capability >= kLeastCapability && has_served_mask(p) &&
+  // Its blocks own keys: without any, none would write dQ.
+  const bool is_served = p.Mkv > 0 && element_bytes(p.query.dtype) == 2 &&
+                         std::max(p.K, p.Kv) <= width && device.capability >= kLeastCapability &&
+                         has_served_mask(p) &&
                          one_pass_shared_bytes(width, true) <= device.shared_bytes;
   if (!is_served) return {};
   const int64_t tiles = (p.Mq + kOnePassQueries - 1) / kOnePassQueries * p.Hq * p.B;

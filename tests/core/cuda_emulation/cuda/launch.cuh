@@ -4,20 +4,17 @@
 #include <cstddef>
 
 #include "cuda/device/platform.cuh"
+#include "cuda/grid.h"
 #include "cuda/runtime.h"
 
 namespace attn::cuda {
 
-struct Grid {
-  int64_t x = 1, y = 1, z = 1;
-};
-
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Grid grid, int threads, size_t shared_bytes, void*,
             const Arguments& arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (grid.x < 0 || grid.y < 0 || grid.z < 0 || grid.x > INT32_MAX || grid.y > 65535 ||
-      grid.z > 65535) {
+  if (grid.is_empty()) return;
+  require_launchable(grid);
+  if (grid.x < 0 || grid.y < 0 || grid.z < 0) {
     emulation::fail("a grid of %ld by %ld by %ld blocks", static_cast<long>(grid.x),
                     static_cast<long>(grid.y), static_cast<long>(grid.z));
   }
