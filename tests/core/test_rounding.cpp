@@ -1,6 +1,6 @@
-// Results of which rounding could leave little: gradients of rows whose lse is so large that float32
-// has lost the logarithm of the number of their keys, or whose keys are so few that dP is nearly
-// rowsum(dO O); and sums of thousands of numbers that are all positive.
+// Results of which rounding could leave little: gradients of rows whose lse is so large that
+// float32 has lost the logarithm of the number of their keys, or whose keys are so few that dP is
+// nearly rowsum(dO O); and sums of thousands of numbers that are all positive.
 #include <cmath>
 #include <cstdio>
 #include <string>
