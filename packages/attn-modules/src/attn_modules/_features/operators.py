@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from attn_modules._differentiable import differentiable
 from attn_modules._features.arithmetic import Kind, count_features
 from attn_modules._features.call import FeatureCall
 from attn_modules._features.prefix_sums import PrefixState, causal_backward, causal_forward
@@ -66,7 +67,7 @@ def feature_attention(
     Numerics: sums are kept in float32, in float64 for such inputs; a query without keys gives 0.
     Differentiable once in q, k and v.
     """
-    out, *state = _operators.feature_attention(q, k, v, keep, projection, kind, scale, causal)
+    out, *state = _differentiable_forward(q, k, v, keep, projection, kind, scale, causal)
     return Result(out, *(x.detach() for x in state))
 
 
@@ -169,4 +170,6 @@ def _differentiate(
     return *grads, None, None, None, None, None
 
 
-torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_save)
+_differentiable_forward: Final = differentiable(
+    _operators.feature_attention.default, _differentiate, _save
+)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch.nn import functional
 
+from attn_modules._differentiable import differentiable
 from attn_modules._inputs import read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
@@ -58,7 +59,7 @@ class FourierMix(Attention):
         if kept is not None:
             rows = rows.masked_fill(~kept, 0.0)
         rows = rows.to(torch.promote_types(q.dtype, torch.float32))
-        mixed = torch.ops.attn_modules.real_fourier(rows).to(q.dtype)
+        mixed = _transform(rows).to(q.dtype)
         return inputs.restore(functional.dropout(mixed, self.active_dropout))
 
 
@@ -79,9 +80,9 @@ def _real_fourier_extents(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _real_fourier_backward(_context: object, grad: Tensor) -> Tensor:
+def _transform_gradient(_context: object, grad: Tensor) -> Tensor:
     # F_n is symmetric, and so is the real part of the two: the map is its own transpose.
-    return torch.ops.attn_modules.real_fourier(grad)
+    return _transform(grad)
 
 
-torch.library.register_autograd("attn_modules::real_fourier", _real_fourier_backward)
+_transform: Final = differentiable(torch.ops.attn_modules.real_fourier.default, _transform_gradient)

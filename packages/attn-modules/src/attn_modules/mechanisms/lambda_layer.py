@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attn_modules._differentiable import are_transforms_active
 from attn_modules._inputs import read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
@@ -83,7 +84,9 @@ class LambdaLayer(Attention):
                 values = values.masked_fill(~columns, 0.0)
             content = keys.softmax(dim=2).transpose(2, 3) @ values
             distances = self.rel_pos_emb.to(dtype)
-            out = queries @ content + _PositionMaps.apply(queries, distances, values)
+            # Transforms of torch.func, which such a function stops, see through plain arithmetic.
+            apply = _apply_at_once if are_transforms_active() else _PositionMaps.apply
+            out = queries @ content + apply(queries, distances, values)
         out = out.transpose(1, 2).to(q.dtype)
         return inputs.restore(functional.dropout(out, self.active_dropout))
 
@@ -131,6 +134,12 @@ class _PositionMaps(torch.autograd.Function):
                 dq[:, :, rows] = by_distance @ distances[seen]
                 ddistances[seen] += (by_distance.transpose(2, 3) @ q[:, :, rows]).sum((0, 1))
         return dq, ddistances, dv
+
+
+def _apply_at_once(q: Tensor, distances: Tensor, v: Tensor) -> Tensor:
+    """Do what `_PositionMaps` does, but keep the scores of all queries for the gradient."""
+    nearest = (distances.shape[0] + 1) // 2 - q.shape[2]
+    return _scores(q, distances[nearest : nearest + q.shape[2] + v.shape[2] - 1]) @ v
 
 
 def _blocks(q: Tensor, distances: Tensor, v: Tensor) -> Iterator[tuple[slice, slice]]:
