@@ -16,11 +16,14 @@ void launch(void (*kernel)(Arguments), Grid grid, int threads, size_t shared_byt
             const Arguments& arguments) {
   if (grid.is_empty()) return;
   require_launchable(grid);
-  // The same number whatever this launch takes: a thread that launches the kernel with less must
-  // not lower it between these two calls of another.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             most_shared_bytes()),
-        "a kernel's shared memory");
+  constexpr size_t kUnasked = 48 * 1024;  // bytes of shared memory
+  if (shared_bytes > kUnasked) {
+    // The same number whatever this launch takes: a thread that launches the kernel with less must
+    // not lower it between these two calls of another.
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               most_shared_bytes()),
+          "a kernel's shared memory");
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
                         static_cast<unsigned>(grid.z));

@@ -23,19 +23,28 @@ void launch_row_bias(const BackwardArguments& a, void* stream) {
          kRowGradientThreads * sizeof(double), stream, a);
 }
 
+// Whether the bias gradient, of every score, leaves no gaps. Axes of one element have stride 0.
+bool is_dense(const BackwardProblem& p) {
+  const Scores& to = p.grad_bias;
+  const auto follows = [](int64_t extent, int64_t stride, int64_t inner) {
+    return extent == 1 || stride == inner;
+  };
+  return follows(p.Mkv, to.stride_n, 1) && follows(p.Mq, to.stride_m, p.Mkv) &&
+         follows(p.Hq, to.stride_h, p.Mq * p.Mkv) && follows(p.B, to.stride_b, p.Hq * p.Mq * p.Mkv);
+}
+
 }  // namespace
 
 void launch_clear_bias(const BackwardArguments& a, void* stream) {
   const BackwardProblem& p = a.problem;
-  const Scores& to = p.grad_bias;
-  if (to.stride_n == 1 && to.stride_m == p.Mkv && to.stride_h == p.Mq * p.Mkv &&
-      to.stride_b == p.Hq * to.stride_h) {
-    const int64_t bytes = p.B * to.stride_b * element_bytes(to.dtype);
-    return clear_memory(to.data, static_cast<size_t>(bytes), stream);
+  const int64_t elements = p.B * p.Hq * p.Mq * p.Mkv;
+  if (is_dense(p)) {
+    const int64_t bytes = elements * element_bytes(p.grad_bias.dtype);
+    return clear_memory(p.grad_bias.data, static_cast<size_t>(bytes), stream);
   }
   launch(&clear_bias_gradient_kernel<kRowGradientThreads>,
-         {.x = (p.B * p.Hq * p.Mq * p.Mkv + kRowGradientThreads - 1) / kRowGradientThreads},
-         kRowGradientThreads, 0, stream, a);
+         {.x = (elements + kRowGradientThreads - 1) / kRowGradientThreads}, kRowGradientThreads, 0,
+         stream, a);
 }
 
 void launch_bias_gradient(const BackwardArguments& a, void* stream) {
