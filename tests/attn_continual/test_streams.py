@@ -81,6 +81,18 @@ def test_an_int_is_of_all_streams():
         stack_streams([state, (torch.arange(3), 4)])
 
 
+def test_streams_of_states_of_different_sizes_are_refused():
+    layer = returnn.CausalSelfAttention(4, 4, key_dim_total=4, value_dim_total=4, num_heads=2)
+    older, newer = (layer(torch.randn(2, steps, 4), 1)[1] for steps in (3, 1))
+    uneven = layer(torch.randn(2, 3, 4), 1, lengths=torch.tensor([3, 1]))[1]
+    new, mask = layer.default_initial_state(batch_dims=[2]), torch.tensor([True, False])
+    for state, other in ((older, newer), (older, uneven), (newer, new)):
+        with pytest.raises(ValueError, match="expected states of one size but for their streams"):
+            stack_streams([state, other])
+        with pytest.raises(ValueError, match="expected states of one size but for their streams"):
+            reset_streams(state, other, mask)
+
+
 def test_what_is_no_state_and_no_mask_of_its_streams():
     state = state_of(0, 1, 2)
     with pytest.raises(

@@ -80,18 +80,20 @@ def select_streams(state: Any, index: Tensor | Sequence[int]) -> Any:  # noqa: A
 def stack_streams(states: Sequence[Any]) -> Any:  # noqa: ANN401
     """Return one state of the streams of all `states`, in their order.
 
-    Raises: ValueError for no states.
+    Raises: ValueError for no states, or of different sizes.
     """
     if not states:
         raise ValueError("stack_streams: expected a state or more, got none")
+    _check_alike("stack_streams", *states)
     return map_state(lambda *tensors: torch.cat(tensors), *states)
 
 
 def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN401
     """Return the streams of `mask`, bool [N], as in `chosen`, and the others as in `others`.
 
-    Raises: ValueError if the mask is another.
+    Raises: ValueError if the mask is another, or the states are of different sizes.
     """
+    _check_alike("streams", chosen, others)
     num_streams = max((x.shape[0] for x in tensors_of(others)), default=0)
     if mask.dtype != torch.bool or mask.shape != (num_streams,):
         raise ValueError(
@@ -107,3 +109,13 @@ def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN4
 def reset_streams(state: Any, initial: Any, mask: Tensor) -> Any:  # noqa: ANN401
     """Return `state` with the streams of `mask`, bool [N], as in `initial`."""
     return choose_streams(mask, initial, state)
+
+
+def _check_alike(who: str, *states: Any) -> None:  # noqa: ANN401
+    """Raise ValueError if states differ in more than their streams."""
+    shapes = [[list(x.shape[1:]) for x in tensors_of(state)] for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError(
+            f"{who}: expected states of one size but for their streams, got tensors of {shapes}; "
+            "those that grow with the steps seen are of one size after as many"
+        )
