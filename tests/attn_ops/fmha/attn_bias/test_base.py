@@ -12,6 +12,7 @@ from attn_ops.fmha.attn_bias import (
     AttentionMask,
     BiasedMask,
     BlockDiagonalMask,
+    BlockSparseMask,
     LowerTriangularMask,
     PagedBlockDiagonalPaddedKeysMask,
     RelativePositionBias,
@@ -23,6 +24,28 @@ def test_materialize_expands_and_casts():
     assert mask.shape == (2, 3, 4, 5)
     assert mask.dtype == torch.bfloat16
     assert mask.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape"),
+    [
+        (LowerTriangularMask(), (3, 4)),
+        (BlockSparseMask.from_lists([[0], [1, 0]], block_size=2), (4, 4)),
+        (
+            PagedBlockDiagonalPaddedKeysMask.from_seqlens(
+                [1, 1], [3, 1], torch.tensor([[2, 0], [1, 3]], dtype=torch.int32), page_size=2
+            ),
+            (2, 8),
+        ),
+    ],
+    ids=["band", "blocks", "pages"],
+)
+def test_materialize_and_pictures_heed_no_default_device(mask, shape):
+    with torch.device("meta"):
+        materialized, image = mask.materialize(shape), mask._repr_svg_()
+    assert materialized.device.type == "cpu"
+    assert torch.equal(materialized, mask.materialize(shape))
+    assert image == mask._repr_svg_()
 
 
 def test_materialize_repeats_instead_of_copying():

@@ -50,7 +50,8 @@ class AttentionBias:
         Raises: ValueError if `shape` has too few axes or does not fit.
         """
         result_shape = self.materialized_shape(tuple(shape))
-        return _dense.materialize(self.mask_spec(), result_shape, dtype, device)
+        with torch.device("cpu"):  # whatever the default is
+            return _dense.materialize(self.mask_spec(), result_shape, dtype, device)
 
     def materialized_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Check the shape that `materialize` is asked for, and return that of its result."""

@@ -51,9 +51,10 @@ def picture(title: str, spec: MaskSpec, shape: tuple[int, int] | None) -> Pictur
     Where heads differ the first is shown; a bias that is added shows only where it hides keys.
     """
     num_queries, num_keys = _shape_of(spec) if shape is None else shape
-    queries, keys = _sample(num_queries), _sample(num_keys)
-    places = _dense.locate(spec, num_queries, num_keys, queries, keys)
-    seen = _dense.seen_at(spec, places)
+    with torch.device("cpu"):  # whatever the default is
+        queries, keys = _sample(num_queries), _sample(num_keys)
+        places = _dense.locate(spec, num_queries, num_keys, queries, keys)
+        seen = _dense.seen_at(spec, places)
     if spec.bias is not None:
         seen = seen & _shown_by_bias(spec.bias, queries, keys)
     seen = seen[0] if seen.dim() == 3 else seen
