@@ -294,19 +294,12 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         """Return the learned and the zero rows that every query sees, if there are any."""
         if self.bias_k is None and not self.add_zero_attn:
             return None
-        key: list[Tensor] = []
-        value: list[Tensor] = []
         shape = (1, self.num_heads, self.head_dim)
-        for rows, bias in ((key, self.bias_k), (value, self.bias_v)):
-            if bias is not None:
-                rows.append(bias.view(shape))
-        if self.add_zero_attn:
-            zeros = self.out_proj.weight.new_zeros(shape)
-            key.append(zeros)
-            value.append(zeros)
-        if len(key) == 1:
-            return ExtraRows(*key, *value)
-        return ExtraRows(torch.cat(key), torch.cat(value))
+        zeros = [self.out_proj.weight.new_zeros(shape)] if self.add_zero_attn else []
+        if self.bias_k is None or self.bias_v is None:
+            return ExtraRows(*zeros, *zeros)
+        key, value = (torch.cat([x.view(shape), *zeros]) for x in (self.bias_k, self.bias_v))
+        return ExtraRows(key, value)
 
     def _after_the_end(
         self, x: Tensor, inputs: dict[str, Tensor | None]

@@ -98,14 +98,14 @@ class RelativeAttention(nn.Module):
         self.mode = cast("tuple[Mode, ...]", (mode,) if isinstance(mode, str) else tuple(mode))
         self.p2c_index = p2c_index
         self._check_sizes(position_embedding)
-        heads = n_heads + n_additional_heads
-        width = heads * self.head_size
-        self.content_key_proj = nn.Linear(key_size, width)
         if same_key_query_proj and query_size != key_size:
             raise ValueError(
                 "RelativeAttention: expected query_size equal to key_size with "
                 f"same_key_query_proj, got {query_size} and {key_size}"
             )
+        heads = n_heads + n_additional_heads
+        width = heads * self.head_size
+        self.content_key_proj = nn.Linear(key_size, width)
         self.content_query_proj = (
             self.content_key_proj if same_key_query_proj else nn.Linear(query_size, width)
         )

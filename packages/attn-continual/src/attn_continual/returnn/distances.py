@@ -102,18 +102,17 @@ def _queries_and_keys(
     query_spatial_dim: int | Dim | None,
     key_value_spatial_dim: int | Dim | None,
 ) -> tuple[int | Dim, int | Dim]:
-    newer = (query_spatial_dim, key_value_spatial_dim)
-    if spatial_dim is not None and newer == (None, None):
-        newer = (spatial_dim, spatial_dim)
-    elif spatial_dim is not None:
-        newer = (None, None)
-    queries, keys = newer
-    if queries is not None and keys is not None:
-        return _checked(who, queries), _checked(who, keys)
-    raise TypeError(
-        f"{who}: expected spatial_dim, or query_spatial_dim and key_value_spatial_dim, got "
-        f"{spatial_dim}, {query_spatial_dim} and {key_value_spatial_dim}"
-    )
+    queries, keys = query_spatial_dim, key_value_spatial_dim
+    is_older_way = queries is None and keys is None
+    if is_older_way:
+        queries = keys = spatial_dim
+    has_both_ways = spatial_dim is not None and not is_older_way
+    if queries is None or keys is None or has_both_ways:
+        raise TypeError(
+            f"{who}: expected spatial_dim, or query_spatial_dim and key_value_spatial_dim, got "
+            f"{spatial_dim}, {query_spatial_dim} and {key_value_spatial_dim}"
+        )
+    return _checked(who, queries), _checked(who, keys)
 
 
 def _checked(who: str, dim: int | Dim) -> int | Dim:
