@@ -9,8 +9,12 @@ from mechanism_cases import CASES
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
-# Which torch says of every operator that runs sample by sample.
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+pytestmark = [
+    # Which torch says of every operator that runs sample by sample.
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    # Dynamo itself makes the instance that torch warns of.
+    pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
+]
 
 
 @every
@@ -41,3 +45,13 @@ def test_gradients_of_samples_are_those_of_each_alone(case):
     for place in range(len(samples[0])):
         expected = gradient(*(x[place] for x in samples))
         assert_close(tuple(x[place] for x in found), expected)
+
+
+@pytest.mark.parametrize("name", ["favor", "fourier_mix", "lambda"])
+def test_grad_compiles_through_functions_of_our_own(name):
+    torch.compiler.reset()
+    case = next(case for case in CASES if case.name == name)
+    attention = case.build()
+    gradient = grad(lambda *operands: attention(*operands).square().sum())
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(*case.operands()), gradient(*case.operands()))

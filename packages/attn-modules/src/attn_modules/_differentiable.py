@@ -23,12 +23,16 @@ def differentiable(
     backward, save: what `torch.library.register_autograd` takes as `backward` and `setup_context`.
     """
     torch.library.register_autograd(operator, backward, setup_context=save)
+
+    def forward(*inputs: Any) -> Any:  # noqa: ANN401  Dynamo takes functions alone
+        return operator(*inputs)
+
     of_transforms = type(
         operator.name(),
         (torch.autograd.Function,),
         {
             "generate_vmap_rule": True,
-            "forward": staticmethod(operator),
+            "forward": staticmethod(forward),
             "setup_context": staticmethod(save or _save_nothing),
             "backward": staticmethod(backward),
         },
@@ -42,8 +46,8 @@ def differentiable(
 
 
 def are_transforms_active() -> bool:
-    """Return whether this runs within torch.func.grad, vmap or the like; compilers trace those."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # noqa: SLF001  torch has no public way
+    """Return whether this runs within torch.func.grad, vmap or the like."""
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001  torch has no public way
 
 
 def _save_nothing(ctx: object, inputs: object, output: object) -> None:
