@@ -130,6 +130,7 @@ struct Pages {
   int64_t stride = 0;              // from sequence to sequence
   int64_t max_pages = 0;
   int64_t size = 1;
+  int64_t count = 0;  // of the pages that key and value hold
 };
 
 // Queries of block r see the keys of blocks indices[offsets[r]] .. indices[offsets[r + 1] - 1].

@@ -82,7 +82,7 @@ void check_within_bounds(const Problem& problem) {
 }
 
 void check_pages(const Problem& problem) {
-  const int64_t num_pages = problem.Mkv / problem.pages.size;
+  const int64_t num_pages = problem.pages.count;
   for (int64_t s = 0; s < problem.num_sequences; ++s) {
     const Sequence sequence = problem.sequence(s);
     const int64_t begin = sequence.k_begin / sequence.page_size;
@@ -111,10 +111,12 @@ void read_pages(const attn_pages& pages, TensorReader& reader, Problem& problem)
                        .axes = {counted("n", problem.num_sequences, "sequences.q_start"),
                                 {.letter = "max_pages", .extent = kAnyExtent}}},
                       2, pages.block_table);
+  const int64_t size = std::min(pages.page_size, kLargestSize);
   problem.pages = {.table = table.data,
                    .stride = table.stride,
                    .max_pages = pages.block_table->shape[1],
-                   .size = std::min(pages.page_size, kLargestSize)};
+                   .size = size,
+                   .count = problem.Mkv / size};
 }
 
 void read_q_start(const attn_sequences& given, TensorReader& reader, Problem& problem) {

@@ -7,8 +7,9 @@
 #pragma once
 
 #include "cuda/device/score_terms.cuh"
+#include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/sequences.cuh"
-#include "cuda/sm80/products.cuh"
+#include "cuda/sm80/nonfinite_rows.cuh"
 
 namespace attn::cuda::decode {
 
@@ -75,6 +76,7 @@ class DecodeSplit {
     factor_ = static_cast<float>(p_.scale) * kLog2E;
     softcap_ = static_cast<float>(p_.softcap) * kLog2E;
     has_terms_ = p_.bias || p_.slopes || p_.table || p_.blocks;
+    lies_in_a_row_ = !s_.pages || (s_.page_size % kTileKeys == 0 && s_.k_begin % kTileKeys == 0);
     for (int r = 0; r < 2; ++r) {
       const int row = lane() / 4 + 8 * r;
       // Rows that are not there see everything, so that they exclude nothing.
@@ -82,9 +84,10 @@ class DecodeSplit {
     }
   }
 
-  ATTN_DEVICE void run() {
+  // Returns how values are to be read next, if once more.
+  ATTN_DEVICE RowsRead run(RowsRead read) {
     clear_outside_sequences();
-    if (rows_ == 0) return;
+    if (rows_ == 0) return RowsRead::kNoMore;
     load_rows<Shape::kThreads>(
         queries(), kRows, {{p_.query, p_.K}, a_.query_is_aligned}, [&](int r) -> const char* {
           return r < rows_ ? p_.query.row(s_.b, s_.q_begin + query_of(r), head_of(r)) : nullptr;
@@ -93,9 +96,13 @@ class DecodeSplit {
     wait_for_copies<0>();
     synchronise_block();
     sums_.clear();
-    attend_keys();
+    attend_keys(read);
+    const bool has_nan = read == RowsRead::kAsTheyAre &&
+                         any_of_block(sums_.has_nan(), reinterpret_cast<int*>(after_queries()));
+    if (has_nan) return RowsRead::kFiniteOnly;
     join_warps();
-    store();
+    store(read);
+    return read_after(read);
   }
 
  private:
@@ -115,7 +122,7 @@ class DecodeSplit {
   }
 
   // The warp's tiles of the split, from first to last in turn with the other warps'.
-  ATTN_DEVICE void attend_keys() {
+  ATTN_DEVICE void attend_keys(RowsRead read) {
     const int64_t split_begin = split_ * kSplitKeys;
     const KeyRange all{s_.keys_of(0).begin, s_.keys_of(s_.Mq - 1).end};
     const int64_t from = all.begin > split_begin ? all.begin / kTileKeys * kTileKeys : split_begin;
@@ -132,7 +139,7 @@ class DecodeSplit {
     for (int tile = warp_index(); tile < tiles; tile += Shape::kWarps, ahead += Shape::kWarps) {
       wait_for_copies<Shape::kStages - 1>();
       synchronise_warp();
-      attend_tile(begin_of(tile), stage);
+      attend_tile(begin_of(tile), stage, read);
       synchronise_warp();
       if (ahead < tiles) load_keys(begin_of(ahead), stage);
       commit_copies();
@@ -142,27 +149,34 @@ class DecodeSplit {
   }
 
   ATTN_DEVICE void load_keys(int begin, int stage) const {
-    const auto rows_of = [&](const HeadRows& x) {
-      return [&, begin](int r) -> const char* {
-        const int64_t j = begin + r;
-        return j < s_.Mkv ? x.row(s_.b, key_row_of(p_, s_, j), key_head_) : nullptr;
-      };
-    };
-    load_rows<kWarpLanes>(keys(stage), kTileKeys, {{p_.key, p_.K}, a_.key_is_aligned},
-                          rows_of(p_.key), lane());
-    load_rows<kWarpLanes>(values(stage), kTileKeys, {{p_.value, p_.Kv}, a_.value_is_aligned},
-                          rows_of(p_.value), lane());
+    load_tile(keys(stage), p_.key, p_.K, a_.key_is_aligned, begin);
+    load_tile(values(stage), p_.value, p_.Kv, a_.value_is_aligned, begin);
   }
 
-  ATTN_DEVICE void attend_tile(int begin, int stage) {
+  ATTN_DEVICE void load_tile(const Tile& tile, const HeadRows& x, int64_t width, bool is_aligned,
+                             int begin) const {
+    const auto row_of = [&](int64_t j) { return x.row(s_.b, key_row_of(p_, s_, j), key_head_); };
+    if (is_aligned && lies_in_a_row_) {
+      return copy_rows<kTileKeys, kWarpLanes>(
+          tile, lane(), row_of(begin), x.stride_m * static_cast<int64_t>(sizeof(Element)),
+          static_cast<int>(s_.Mkv) - begin, static_cast<int>(width));
+    }
+    load_rows<kWarpLanes>(
+        tile, kTileKeys, {{x, width}, is_aligned},
+        [&](int r) -> const char* { return begin + r < s_.Mkv ? row_of(begin + r) : nullptr; },
+        lane());
+  }
+
+  ATTN_DEVICE void attend_tile(int begin, int stage, RowsRead read) {
     Sums<kTileKeys> scores;
     multiply_rows<false>(scores, queries(), 0, keys(stage));
-    const bool is_masked = mask_scores(scores, begin);
+    mask_scores(scores, begin);
     float sums[2] = {0.0f, 0.0f}, most[2] = {softmax_[0].maximum, softmax_[1].maximum};
     each_score(scores, [&](float& x, int r, int) { most[r] = fmaxf(most[r], x); });
     for (int r = 0; r < 2; ++r) {
       most[r] = quad_maximum(most[r]);
       const float rescale = softmax_[r].raise(most[r]);
+      if (!any(rescale != 1.0f)) continue;  // most tiles hold no new maximum
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
         sums_.values[n][2 * r] *= rescale;
@@ -175,11 +189,11 @@ class DecodeSplit {
     });
     for (int r = 0; r < 2; ++r) softmax_[r].total += sums[r];
     if (p_.dropout.enabled) drop(scores, begin);
-    if (is_masked && holds_nonfinite<kTileKeys>(values(stage))) {
-      add_weighted_rows_but_zeros<kTileKeys>(sums_, scores, values(stage));
-    } else {
-      add_weighted_rows<kTileKeys>(sums_, scores, values(stage));
+    if (read != RowsRead::kAsTheyAre) {
+      rewrite_rows<kTileKeys, kWarpLanes>(values(stage), read, lane());
+      synchronise_warp();
     }
+    add_weighted_rows<kTileKeys>(sums_, scores, values(stage));
   }
 
   // Applies map(x, r, column) to the thread's scores.
@@ -194,8 +208,8 @@ class DecodeSplit {
     }
   }
 
-  // To base 2. Returns whether any row of the warp excludes any of the keys.
-  ATTN_DEVICE bool mask_scores(Sums<kTileKeys>& scores, int begin) const {
+  // Brings them to base 2.
+  ATTN_DEVICE void mask_scores(Sums<kTileKeys>& scores, int begin) const {
     bool excludes = has_terms_;
     for (const KeyRange& seen : seen_) {
       excludes |= seen.begin > begin || seen.end < begin + kTileKeys;
@@ -204,7 +218,7 @@ class DecodeSplit {
     if (softcap_ > 0.0f) {
       each_score(scores, [&](float& x, int, int) { x = softcap_ * tanh_accurate(x / softcap_); });
     }
-    if (!any(excludes)) return false;
+    if (!any(excludes)) return;
     float terms[kTileKeys / 2];  // what is added to each; -infinity excludes one
     load_terms(terms, begin);
 #pragma unroll
@@ -216,7 +230,6 @@ class DecodeSplit {
         x = term == -infinity() ? term : x + term;  // an excluded score may be NaN
       }
     }
-    return true;
   }
 
   template <int kTerms>
@@ -225,8 +238,10 @@ class DecodeSplit {
     for (int at = 0; at < kTerms; ++at) {
       const int r = at % 4 / 2, j = begin + at / 4 * 8 + lane() % 4 * 2 + at % 2;
       const int row = lane() / 4 + 8 * r;
+      // Not seen_[r]: an index that is not known to the compiler puts all members into memory.
+      const KeyRange seen = r == 0 ? seen_[0] : seen_[1];
       terms[at] = row < rows_ ? -infinity() : 0.0f;
-      if (row >= rows_ || j < seen_[r].begin || j >= seen_[r].end) continue;
+      if (row >= rows_ || j < seen.begin || j >= seen.end) continue;
       const int i = query_of(row), h = head_of(row);
       if (p_.blocks && !sees_block(p_.blocks, h, i, j)) continue;
       terms[at] = has_terms_ ? ScoreTerms{p_, s_, h}.bias(i, j, key_row_of(p_, s_, j)) : 0.0f;
@@ -274,7 +289,7 @@ class DecodeSplit {
   }
 
   // A warp for each row in turn: its sums over all warps.
-  ATTN_DEVICE void store() const {
+  ATTN_DEVICE void store(RowsRead read) const {
 #pragma unroll 1
     for (int row = warp_index(); row < rows_; row += Shape::kWarps) {
       const int h = head_of(row);
@@ -293,7 +308,7 @@ class DecodeSplit {
         weights[w] = exp2_approximate(joined_softmax(w)[2 * row] - reference);
         joined.total = fmaf(weights[w], joined_softmax(w)[2 * row + 1], joined.total);
       }
-      store_row(h, m, joined, [&](int column) {
+      store_row(h, m, joined, read, [&](int column) {
         float sum = 0.0f;
         for (int w = 0; w < Shape::kWarps; ++w) {
           if (weights[w] != 0.0f)
@@ -306,14 +321,19 @@ class DecodeSplit {
 
   // Of this split, or of all if it is the only one.
   template <class SumOf>
-  ATTN_DEVICE void store_row(int64_t h, int64_t m, const RowSoftmax& row, SumOf&& sum_of) const {
+  ATTN_DEVICE void store_row(int64_t h, int64_t m, const RowSoftmax& row, RowsRead read,
+                             SumOf&& sum_of) const {
     const bool is_only = a_.splits == 1;
     HeadRows out = is_only ? p_.out : a_.partial_out;
     if (!is_only) out.data += split_ * a_.out_step;
     const float factor = is_only ? 1.0f / row.total : 1.0f;
     char* const to = out.row(s_.b, m, h);
     for (int column = lane(); column < p_.Kv; column += kWarpLanes) {
-      const float sum = row.total == 0.0f ? 0.0f : sum_of(column) * factor;
+      float sum = row.total == 0.0f ? 0.0f : sum_of(column) * factor;
+      if (read == RowsRead::kWhetherNonfinite) {
+        if (sum == 0.0f) continue;
+        sum = __builtin_nanf("");
+      }
       write_number(to + column * element_bytes(out.dtype), out.dtype, sum);
     }
     if (lane() != 0) return;
@@ -336,7 +356,8 @@ class DecodeSplit {
     const auto clear = [&](int64_t begin, int64_t end) {
       const int64_t rows = (end - begin) * p_.G;
       for (int64_t at = warp_index(); at < rows; at += Shape::kWarps) {
-        store_row(key_head_ * p_.G + at % p_.G, begin + at / p_.G, {}, [](int) { return 0.0f; });
+        store_row(key_head_ * p_.G + at % p_.G, begin + at / p_.G, {}, RowsRead::kAsTheyAre,
+                  [](int) { return 0.0f; });
       }
     };
     if (s_.index == 0) clear(0, s_.q_begin);
@@ -350,7 +371,8 @@ class DecodeSplit {
   int rows_;
   float factor_, softcap_;  // to base 2
   bool has_terms_;
-  KeyRange seen_[2];  // by the thread's two rows
+  bool lies_in_a_row_;  // each tile of keys, in memory
+  KeyRange seen_[2];    // by the thread's two rows
   RowSoftmax softmax_[2];
   Sums<kWidth> sums_;
 };
@@ -358,7 +380,11 @@ class DecodeSplit {
 template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((DecodeShape<Element, kWidth>::kThreads), 1)
     decode_kernel(ATTN_ARGUMENTS const DecodeArguments arguments) {
-  if constexpr (kIsServed<Element>) DecodeSplit<Element, kWidth>(arguments).run();
+  if constexpr (kIsServed<Element>) {
+    RowsRead read = RowsRead::kAsTheyAre;
+#pragma unroll 1
+    while (read != RowsRead::kNoMore) read = DecodeSplit<Element, kWidth>(arguments).run(read);
+  }
 }
 
 }  // namespace attn::cuda::decode

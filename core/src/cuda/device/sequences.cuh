@@ -15,8 +15,8 @@ ATTN_INLINE constexpr int64_t clamp(int64_t x, int64_t least, int64_t most) {
 ATTN_DEVICE Sequence sequence_at(const Problem& p, int64_t index) {
   Sequence s = p.sequence(index);
   if (!p.sequences) return s;
-  const int64_t pages = p.pages.table ? p.Mkv / p.pages.size : 0;
-  const int64_t places = !p.pages.table ? p.Mkv : pages > 0 ? p.pages.max_pages * p.pages.size : 0;
+  int64_t places = p.Mkv;
+  if (p.pages.table) places = p.pages.count > 0 ? p.pages.max_pages * p.pages.size : 0;
   s.q_begin = clamp(s.q_begin, 0, p.Mq);
   s.Mq = clamp(s.Mq, 0, p.Mq - s.q_begin);
   s.k_begin = clamp(s.k_begin, 0, places);
@@ -33,7 +33,7 @@ ATTN_DEVICE int64_t key_row_of(const Problem& p, const Sequence& s, int64_t j) {
   const int64_t place = s.k_begin + j;
   if (!s.pages) return place;
   const uint32_t size = static_cast<uint32_t>(s.page_size), at = static_cast<uint32_t>(place);
-  const int64_t page = clamp(s.pages[at / size], 0, p.Mkv / s.page_size - 1);
+  const int64_t page = clamp(s.pages[at / size], 0, p.pages.count - 1);
   return page * s.page_size + at % size;
 }
 

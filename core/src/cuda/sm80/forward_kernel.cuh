@@ -8,9 +8,9 @@
 #include "cuda/device/query_tiles.cuh"
 #include "cuda/sm80/bias_tile.cuh"
 #include "cuda/sm80/forward_launch.h"
-#include "cuda/sm80/forward_output.cuh"
 #include "cuda/sm80/forward_products.cuh"
 #include "cuda/sm80/mask.cuh"
+#include "cuda/sm80/output_stage.cuh"
 #include "cuda/sm80/position_scores.cuh"
 #include "cuda/sm80/softmax.cuh"
 #include "cuda/sm80/tiles.h"
@@ -50,11 +50,6 @@ struct ForwardTiles {
   static_assert(kShape.warps * Output::kBytes <= kOperandBytes);
 };
 
-// How a tile of values is read. A value that is NaN or infinite must not reach the queries of the
-// tile that do not see it, and 0 times it is NaN. Where that has happened the queries are attended
-// twice more: with such values as 0, and to find out which results they belong in.
-enum class ValuesRead { kAsTheyAre, kFiniteOnly, kWhetherNonfinite, kNoMore };
-
 // What all threads of a block read tile by tile, from shared memory: registers are short.
 struct ForwardFacts {
   KeyBand band;
@@ -80,12 +75,12 @@ class ForwardBlock {
         biases_{reinterpret_cast<float*>(shared_memory() + Tiles::kBiasesAt)} {}
 
   // Returns how values are to be read next, if once more.
-  ATTN_DEVICE ValuesRead run(ValuesRead read) {
-    if (at_.rows == 0) return ValuesRead::kNoMore;
+  ATTN_DEVICE RowsRead run(RowsRead read) {
+    if (at_.rows == 0) return RowsRead::kNoMore;
     attend(read);
-    if (read == ValuesRead::kAsTheyAre && block_has_nan()) return ValuesRead::kFiniteOnly;
+    if (read == RowsRead::kAsTheyAre && block_has_nan()) return RowsRead::kFiniteOnly;
     store(read);
-    return read == ValuesRead::kFiniteOnly ? ValuesRead::kWhetherNonfinite : ValuesRead::kNoMore;
+    return read_after(read);
   }
 
  private:
@@ -99,7 +94,7 @@ class ForwardBlock {
     return !Tiles::kPositions || p_.query.dtype == DType::kFloat32;
   }
 
-  ATTN_DEVICE void attend(ValuesRead read) {
+  ATTN_DEVICE void attend(RowsRead read) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       out_[m].clear();
@@ -146,7 +141,7 @@ class ForwardBlock {
 
   // The tile that begins with `key`, whose keys are under way; `next` is the one that follows, if
   // there is one.
-  ATTN_DEVICE void attend_keys(int key, int next, ValuesRead read) {
+  ATTN_DEVICE void attend_keys(int key, int next, RowsRead read) {
     wait_for_copies<0>();
     synchronise_block();
     load_values(key);
@@ -175,7 +170,7 @@ class ForwardBlock {
                       at_.sequence.q_begin + at_.first + row(m), key + first_column());
       }
     }
-    if (read != ValuesRead::kAsTheyAre) rewrite_values(read);
+    if (read != RowsRead::kAsTheyAre) rewrite_values(read);
     add_values(out_, scores, values_);
   }
 
@@ -202,7 +197,7 @@ class ForwardBlock {
 
   // Scales the scores and adds their biases. Only NaN in excluded keys needs more: where there may
   // be some, what a bias excludes is selected.
-  ATTN_DEVICE void add_biases(Sums<kKeys>& scores, int m, ValuesRead read) const {
+  ATTN_DEVICE void add_biases(Sums<kKeys>& scores, int m, RowsRead read) const {
     const RawBiases biases = raw_biases();
     const auto* mine = biases.at(row(m), first_column());
     const auto each_pair = [&](auto&& map) {
@@ -218,7 +213,7 @@ class ForwardBlock {
       }
     };
     each_pair([&](float& x, float bias) { x = fmaf(x, arguments_.natural_scale, bias); });
-    if (read == ValuesRead::kAsTheyAre) return;
+    if (read == RowsRead::kAsTheyAre) return;
     each_pair([&](float& x, float bias) {
       if (kLog2E * bias == -infinity()) x = -infinity();
     });
@@ -247,8 +242,8 @@ class ForwardBlock {
     }
   }
 
-  ATTN_DEVICE void rewrite_values(ValuesRead read) const {
-    rewrite_nonfinite<kKeys, Tiles::kThreads>(values_, read == ValuesRead::kWhetherNonfinite);
+  ATTN_DEVICE void rewrite_values(RowsRead read) const {
+    rewrite_rows<kKeys, Tiles::kThreads>(values_, read);
     synchronise_block();
   }
 
@@ -333,14 +328,14 @@ class ForwardBlock {
     return has_nan;
   }
 
-  ATTN_DEVICE void store(ValuesRead read) const {
+  ATTN_DEVICE void store(RowsRead read) const {
     // Found anew: the loops have no registers left to keep it in.
     const QueryTile at =
         query_tile<Tiles::kRows>(opaque<Problem>(p_), static_cast<uint32_t>(block_index().x));
     const bool has_sink = p_.sink && !at.is_outside;
     const float sink =
         has_sink ? kLog2E * read_number(p_.sink.at(at.h), p_.sink.dtype) : -infinity();
-    const bool marks = read == ValuesRead::kWhetherNonfinite;
+    const bool counts = read == RowsRead::kWhetherNonfinite;
     const int thread = opaque(thread_), warp = thread / kWarpLanes, mine = thread % kWarpLanes;
     const int row = mine / 4;
     const typename Tiles::Output stage{
@@ -354,13 +349,12 @@ class ForwardBlock {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const FinishedRow finished = finish_softmax(running_[m], r, sink);
-        factors[r] = marks ? 1.0f : finished.factor * kept_scale();
+        factors[r] = counts ? 1.0f : finished.factor * kept_scale();
         if (p_.lse && mine % 4 == 0 && row + 8 * r < rows) {
           p_.lse.at<float>(b, at.h, first + row + 8 * r) = finished.lse;
         }
       }
-      stage.store(out_[m], factors, rows, static_cast<int>(p_.Kv), p_.out.dtype,
-                  marks ? Written::kNanWherePositive : Written::kAll, mine,
+      stage.store(out_[m], factors, rows, static_cast<int>(p_.Kv), p_.out.dtype, read, mine,
                   [&](int r) { return p_.out.row(b, first + r, at.h); });
     }
   }
@@ -386,9 +380,9 @@ template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
   if constexpr (kIsServed<typename Tiles::Element>) {
-    ValuesRead read = ValuesRead::kAsTheyAre;
+    RowsRead read = RowsRead::kAsTheyAre;
 #pragma unroll 1
-    while (read != ValuesRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+    while (read != RowsRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
   }
 }
 

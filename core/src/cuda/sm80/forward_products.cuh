@@ -96,21 +96,4 @@ ATTN_DEVICE void add_values(Sums<Tile::kWidth> (&sums)[kRowTiles],
   }
 }
 
-// Rewrites the elements of the first kRows rows that are infinite or NaN as 0; or, with `marks`,
-// these as 1 and all others as 0.
-template <int kRows, int kThreads, class Tile>
-ATTN_DEVICE void rewrite_nonfinite(const Tile& tile, bool marks) {
-  using Element = typename Tile::Element;
-  constexpr int kWords = Tile::kWidth * static_cast<int>(sizeof(Element)) / 4;
-#pragma unroll 1
-  for (int at = thread_index(); at < kRows * kWords; at += kThreads) {
-    uint32_t* row = reinterpret_cast<uint32_t*>(tile.at(at / kWords, 0));
-    uint32_t& word = row[at % kWords];
-    word = map_elements<Element>(word, [&](uint32_t bits) {
-      const bool finite = is_finite<Element>(bits);
-      return marks ? (finite ? 0u : ElementBits<Element>::kOne) : finite ? bits : 0u;
-    });
-  }
-}
-
 }  // namespace attn::cuda

@@ -96,20 +96,14 @@ struct GradientTile {
   Sums<kColumns> probabilities;  // first query . key; at last P as the output saw it
   Sums<kColumns> grad_scores;    // first dO . value; at last dS
 
-  // Whether some elements are excluded: then they are 0 in both, whatever the products were.
-  bool is_masked;
-
   // `statistics(n, e)` are those of the element's query row. kOfProducts: dS is that of the scaled
   // scores; else of the scores after their cap.
   template <bool kOfProducts, class Statistics>
   ATTN_DEVICE void differentiate(const Place& place, BlocksSeen blocks, Statistics&& statistics) {
     const ScoreFactors factors(place.problem);
-    is_masked = place.misses_any(kColumns);
     if constexpr (kExtended) {
-      const Problem& p = place.problem;
-      is_masked |= blocks == BlocksSeen::kSome || p.bias || p.slopes || p.table;
       differentiate_extended<kOfProducts>(place, blocks, factors, statistics);
-    } else if (is_masked) {
+    } else if (place.misses_any(kColumns)) {
       differentiate_plain<true>(place, factors, statistics);
     } else {
       differentiate_plain<false>(place, factors, statistics);

@@ -26,13 +26,16 @@ class KeyGradients {
     stores_bias_ = kExtended && arguments.stores_grad_bias && block_index().y == 0;
   }
 
-  ATTN_DEVICE void run() {
+  // How queries are to be read at first, if at all.
+  ATTN_DEVICE RowsRead first() const {
     const bool is_idle = !sums_keys_ && !sums_values_ && !stores_bias_;
-    if constexpr (kExtended) {
-      if (is_idle || (redo_ && redo_[number_] == 0)) return;
-    } else if (is_idle) {
-      return leave_word(false);
-    }
+    return is_idle ? RowsRead::kNoMore : first_read<kExtended>(redo_, number_);
+  }
+
+  // Returns how they are to be read next, if once more.
+  ATTN_DEVICE RowsRead run(RowsRead read) {
+    read_ = read;
+    synchronise_block();
     walk_.load(b_, key_head_);
     first_sums_.clear();
     if constexpr (Shape::kSumsBoth) value_sums_.clear();
@@ -50,12 +53,11 @@ class KeyGradients {
       }
     }
     wait_for_copies<0>();
+    const bool has_nan = read == RowsRead::kAsTheyAre && block_has_nan();
+    if (kExtended && has_nan) return RowsRead::kFiniteOnly;
+    if (!kExtended && thread_index() == 0) redo_[number_] = has_nan;
     store();
-    if constexpr (!kExtended) {
-      bool has_nan = first_sums_.has_nan();
-      if constexpr (Shape::kSumsBoth) has_nan |= value_sums_.has_nan();
-      leave_word(any_of_block(has_nan, walk_.memory.flag()));
-    }
+    return read_after(read);
   }
 
  private:
@@ -67,12 +69,14 @@ class KeyGradients {
     return (p.Mkv + Shape::kStationary - 1) / Shape::kStationary;
   }
 
-  ATTN_DEVICE void leave_word(bool redo) const {
-    if (thread_index() == 0) redo_[number_] = redo;
+  ATTN_DEVICE bool block_has_nan() const {
+    bool has_nan = first_sums_.has_nan();
+    if constexpr (Shape::kSumsBoth) has_nan |= value_sums_.has_nan();
+    return any_of_block(has_nan, walk_.memory.flag());
   }
 
   ATTN_DEVICE void add_tile(const Place& place, BlocksSeen blocks, const Queries& queries) {
-    if (!place.pairs_any(Shape::kAtOnce)) return;
+    if (read_ == RowsRead::kAsTheyAre && !place.pairs_any(Shape::kAtOnce)) return;
     const auto& tiles = queries.tiles;
     Tile tile;
     walk_.template differentiate<true>(tile, place, blocks, queries, sums_keys_ || stores_bias_);
@@ -80,49 +84,52 @@ class KeyGradients {
       if (stores_bias_) store_bias(tile, place);
     }
     if constexpr (Shape::kSumsBoth) {
-      if (sums_values_) {
-        add_rows<kExtended>(value_sums_, tile.probabilities, tiles.value, tile.is_masked);
-      }
-      if (sums_keys_) {
-        add_rows<kExtended>(first_sums_, tile.grad_scores, tiles.score, tile.is_masked);
-      }
+      if (sums_values_) add(value_sums_, tile.probabilities, tiles.value);
+      if (sums_keys_) add(first_sums_, tile.grad_scores, tiles.score);
     } else {
       if (sums_keys_) {
-        add_rows<kExtended>(first_sums_, tile.grad_scores, tiles.score, tile.is_masked);
+        add(first_sums_, tile.grad_scores, tiles.score);
       } else if (sums_values_) {
-        add_rows<kExtended>(first_sums_, tile.probabilities, tiles.value, tile.is_masked);
+        add(first_sums_, tile.probabilities, tiles.value);
       }
     }
+  }
+
+  template <class Weights, class Rows>
+  ATTN_DEVICE void add(Sums<kWidth>& sums, Weights& weights, const Rows& right) const {
+    add_rows<kExtended, Shape>(sums, weights, right, read_);
   }
 
   // Nobody else writes these elements; those of pairs that the band excludes were cleared before.
   ATTN_DEVICE void store_bias(const Tile& tile, const Place& place) const {
     const Scores& to = p_.grad_bias;
-#pragma unroll
-    for (int n = 0; n < Tile::kBlocks; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (!place.is_paired(n, e)) continue;
-        char* at = to.row(b_, place.h, place.query(n, e)) +
-                   place.key(n, e) * to.stride_n * element_bytes(to.dtype);
-        write_number(at, to.dtype, tile.grad_scores.values[n][e]);
-      }
+    float grads[4 * Tile::kBlocks];  // in local memory, so that the code is there once
+    tile.grad_scores.copy_to(grads);
+#pragma unroll 1
+    for (int at = 0; at < 4 * Tile::kBlocks; ++at) {
+      const int n = at / 4, e = at % 4;
+      if (!place.is_paired(n, e)) continue;
+      write_number(to.row(b_, place.h, place.query(n, e)) +
+                       place.key(n, e) * to.stride_n * element_bytes(to.dtype),
+                   to.dtype, grads[at]);
     }
   }
 
   ATTN_DEVICE void store() const {
-    if (sums_keys_) {
-      store_sums<Element>(first_sums_, p_.grad_key, b_, key_head_, walk_.first_row, p_.Mkv, p_.K,
-                          static_cast<float>(p_.scale));
-    }
-    if (!sums_values_) return;
+    const float scale = static_cast<float>(p_.scale);
     if constexpr (Shape::kSumsBoth) {
-      store_sums<Element>(value_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv, p_.Kv,
-                          1.0f);
-    } else {
-      store_sums<Element>(first_sums_, p_.grad_value, b_, key_head_, walk_.first_row, p_.Mkv, p_.Kv,
-                          1.0f);
+      if (sums_keys_) store(first_sums_, p_.grad_key, p_.K, scale);
+      if (sums_values_) store(value_sums_, p_.grad_value, p_.Kv, 1.0f);
+    } else if (sums_keys_ || sums_values_) {
+      store(first_sums_, sums_keys_ ? p_.grad_key : p_.grad_value, sums_keys_ ? p_.K : p_.Kv,
+            sums_keys_ ? scale : 1.0f);
     }
+  }
+
+  ATTN_DEVICE void store(const Sums<kWidth>& sums, const HeadRows& to, int64_t width,
+                         float factor) const {
+    store_sums(walk_.memory.base, sums, to, b_, key_head_, walk_.first_row, p_.Mkv, width, factor,
+               read_);
   }
 
   const BackwardProblem& p_;
@@ -131,7 +138,8 @@ class KeyGradients {
   int key_head_;
   int64_t b_, number_;  // number_: of the block
   bool sums_keys_, sums_values_, stores_bias_;
-  Sums<kWidth> first_sums_;  // of dK, or of the only one
+  RowsRead read_ = RowsRead::kAsTheyAre;  // of queries and gradients of outputs
+  Sums<kWidth> first_sums_;               // of dK, or of the only one
   Sums<Shape::kSumsBoth ? kWidth : 8> value_sums_;
 };
 
@@ -139,7 +147,8 @@ template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     key_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
   if constexpr (kIsServed<Element>) {
-    KeyGradients<Element, kWidth, kExtended, kPositions>(arguments).run();
+    KeyGradients<Element, kWidth, kExtended, kPositions> gradients(arguments);
+    read_rows<kExtended>(gradients.first(), [&](RowsRead read) { return gradients.run(read); });
   }
 }
 

@@ -2,6 +2,7 @@
 // it can be read, and sums of weighted rows that no tile holds.
 #pragma once
 
+#include "cuda/sm80/nonfinite_rows.cuh"
 #include "cuda/sm80/position_rows.cuh"
 #include "cuda/sm80/streamed_tiles.cuh"
 
@@ -100,21 +101,17 @@ struct PositionSums {
   // Writes sum r, times `factor`, to the row at row_of(r), unless that is null, or `adds` it there.
   template <class RowOf>
   ATTN_DEVICE void store(DType dtype, int width, float factor, bool adds, RowOf&& row_of) const {
+    float sums[kColumns / 2];  // in local memory, so that the code is there once
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      char* const row = row_of(lane() / 4 + 8 * r);
-      if (!row) continue;
-#pragma unroll
-      for (int n = 0; n < kColumns / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int at = first + column(n, e);
-          if (at >= width) continue;
-          char* const to = row + at * element_bytes(dtype);
-          const float before = adds ? read_number(to, dtype) : 0.0f;
-          write_number(to, dtype, fmaf(values[n][2 * r + e], factor, before));
-        }
-      }
+    for (int at = 0; at < kColumns / 2; ++at) sums[at] = values[at / 4][at % 4];
+#pragma unroll 1
+    for (int at = 0; at < kColumns / 2; ++at) {
+      char* const row = row_of(lane() / 4 + at % 4 / 2 * 8);
+      const int column = first + this->column(at / 4, at % 2);
+      if (!row || column >= width) continue;
+      char* const to = row + column * element_bytes(dtype);
+      const float before = adds ? read_number(to, dtype) : 0.0f;
+      write_number(to, dtype, fmaf(sums[at], factor, before));
     }
   }
 

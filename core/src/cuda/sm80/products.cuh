@@ -22,6 +22,11 @@ struct Sums {
       for (int e = 0; e < 4; ++e) values[n][e] = 0.0f;
     }
   }
+  // Fragment by fragment, for loops that are not unrolled.
+  ATTN_DEVICE void copy_to(float (&to)[kColumns / 2]) const {
+#pragma unroll
+    for (int at = 0; at < kColumns / 2; ++at) to[at] = values[at / 4][at % 4];
+  }
   ATTN_DEVICE bool has_nan() const {
     bool found = false;
 #pragma unroll
@@ -107,37 +112,6 @@ ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_
   }
 }
 
-// The bits of a register of 16-bit elements, or of one float32.
-template <class Element>
-struct ElementBits;
-template <>
-struct ElementBits<Half> {
-  static constexpr uint32_t kExponent = 0x7C00, kOne = 0x3C00;
-};
-template <>
-struct ElementBits<BFloat16> {
-  static constexpr uint32_t kExponent = 0x7F80, kOne = 0x3F80;
-};
-template <>
-struct ElementBits<float> {
-  static constexpr uint32_t kExponent = 0x7F800000, kOne = 0x3F800000;
-};
-
-// Applies `map` to the bits of each element of a register.
-template <class Element, class Map>
-ATTN_DEVICE uint32_t map_elements(uint32_t bits, Map&& map) {
-  if constexpr (sizeof(Element) == 2) {
-    return map(bits & 0xFFFF) | map(bits >> 16) << 16;
-  } else {
-    return map(bits);
-  }
-}
-
-template <class Element>
-ATTN_DEVICE bool is_finite(uint32_t element_bits) {
-  return (element_bits & ElementBits<Element>::kExponent) != ElementBits<Element>::kExponent;
-}
-
 // A fragment of sums as a left operand of depth kDepth, rounded to Element.
 template <class Element, int kColumns>
 ATTN_DEVICE void load_left_of_sums(uint32_t (&a)[4], const Sums<kColumns>& sums, int block) {
@@ -172,69 +146,6 @@ ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& 
       right.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
       fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]}, right.splits);
       fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]}, right.splits);
-    }
-  }
-}
-
-// Whether any of the first kRows rows holds infinity or NaN. Each warp looks for itself.
-template <int kRows, class Tile>
-ATTN_DEVICE bool holds_nonfinite(const Tile& tile) {
-  using Element = typename Tile::Element;
-  constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
-  bool found = false;
-  for (int c = lane(); c < kRows * kChunks; c += kWarpLanes) {
-    const uint32_t* words =
-        reinterpret_cast<const uint32_t*>(tile.at(c / kChunks, c % kChunks * Tile::kChunkElements));
-    for (int i = 0; i < kChunkBytes / 4; ++i) {
-      map_elements<Element>(words[i], [&](uint32_t bits) {
-        found |= !is_finite<Element>(bits);
-        return uint32_t{0};
-      });
-    }
-  }
-  return any(found);
-}
-
-// add_weighted_rows where rows may hold infinity or NaN: they reach the sums of the rows that weigh
-// them with more or less than 0, as NaN, and no others.
-template <int kRows, class Tile>
-ATTN_DEVICE void add_weighted_rows_but_zeros(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights,
-                                             const Tile& right) {
-  using Element = typename Tile::Element;
-  constexpr uint32_t kOne = ElementBits<Element>::kOne;
-  constexpr uint32_t kSign = sizeof(Element) == 2 ? 0x8000u : 0x80000000u;
-  constexpr int kBlocks = kRows / Tile::kDepth;
-  uint32_t left[kBlocks][4];  // in local memory: this is rare, and its code is to be short
-#pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-    load_left_of_sums<Element>(left[block], weights, block);
-  }
-#pragma unroll
-  for (int n = 0; n < Tile::kWidth / 8; ++n) {
-    float spoilt[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 1
-    for (int block = 0; block < kBlocks; ++block) {
-      uint32_t a[4], is_weighed[4], b[4], finite[2], is_spoilt[2];
-      right.load_right_by_depth(b, block * Tile::kDepth, n / 2 * 16);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        a[i] = left[block][i];
-        is_weighed[i] = map_elements<Element>(
-            a[i], [](uint32_t bits) { return (bits & ~kSign) != 0 ? kOne : 0u; });
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        finite[i] = map_elements<Element>(
-            b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? bits : 0u; });
-        is_spoilt[i] = map_elements<Element>(
-            b[n % 2 * 2 + i], [](uint32_t bits) { return is_finite<Element>(bits) ? 0u : kOne; });
-      }
-      LeftFragment<Element>(a).template multiply<false>(sums.values[n], finite, right.splits);
-      LeftFragment<Element>(is_weighed).template multiply<false>(spoilt, is_spoilt, false);
-    }
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (spoilt[e] > 0.0f) sums.values[n][e] = __builtin_bit_cast(float, 0x7FC00000u);
     }
   }
 }

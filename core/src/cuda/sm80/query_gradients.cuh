@@ -6,24 +6,25 @@
 
 namespace attn::cuda {
 
+// Returns how keys are to be read next, if once more.
 template <class Element, int kWidth, bool kExtended, bool kPositions>
-ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
+ATTN_DEVICE RowsRead find_query_gradients(const BackwardArguments& arguments, RowsRead read) {
   using Walk = QueryTileWalk<Element, kWidth, kExtended, kPositions>;
+  using Shape = typename Walk::Shape;
   constexpr int kStreamed = Walk::kStreamed;
   const Walk walk(arguments);
   const BackwardProblem& p = walk.p;
-  int32_t* const redo = arguments.redo_queries ? arguments.redo_queries + block_index().x : nullptr;
-  if (kExtended && redo && *redo == 0) return;
+  synchronise_block();
   walk.load();
   const RowStatistics statistics[2] = {walk.statistics_of(0), walk.statistics_of(1)};
   Sums<kWidth> sums;
   sums.clear();
-  QuerySequences sequences(p, walk.b, walk.first_row, Walk::Shape::kStationary);
+  QuerySequences sequences(p, walk.b, walk.first_row, Shape::kStationary);
   RowsOfSequence rows;
 #pragma unroll 1
   while (sequences.next(rows)) {
     walk.each_key_tile(rows, [&](const typename Walk::Place& place, BlocksSeen blocks, int stage) {
-      if (!place.pairs_any(kStreamed)) return;
+      if (read == RowsRead::kAsTheyAre && !place.pairs_any(kStreamed)) return;
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, kExtended, kPositions> tile;
       const int K = kPositions ? static_cast<int>(p.K) : kWidth;
@@ -32,23 +33,27 @@ ATTN_DEVICE void find_query_gradients(const BackwardArguments& arguments) {
       multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value, Kv);
       tile.template differentiate<true>(place, blocks,
                                         [&](int, int e) { return statistics[e / 2]; });
-      add_rows<kExtended>(sums, tile.grad_scores, keys.score, tile.is_masked);
+      add_rows<kExtended, Shape>(sums, tile.grad_scores, keys.score, read);
     });
   }
   wait_for_copies<0>();
-  store_sums<Element>(sums, p.grad_query, walk.b, walk.h, walk.first_row, p.Mq, p.K,
-                      static_cast<float>(p.scale));
-  if constexpr (!kExtended) {
-    const bool has_nan = any_of_block(sums.has_nan(), walk.memory.flag());
-    if (thread_index() == 0) *redo = has_nan;
-  }
+  const bool has_nan =
+      read == RowsRead::kAsTheyAre && any_of_block(sums.has_nan(), walk.memory.flag());
+  if (kExtended && has_nan) return RowsRead::kFiniteOnly;
+  if (!kExtended && thread_index() == 0) arguments.redo_queries[block_index().x] = has_nan;
+  store_sums(walk.memory.base, sums, p.grad_query, walk.b, walk.h, walk.first_row, p.Mq, p.K,
+             static_cast<float>(p.scale), read);
+  return read_after(read);
 }
 
 template <class Element, int kWidth, bool kExtended, bool kPositions = false>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((GradientShape<Element, kWidth>::kThreads), 1)
     query_gradients_kernel(ATTN_ARGUMENTS const BackwardArguments arguments) {
   if constexpr (kIsServed<Element>) {
-    find_query_gradients<Element, kWidth, kExtended, kPositions>(arguments);
+    const RowsRead first = first_read<kExtended>(arguments.redo_queries, block_index().x);
+    read_rows<kExtended>(first, [&](RowsRead read) {
+      return find_query_gradients<Element, kWidth, kExtended, kPositions>(arguments, read);
+    });
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "cuda/sm80/backward_arguments.h"
 #include "cuda/sm80/gradient_tile.cuh"
+#include "cuda/sm80/output_stage.cuh"
 #include "cuda/sm80/row_tile.cuh"
 
 namespace attn::cuda {
@@ -39,6 +40,7 @@ struct TileMemory {
   static constexpr int kStageBytes = Pair::bytes(Shape::kStreamed) + kStatisticsBytes;
   static constexpr int kBytes =
       kStationaryBytes + Shape::kStages * kStageBytes + static_cast<int>(sizeof(int));
+  static_assert(Shape::kThreads / kWarpLanes * OutputStage<kWidth>::kBytes <= kBytes);
 
   char* base;
   bool splits;  // as of its tiles
@@ -152,44 +154,43 @@ ATTN_DEVICE BlocksSeen blocks_of_tile(const Problem& p, const RowsOfSequence& ro
   }
 }
 
-// Adds weights times right. With kCareful rows that hold infinity or NaN add nothing where their
-// weight is 0.
-template <bool kCareful, int kRows, class Tile>
-ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights, const Tile& right,
-                          bool is_masked) {
-  if constexpr (kCareful) {
-    if (is_masked && holds_nonfinite<kRows>(right)) {
-      return add_weighted_rows_but_zeros<kRows>(sums, weights, right);
-    }
+// Adds weights times the first kRows rows of right, which nothing but these sums reads hereafter.
+// With kCareful they are read as `read` says; all threads of the block join.
+template <bool kCareful, class Shape, int kRows, class Tile>
+ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, Sums<kRows>& weights, const Tile& right,
+                          RowsRead read) {
+  if (kCareful && read != RowsRead::kAsTheyAre) {
+    if (read == RowsRead::kWhetherNonfinite) count_weights(weights);
+    synchronise_block();
+    rewrite_rows<kRows, Shape::kThreads>(right, read);
+    synchronise_block();
   }
   add_weighted_rows<kRows>(sums, weights, right);
 }
 
-// Writes a warp's 16 rows of tiles of Element, times `factor`, where the tile's row r is row
-// first_row + r of `to`.
-template <class Element, int kWidth>
-ATTN_DEVICE void store_sums(const Sums<kWidth>& sums, const HeadRows& to, int64_t b, int64_t h,
-                            int64_t first_row, int64_t rows, int64_t width, float factor) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int64_t row = first_row + own_row(r);
-    if (row >= rows) continue;
-    char* const at = to.row(b, row, h);
-#pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = 8 * n + lane() % 4 * 2 + e;
-        if (column >= width) continue;
-        const float x = sums.values[n][2 * r + e] * factor;
-        if constexpr (std::is_same_v<Element, RareElement>) {
-          write_number(at + column * element_bytes(to.dtype), to.dtype, x);
-        } else {
-          reinterpret_cast<Element*>(at)[column] = from_float<Element>(x);
-        }
-      }
-    }
-  }
+// How block `number` of threads reads its streamed rows at first. `redo` says where the plain
+// kernels, which come before extended ones, have left NaN; null if they do not.
+template <bool kExtended>
+ATTN_DEVICE RowsRead first_read(const int32_t* redo, int64_t number) {
+  if (!kExtended || !redo) return RowsRead::kAsTheyAre;
+  return redo[number] != 0 ? RowsRead::kFiniteOnly : RowsRead::kNoMore;
+}
+
+// Writes a warp's 16 rows of sums, times `factor`, where the tile's row r is row first_row + r of
+// `to`. `memory` is the block's, all of whose threads join.
+template <int kWidth>
+ATTN_DEVICE void store_sums(char* memory, const Sums<kWidth>& sums, const HeadRows& to, int64_t b,
+                            int64_t h, int64_t first_row, int64_t rows, int64_t width, float factor,
+                            RowsRead read) {
+  using Stage = OutputStage<kWidth>;
+  const int thread = opaque(thread_index()), warp = thread / kWarpLanes;
+  const Stage stage{reinterpret_cast<float*>(memory + warp * Stage::kBytes)};
+  const int64_t first = first_row + 16 * warp;
+  const int count = static_cast<int>(clamp(rows - first, 0, 16));
+  const float multiplier = read == RowsRead::kWhetherNonfinite ? 1.0f : factor;
+  synchronise_block();
+  stage.store(sums, {multiplier, multiplier}, count, static_cast<int>(width), to.dtype, read,
+              thread % kWarpLanes, [&](int r) { return to.row(b, first + r, h); });
 }
 
 }  // namespace attn::cuda
