@@ -51,7 +51,7 @@ ATTN_DEVICE void multiply_queries(Sums<kColumns> (&sums)[kRowTiles], const Queri
   using Fragment = LeftFragment<typename Tile::Element>;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) sums[m].clear();
-#pragma unroll
+#pragma unroll(sizeof(typename Tile::Element) == 4 ? 2 : Tile::kWidth / Tile::kDepth)
   for (int block = 0; block < Tile::kWidth / Tile::kDepth; ++block) {
     uint32_t a[kRowTiles][4];
 #pragma unroll
@@ -62,9 +62,9 @@ ATTN_DEVICE void multiply_queries(Sums<kColumns> (&sums)[kRowTiles], const Queri
       keys.load_right(b, 16 * n, block);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, keys.splits);
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, keys.splits);
+        const Fragment fragment(a[m], keys.splits);
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
       }
     }
   }
@@ -88,9 +88,9 @@ ATTN_DEVICE void add_values(Sums<Tile::kWidth> (&sums)[kRowTiles],
       values.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, values.splits);
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, values.splits);
+        const Fragment fragment(a[m], values.splits);
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
       }
     }
   }

@@ -29,9 +29,9 @@ ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& l
       right.load_right_by_depth(b, row, right_column + 16 * n);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m]);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, false);
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, false);
+        const Fragment fragment(a[m], false);
+        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
+        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
       }
     }
   }
@@ -248,9 +248,9 @@ class OnePass {
         keys.load_right_by_depth(b, block * Pairs::kDepth, column + 16 * n);
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
-          const Fragment fragment(a[m]);
-          fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]}, false);
-          fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]}, false);
+          const Fragment fragment(a[m], false);
+          fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
+          fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
         }
       }
     }

@@ -18,43 +18,43 @@ ATTN_DEVICE int64_t place_of(const PositionTerm& term, int64_t row) {
   return term.places ? clamp(term.places[near], 0, term.size - 1) : near;
 }
 
-// Numbers of a left operand's rows g and g + 8, of two columns, as mma.m16n8k8 has them.
+// Numbers of a left operand's rows g and g + 8, of two columns, as mma.m16n8k8 has them. `splits`:
+// some operand is no TF32 number, and is not to be rounded to one.
 ATTN_DEVICE LeftFragment<float> left_of_floats(float low, float high, float next_low,
-                                               float next_high) {
+                                               float next_high, bool splits) {
   const uint32_t bits[4] = {__builtin_bit_cast(uint32_t, low), __builtin_bit_cast(uint32_t, high),
                             __builtin_bit_cast(uint32_t, next_low),
                             __builtin_bit_cast(uint32_t, next_high)};
-  return LeftFragment<float>(bits);
+  return LeftFragment<float>(bits, splits);
 }
 
-// Adds the products with two numbers of the right operand's row g. `splits`: some operand is no
-// TF32 number, and is not to be rounded to one. kSwapped: as in LeftFragment.
+// Adds the products with two numbers of the right operand's row g. kSwapped: as in LeftFragment.
 template <bool kSwapped>
 ATTN_DEVICE void multiply_positions(float (&sums)[4], const LeftFragment<float>& left, float right,
-                                    float next_right, bool splits) {
+                                    float next_right) {
   const uint32_t b[2] = {__builtin_bit_cast(uint32_t, right),
                          __builtin_bit_cast(uint32_t, next_right)};
-  left.multiply<kSwapped>(sums, b, splits);
+  left.multiply<kSwapped>(sums, b);
 }
 
 // Rows g and g + 8 of a left operand, four numbers of each, against as many of right ones. Both
 // sides have them in an order that suits loading.
 struct PositionFragments {
   LeftFragment<float> first, second;
-  bool splits;
 
   ATTN_DEVICE PositionFragments(const float (&low)[4], const float (&high)[4], bool splits)
-      : first(of(low, high, 0)), second(of(low, high, 2)), splits(splits) {}
+      : first(of(low, high, 0, splits)), second(of(low, high, 2, splits)) {}
 
   template <bool kSwapped>
   ATTN_DEVICE void multiply(float (&sums)[4], const float (&right)[4]) const {
-    multiply_positions<kSwapped>(sums, first, right[0], right[1], splits);
-    multiply_positions<kSwapped>(sums, second, right[2], right[3], splits);
+    multiply_positions<kSwapped>(sums, first, right[0], right[1]);
+    multiply_positions<kSwapped>(sums, second, right[2], right[3]);
   }
 
  private:
-  ATTN_DEVICE static LeftFragment<float> of(const float (&low)[4], const float (&high)[4], int c) {
-    return left_of_floats(low[c], high[c], low[c + 1], high[c + 1]);
+  ATTN_DEVICE static LeftFragment<float> of(const float (&low)[4], const float (&high)[4], int c,
+                                            bool splits) {
+    return left_of_floats(low[c], high[c], low[c + 1], high[c + 1], splits);
   }
 };
 

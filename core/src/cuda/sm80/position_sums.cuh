@@ -86,14 +86,14 @@ struct PositionSums {
     for (int block = 0; block < depth; block += 8) {
       const int k = block + lane() % 4 * 2;
       const auto weights = left_of_floats(weight_of(g, k), weight_of(g + 8, k), weight_of(g, k + 1),
-                                          weight_of(g + 8, k + 1));
+                                          weight_of(g + 8, k + 1), format.is_wide());
       const char* const rows[2] = {row_of(k), row_of(k + 1)};
 #pragma unroll
       for (int n = 0; n < kColumns / 8; n += 4) {
         float low[4], high[4];
         format.load(low, rows[0], first + 8 * n + 4 * g);
         format.load(high, rows[1], first + 8 * n + 4 * g);
-        add_columns(n, weights, low, high, format.is_wide());
+        add_columns(n, weights, low, high);
       }
     }
   }
@@ -117,7 +117,7 @@ struct PositionSums {
 
  private:
   ATTN_DEVICE void add_columns(int n, const LeftFragment<float>& weights, float (&low)[4],
-                               float (&high)[4], bool splits) {
+                               float (&high)[4]) {
     bool is_finite = true;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -131,7 +131,7 @@ struct PositionSums {
         low[c] = fabsf(low[c]) < infinity() ? low[c] : 0.0f;
         high[c] = fabsf(high[c]) < infinity() ? high[c] : 0.0f;
       }
-      multiply_positions<false>(values[n + c], weights, low[c], high[c], splits);
+      multiply_positions<false>(values[n + c], weights, low[c], high[c]);
     }
   }
 };

@@ -38,16 +38,21 @@ struct Sums {
   }
 };
 
+constexpr uint32_t kCutBits = 0x1FFF;  // of a float, which the matrix instruction does not read
+
+// Each number as a TF32 number and the rest, whose leading bits the instruction reads. With
+// `splits` NaN is NaN in the rest, and perhaps not in the number: rounded as an integer that costs
+// half.
 template <int kRegisters>
 struct SplitFragment {
   uint32_t large[kRegisters], small[kRegisters];
 
-  ATTN_DEVICE explicit SplitFragment(const uint32_t* floats) {
+  ATTN_DEVICE SplitFragment(const uint32_t* floats, bool splits) {
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       const float x = __builtin_bit_cast(float, floats[i]);
-      large[i] = to_tf32(x);
-      small[i] = to_tf32(x - __builtin_bit_cast(float, large[i]));
+      large[i] = splits ? (floats[i] + (kCutBits + 1) / 2) & ~kCutBits : to_tf32(x);
+      small[i] = __builtin_bit_cast(uint32_t, x - __builtin_bit_cast(float, large[i]));
     }
   }
 };
@@ -57,14 +62,15 @@ template <class Element>
 struct LeftFragment {
   uint32_t a[4];
 
-  ATTN_DEVICE explicit LeftFragment(const uint32_t (&bits)[4]) {
+  // `splits`: as of a RowTile, whichever the operand.
+  ATTN_DEVICE LeftFragment(const uint32_t (&bits)[4], bool /*splits*/) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = bits[i];
   }
   // kSwapped: the right operand's rows are queries. The sums are then those of the same product
-  // with its sides exchanged, to the last bit. `splits`: as of a RowTile, whichever the operand.
+  // with its sides exchanged, to the last bit.
   template <bool kSwapped>
-  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&b)[2], bool /*splits*/) const {
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&b)[2]) const {
     multiply_accumulate<Element>(sums, a, b);
   }
 };
@@ -72,12 +78,14 @@ struct LeftFragment {
 template <>
 struct LeftFragment<float> {
   SplitFragment<4> a;
+  bool splits;
 
-  ATTN_DEVICE explicit LeftFragment(const uint32_t (&bits)[4]) : a(bits) {}
+  ATTN_DEVICE LeftFragment(const uint32_t (&bits)[4], bool splits)
+      : a(bits, splits), splits(splits) {}
 
   template <bool kSwapped>
-  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2], bool splits) const {
-    const SplitFragment<2> b(bits);
+  ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2]) const {
+    const SplitFragment<2> b(bits, splits);
     float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (splits) {
       multiply_accumulate_tf32(products, kSwapped ? a.large : a.small,
@@ -101,13 +109,13 @@ ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_
   for (int block = 0; block * Tile::kDepth < width; ++block) {
     uint32_t a[4];
     left.load_left(a, left_row, block);
-    const LeftFragment<typename Tile::Element> fragment(a);
+    const LeftFragment<typename Tile::Element> fragment(a, right.splits);
 #pragma unroll
     for (int n = 0; n < kColumns / 16; ++n) {
       uint32_t b[4];
       right.load_right(b, 16 * n, block);
-      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]}, right.splits);
-      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]}, right.splits);
+      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]});
+      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]});
     }
   }
 }
@@ -139,13 +147,13 @@ ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& 
   for (int block = 0; block < kRows / Tile::kDepth; ++block) {
     uint32_t a[4];
     load_left_of_sums<typename Tile::Element>(a, weights, block);
-    const LeftFragment<typename Tile::Element> fragment(a);
+    const LeftFragment<typename Tile::Element> fragment(a, right.splits);
 #pragma unroll
     for (int n = 0; n < Tile::kWidth / 16; ++n) {
       uint32_t b[4];
       right.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
-      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]}, right.splits);
-      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]}, right.splits);
+      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]});
+      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]});
     }
   }
 }

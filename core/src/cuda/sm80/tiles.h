@@ -43,7 +43,7 @@ constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_exten
   }
   const int keys = width <= 64 ? 64 : width <= 128 ? 32 : 16;
   const int warps = width == 256 && is_extended ? 3 : 4;
-  return {warps, 1, keys, false, width <= 128 && !is_extended ? 3 : 2};
+  return {warps, 1, keys, false, width <= 64 && !is_extended ? 3 : 2};
 }
 
 // The bucket of a width of at most 256.
