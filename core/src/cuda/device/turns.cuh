@@ -18,15 +18,15 @@ ATTN_DEVICE int take_ticket(int32_t* tickets) { return atomicAdd(tickets, 1); }
 // Waits until `turn` is what it says there. By one lane of each warp: what the blocks before wrote
 // until they passed the turn on is then seen by that warp's lanes after a synchronise_warp, if they
 // read it with read_shared_by_blocks.
-ATTN_DEVICE void wait_for_turn(const int32_t* now, int turn) {
-  while (*static_cast<const volatile int32_t*>(now) != turn) __nanosleep(20);
-  __threadfence();
+ATTN_DEVICE void wait_for_turn(int32_t* now, int turn) {
+  while (__nv_atomic_load_n(now, __NV_ATOMIC_ACQUIRE, __NV_THREAD_SCOPE_DEVICE) != turn) {
+    __nanosleep(20);
+  }
 }
 
 // By one thread, after a barrier of the block.
 ATTN_DEVICE void pass_turn(int32_t* now, int turn) {
-  __threadfence();
-  *static_cast<volatile int32_t*>(now) = turn + 1;
+  __nv_atomic_store_n(now, turn + 1, __NV_ATOMIC_RELEASE, __NV_THREAD_SCOPE_DEVICE);
 }
 
 // From the cache that all multiprocessors share.

@@ -12,7 +12,7 @@ struct alignas(16) FourFloats {
 
 inline int take_ticket(int32_t* tickets) { return (*tickets)++; }
 
-inline void wait_for_turn(const int32_t* now, int turn) {
+inline void wait_for_turn(int32_t* now, int turn) {
   if (*now != turn) emulation::fail("waits for turn %d, while it is %d's", turn, *now);
 }
 
