@@ -381,9 +381,9 @@ template <class Element, int kWidth>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((DecodeShape<Element, kWidth>::kThreads), 1)
     decode_kernel(ATTN_ARGUMENTS const DecodeArguments arguments) {
   if constexpr (kIsServed<Element>) {
-    RowsRead read = RowsRead::kAsTheyAre;
-#pragma unroll 1
-    while (read != RowsRead::kNoMore) read = DecodeSplit<Element, kWidth>(arguments).run(read);
+    read_rows<true>(RowsRead::kAsTheyAre, [&](RowsRead read) {
+      return DecodeSplit<Element, kWidth>(arguments).run(read);
+    });
   }
 }
 

@@ -380,9 +380,8 @@ template <class Tiles>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(Tiles::kThreads, Tiles::kShape.blocks)
     forward_kernel(ATTN_ARGUMENTS const ForwardArguments arguments) {
   if constexpr (kIsServed<typename Tiles::Element>) {
-    RowsRead read = RowsRead::kAsTheyAre;
-#pragma unroll 1
-    while (read != RowsRead::kNoMore) read = ForwardBlock<Tiles>(arguments).run(read);
+    read_rows<true>(RowsRead::kAsTheyAre,
+                    [&](RowsRead read) { return ForwardBlock<Tiles>(arguments).run(read); });
   }
 }
 
