@@ -58,23 +58,14 @@ ATTN_DEVICE void add_spoilt(float (&sums)[4], const LeftFragment<float>& weights
 }
 
 // A warp's 16 sums of weighted rows, of which it has the columns [first, first + kColumns).
-struct PositionSums {
+struct PositionSums : Sums<64> {
   static constexpr int kColumns = 64;
 
   int first;
-  float values[kColumns / 8][4];
 
   // Four fragments share 32 columns, of which a lane loads four that lie together.
   ATTN_DEVICE static int column(int n, int e) {
     return n / 4 * 32 + (lane() % 4 * 2 + e % 2) * 4 + n % 4;
-  }
-
-  ATTN_DEVICE void clear() {
-#pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) values[n][e] = 0.0f;
-    }
   }
 
   // Adds rows k < depth: row_of(k) is the address of one, null for zeros, and weight_of(r, k) what
@@ -102,8 +93,7 @@ struct PositionSums {
   template <class RowOf>
   ATTN_DEVICE void store(DType dtype, int width, float factor, bool adds, RowOf&& row_of) const {
     float sums[kColumns / 2];  // in local memory, so that the code is there once
-#pragma unroll
-    for (int at = 0; at < kColumns / 2; ++at) sums[at] = values[at / 4][at % 4];
+    copy_to(sums);
 #pragma unroll 1
     for (int at = 0; at < kColumns / 2; ++at) {
       char* const row = row_of(lane() / 4 + at % 4 / 2 * 8);
