@@ -18,7 +18,7 @@ void Block::run(Index index, uint64_t seed, void (*kernel)(const void*), const v
   kernel_ = kernel;
   context_ = context;
   at_barrier_ = done_ = 0;
-  order_.seed(static_cast<unsigned>(seed));
+  random_ = seed;
   choose_order();
   shared_.poison();
   for (int i = 0; i < static_cast<int>(threads_.size()); ++i) {
@@ -57,22 +57,28 @@ void Block::make_ready(int thread) {
 // Mostly one warp runs as far as it gets, then another: what a barrier should have kept apart is
 // then as far apart as can be.
 void Block::choose_order() {
-  mixes_warps_ = order_() % 4 == 0;
-  std::shuffle(first_to_last_.begin(), first_to_last_.end(), order_);
+  mixes_warps_ = random_below(4) == 0;
+  for (size_t left = first_to_last_.size(); left > 1; --left) {
+    std::swap(first_to_last_[left - 1], first_to_last_[random_below(left)]);
+  }
+}
+
+// Knuth's linear congruential generator, of whose bits the high ones are good.
+size_t Block::random_below(size_t end) {
+  random_ = random_ * 6364136223846793005 + 1442695040888963407;
+  return (random_ >> 32) * end >> 32;
 }
 
 int Block::take_ready() {
-  if (mixes_warps_) std::shuffle(first_to_last_.begin(), first_to_last_.end(), order_);
-  for (const int warp : first_to_last_) {
-    std::vector<int>& ready = warps_[warp].ready;
-    if (ready.empty()) continue;
-    std::swap(ready[order_() % ready.size()], ready.back());
-    const int thread = ready.back();
-    ready.pop_back();
-    --ready_;
-    return thread;
-  }
-  __builtin_unreachable();
+  const size_t warps = first_to_last_.size();
+  size_t place = mixes_warps_ ? random_below(warps) : 0;
+  while (warps_[first_to_last_[place]].ready.empty()) place = place + 1 < warps ? place + 1 : 0;
+  std::vector<int>& ready = warps_[first_to_last_[place]].ready;
+  std::swap(ready[random_below(ready.size())], ready.back());
+  const int thread = ready.back();
+  ready.pop_back();
+  --ready_;
+  return thread;
 }
 
 void Block::run_next() {

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "fiber.h"
@@ -58,6 +57,7 @@ class Block {
   void wait(Thread::State state, const char* operation, Place place);
   void make_ready(int thread);
   void choose_order();
+  size_t random_below(size_t end);
   void run_next();
   int take_ready();
   [[noreturn]] void report_deadlock();
@@ -72,7 +72,7 @@ class Block {
   bool mixes_warps_ = false;        // otherwise the first that can run does
   GuardedSharedMemory shared_;
   Fiber host_;
-  std::minstd_rand order_;
+  uint64_t random_ = 0;
   void (*kernel_)(const void*) = nullptr;
   const void* context_ = nullptr;
 };

@@ -88,11 +88,10 @@ inline Matrices<8> gather_tf32(void* const (&operands)[kLanes]) {
   return all;
 }
 
-// The float next to `exact` on the side of 0.
+// `exact` without the bits that a float has no room for.
 inline float towards_zero(double exact) {
-  const float nearest = static_cast<float>(exact);
-  const bool is_beyond = std::fabs(nearest) > std::fabs(exact) && std::isfinite(nearest);
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(nearest) - is_beyond);
+  constexpr uint64_t kKept = ~uint64_t{0} << 29;
+  return static_cast<float>(std::bit_cast<double>(std::bit_cast<uint64_t>(exact) & kKept));
 }
 
 // Sums are cut off, as GPUs do it, not rounded to the nearest: what is added up in D loses as often
