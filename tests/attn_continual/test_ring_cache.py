@@ -6,12 +6,14 @@ from torch.testing import assert_close
 
 from attn_continual.ring_cache import (
     advance,
-    held_rows,
+    held_rows_of_each,
     last_rows,
+    last_rows_of_each,
     next_slot,
-    ring_after,
+    rings_after,
     slot_ages,
     write,
+    write_each,
     write_step,
 )
 
@@ -45,8 +47,9 @@ def next_rows(positions, count):
 def test_rings_of_the_last_rows(num_slots):
     positions = [6, 13]
     rows = torch.stack([history(n, p)[-num_slots - 1 :] for n, p in enumerate(positions)])
-    ring = ring_after(rows, torch.tensor(positions), num_slots)
+    ring, single = rings_after((rows, rows[..., 0, 0]), torch.tensor(positions), num_slots)
     assert torch.equal(ring, rings_of(positions, num_slots))
+    assert torch.equal(single, ring[..., 0, 0])
 
 
 @pytest.mark.parametrize("num_slots", NUM_SLOTS)
@@ -92,12 +95,28 @@ def test_last_rows_begin_with_zeros_when_there_are_fewer(num_slots, count):
     rings, position = rings_of(POSITIONS, num_slots), torch.tensor(POSITIONS)
     for n, steps in enumerate(POSITIONS):
         rings[n, steps:] = torch.nan  # what was never written
-    got, held = last_rows(rings, position, count), held_rows(rings, position, count)
+    got, (held,) = last_rows(rings, position, count), held_rows_of_each([rings], position, count)
     for n, steps in enumerate(POSITIONS):
         rows = torch.cat([torch.zeros(count, *SHAPE), history(n, steps)])
         assert_close(got[n], rows[steps:], rtol=0, atol=0)
         known = min(steps, count)
         assert torch.equal(held[n, count - known :], got[n, count - known :])
+
+
+def test_rings_of_other_rows_and_dtypes_are_read_and_written_together():
+    ring, position = rings_of(POSITIONS, 5), torch.tensor(POSITIONS)
+    rows, active = next_rows(POSITIONS, 3), torch.tensor([True, False, True, True, True])
+    others = [(x[..., 0, 0] % 100).to(torch.float64) for x in (ring, rows)]
+    for got, *given in zip(
+        write_each((ring, others[0]), (rows, others[1]), position, active),
+        last_rows_of_each((ring, others[0]), position, 4),
+        (ring, others[0]),
+        (rows, others[1]),
+        strict=True,
+    ):
+        last, alone, new = given
+        assert_close(got, write(alone, new, position, active), rtol=0, atol=0)
+        assert_close(last, last_rows(alone, position, 4), rtol=0, atol=0)
 
 
 def test_last_rows_of_a_ring_without_slots():

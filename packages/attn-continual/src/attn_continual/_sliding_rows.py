@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import last_rows, next_slot, write, write_step
+from attn_continual.ring_cache import last_rows, last_rows_of_each, next_slot, write, write_step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def sliding_windows(ring: Tensor, rows: Tensor, position: Tensor, length: int) -> Tensor:
-    """Return the `length` rows up to each of the next T steps, the oldest first.
+def sliding_windows(
+    rings: Sequence[Tensor], rows: Sequence[Tensor], position: Tensor, length: int
+) -> list[Tensor]:
+    """Return of each ring the `length` rows up to each of the next T steps, the oldest first.
 
-    Shapes: ring [N, R, ...] with R >= length - 1, of the steps before; rows [N, T, ...]; position
-        int64 [N], the steps seen before; result [N, T, length, ...], 0 for steps before the first.
+    Shapes: rings [N, R, ...] with R >= length - 1, of the steps before; rows [N, T, ...]; position
+        int64 [N], the steps seen before; results [N, T, length, ...], 0 for steps before the first.
     """
-    num_steps = rows.shape[1]
-    history = last_rows(ring, position, length - 1)
-    every = torch.cat([history, rows.to(ring.dtype)], dim=1)
-    starts = torch.arange(num_steps, device=rows.device)
-    index = starts[:, None] + torch.arange(length, device=rows.device)
-    return every.index_select(1, index.flatten()).unflatten(1, (num_steps, length))
+    num_steps, device = rows[0].shape[1], position.device
+    starts = torch.arange(num_steps, device=device)
+    index = (starts[:, None] + torch.arange(length, device=device)).flatten()
+    return [
+        torch.cat([history, more.to(history.dtype)], dim=1)
+        .index_select(1, index)
+        .unflatten(1, (num_steps, length))
+        for history, more in zip(last_rows_of_each(rings, position, length - 1), rows, strict=True)
+    ]
 
 
 def late_rows(ring: Tensor, rows: Tensor, position: Tensor, delay: int) -> Tensor:

@@ -237,4 +237,5 @@ class RetroactiveTransformerEncoderLayer(ContinualEncoderLayer):
     def residual_rows(self, rows: Tensor, state: EncoderLayerState) -> Tensor:
         """Return the inputs [N, T, L, E] of the windows that end at each step."""
         position = state.attention.position
-        return sliding_windows(state.rows, rows, position, self.receptive_field).to(rows.dtype)
+        (windows,) = sliding_windows([state.rows], [rows], position, self.receptive_field)
+        return windows.to(rows.dtype)

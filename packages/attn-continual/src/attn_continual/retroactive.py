@@ -185,14 +185,13 @@ class RetroactiveWindow(Window):
         num_streams, num_steps = rows.key.shape[:2]
         before = state.position
         bias = self.bias(padding_of(rows.padding, rows.key), state, mask)
-        query, key, value = (
-            sliding_windows(ring, more, before, self.length).flatten(0, 1)
-            for ring, more in (
-                (state.query, rows.query),
-                (state.key, rows.key),
-                (state.value, rows.value),
-            )
+        windows = sliding_windows(
+            (state.query, state.key, state.value),
+            (rows.query, rows.key, rows.value),
+            before,
+            self.length,
         )
+        query, key, value = (x.flatten(0, 1) for x in windows)
         out = self.attend(query, key, value, bias, extra)
         if in_place:
             state = self.write_step(rows, state, active, in_place)
@@ -208,7 +207,7 @@ class RetroactiveWindow(Window):
         Returns: [N * T, H or 1, length or 1, length]: bool, True is seen; or what is added.
         """
         before, num_steps = state.position, padding.shape[1]
-        hidden = sliding_windows(state.padding, padding, before, self.length)
+        (hidden,) = sliding_windows([state.padding], [padding], before, self.length)
         seen = before[:, None] + torch.arange(1, num_steps + 1, device=before.device)
         ages = torch.arange(self.length - 1, -1, -1, device=before.device)
         keep = ~hidden & (ages < seen[:, :, None])

@@ -6,8 +6,13 @@ ever turns a ring round: how old a slot is follows from the stream's position.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def slot_ages(position: Tensor, num_slots: int) -> Tensor:
@@ -55,21 +60,34 @@ def write(ring: Tensor, rows: Tensor, position: Tensor, active: Tensor | None = 
     Shapes: ring [N, R, ...]; rows [N, T, ...]; position int64 [N], the steps seen before; active
         bool [N]: the other streams keep what they have.
     """
-    num_slots, num_rows = ring.shape[1], rows.shape[1]
+    return write_each([ring], [rows], position, active)[0]
+
+
+def write_each(
+    rings: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    position: Tensor,
+    active: Tensor | None = None,
+) -> list[Tensor]:
+    """Return what `write` does of several rings, of as many slots and new rows."""
+    num_slots, num_rows = rings[0].shape[1], rows[0].shape[1]
     row = num_rows - 1 - slot_ages(position + num_rows, num_slots)  # negative: none of these
     if active is not None:
         row = row.masked_fill(~active[:, None], -1)
-    slots = torch.arange(num_slots, device=ring.device)
-    both = torch.cat([ring, rows.to(ring.dtype)], dim=1)
-    return _pick(both, torch.where(row < 0, slots, num_slots + row))
+    slots = torch.arange(num_slots, device=position.device)
+    both = [
+        torch.cat([ring, more.to(ring.dtype)], dim=1)
+        for ring, more in zip(rings, rows, strict=True)
+    ]
+    return _pick_each(both, torch.where(row < 0, slots, num_slots + row))
 
 
-def ring_after(rows: Tensor, position: Tensor, num_slots: int) -> Tensor:
-    """Return a ring of the last `num_slots` of the rows, which are those of a stream's last steps.
+def rings_after(rows: Sequence[Tensor], position: Tensor, num_slots: int) -> list[Tensor]:
+    """Return rings of the last `num_slots` of several streams' rows, those of their last steps.
 
-    Shapes: rows [N, T, ...] with T >= num_slots; position int64 [N], the steps seen with them.
+    Shapes: rows [N, T, ...] each, T >= num_slots; position int64 [N], the steps seen with them.
     """
-    return _pick(rows, rows.shape[1] - 1 - slot_ages(position, num_slots))
+    return _pick_each(rows, rows[0].shape[1] - 1 - slot_ages(position, num_slots))
 
 
 def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
@@ -77,14 +95,20 @@ def last_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
 
     Shapes: ring [N, R, ...] with R >= count; position int64 [N]; result [N, count, ...].
     """
-    never = _last_steps(position, count) < 0
-    never = never.view(*never.shape, *[1] * (ring.dim() - 2))
-    return held_rows(ring, position, count).masked_fill(never, 0)
+    return last_rows_of_each([ring], position, count)[0]
 
 
-def held_rows(ring: Tensor, position: Tensor, count: int) -> Tensor:
-    """Return what `last_rows` does, but for steps before the first what their slots hold."""
-    return _pick(ring, _last_steps(position, count) % max(ring.shape[1], 1))
+def last_rows_of_each(rings: Sequence[Tensor], position: Tensor, count: int) -> list[Tensor]:
+    """Return what `last_rows` does of several rings of as many slots."""
+    steps = _last_steps(position, count)
+    never = steps < 0
+    held = _pick_each(rings, steps % max(rings[0].shape[1], 1))
+    return [x.masked_fill(never.view(*never.shape, *[1] * (x.dim() - 2)), 0) for x in held]
+
+
+def held_rows_of_each(rings: Sequence[Tensor], position: Tensor, count: int) -> list[Tensor]:
+    """Return what `last_rows_of_each` does, but for steps before the first what slots hold."""
+    return _pick_each(rings, _last_steps(position, count) % max(rings[0].shape[1], 1))
 
 
 def _last_steps(position: Tensor, count: int) -> Tensor:
@@ -92,15 +116,17 @@ def _last_steps(position: Tensor, count: int) -> Tensor:
     return position[:, None] - torch.arange(count, 0, -1, device=position.device)
 
 
-def _pick(rows: Tensor, index: Tensor) -> Tensor:
-    """Return the rows [N, C, ...] at an index [N, C], or [1, C] for all, of rows [N, T, ...].
+def _pick_each(each: Sequence[Tensor], index: Tensor) -> list[Tensor]:
+    """Return the rows [N, C, ...] at an index [N, C], or [1, C] for all, of rows [N, T, ...] each.
 
     One index over the rows of all streams: torch copies these whole, but element by element the
     rows that two indices name.
     """
-    streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
-    places = streams * rows.shape[1] + index
-    return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
+    num_streams, num_rows = each[0].shape[:2]
+    streams = torch.arange(num_streams, device=index.device)[:, None]
+    places = streams * num_rows + index
+    flat = places.flatten()
+    return [rows.flatten(0, 1).index_select(0, flat).unflatten(0, places.shape) for rows in each]
 
 
 def advance(position: Tensor, num_steps: int, active: Tensor | None) -> Tensor:

@@ -14,12 +14,13 @@ from torch import Tensor
 from attn_continual._step_checks import check_rows
 from attn_continual.ring_cache import (
     advance,
-    held_rows,
+    held_rows_of_each,
     last_rows,
     next_slot,
-    ring_after,
+    rings_after,
     slot_ages,
     write,
+    write_each,
     write_step,
 )
 from attn_continual.streams import loadable
@@ -206,13 +207,10 @@ class Window:
         num_steps = rows.key.shape[1]
         # One step more than a window reaches back, so that together they fill a ring.
         before, history = state.position, self.length
+        held = held_rows_of_each((state.key, state.value, state.padding), before, history)
+        new = (rows.key, rows.value, padding_of(rows.padding, rows.key))
         key, value, padding = (
-            torch.cat([held_rows(ring, before, history), more.to(ring.dtype)], dim=1)
-            for ring, more in (
-                (state.key, rows.key),
-                (state.value, rows.value),
-                (state.padding, padding_of(rows.padding, rows.key)),
-            )
+            torch.cat([old, more.to(old.dtype)], dim=1) for old, more in zip(held, new, strict=True)
         )
         query = rows.query
         if self.delay > 0:
@@ -254,13 +252,18 @@ class Window:
 
     def write(self, rows: Rows, state: WindowState, active: Tensor | None) -> WindowState:
         """Return the state after the steps of `rows`."""
-        before = state.position
-        waiting = state.query
+        before, waiting = state.position, state.query
+        key, value, padding = write_each(
+            (state.key, state.value, state.padding),
+            (rows.key, rows.value, padding_of(rows.padding, rows.key)),
+            before,
+            active,
+        )
         return WindowState(
-            key=write(state.key, rows.key, before, active),
-            value=write(state.value, rows.value, before, active),
+            key=key,
+            value=value,
             query=write(waiting, rows.query, before, active) if self.delay > 0 else waiting,
-            padding=write(state.padding, padding_of(rows.padding, rows.key), before, active),
+            padding=padding,
             position=advance(before, rows.key.shape[1], active),
         )
 
@@ -271,14 +274,14 @@ class Window:
 
         key, value, padding: of the last `length` steps before and the new ones.
         """
-        before, num_steps = state.position, new_query.shape[1]
-        after = advance(before, num_steps, None)
-        waiting = state.query
+        before, waiting = state.position, state.query
+        after = advance(before, new_query.shape[1], None)
+        key, value, padding = rings_after((key, value, padding), after, self.length)
         return WindowState(
-            key=ring_after(key, after, self.length),
-            value=ring_after(value, after, self.length),
+            key=key,
+            value=value,
             query=write(waiting, new_query, before) if self.delay > 0 else waiting,
-            padding=ring_after(padding, after, self.length),
+            padding=padding,
             position=after,
         )
 

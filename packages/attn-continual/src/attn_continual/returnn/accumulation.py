@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import last_rows, next_slot, slot_ages, write_step
+from attn_continual.ring_cache import last_rows_of_each, next_slot, slot_ages, write_step
 
 
 class History(NamedTuple):
@@ -39,7 +39,7 @@ class Accumulated(NamedTuple):
         if isinstance(self.position, int):
             return History(self.key, self.value, None)
         offsets = torch.arange(-count, 0, device=self.position.device)
-        key, value = (last_rows(x, self.position, count) for x in (self.key, self.value))
+        key, value = last_rows_of_each((self.key, self.value), self.position, count)
         return History(key, value, self.position[:, None] + offsets >= 0)
 
     def ages(self) -> tuple[Tensor, Tensor | None]:
