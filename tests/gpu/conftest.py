@@ -3,6 +3,8 @@
 ATTN_TEST_DEVICE=cpu runs what of them a CPU can: it tests the tests.
 """
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,19 +13,31 @@ from attn_ops import _native  # noqa: E402  needs torch to be there
 from gpu.device import DEVICE  # noqa: E402
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder."""
+def _what_is_missing() -> str | None:
+    """Return why no GPU can run these tests, or None."""
     if DEVICE.type != "cuda":
-        return
+        return None
     if not _native.has_cuda():
-        reason = "built without CUDA kernels"
-    elif not torch.cuda.is_available():
-        reason = "no GPU here"
-    else:
-        return
-    for item in items:
-        if "tests/gpu" in item.path.as_posix():
-            item.add_marker(pytest.mark.skip(reason=reason))
+        return "built without CUDA kernels"
+    return None if torch.cuda.is_available() else "no GPU here"
+
+
+MISSING = _what_is_missing()
+
+
+class SkippedModule(pytest.Module):
+    """A file that is skipped as a whole."""
+
+    def collect(self) -> list[pytest.Item]:
+        """Skip the file, which a thousand tests would otherwise do one by one."""
+        pytest.skip(str(MISSING), allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Collect the tests of a file, or one skip."""
+    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
 
 
 @pytest.fixture
