@@ -15,6 +15,13 @@ CHUNKS = [5, 2, 9, 3]  # across the fill boundary and the wrap, and longer than 
 STREAMS = (N, 1, 7)
 
 
+@pytest.fixture(autouse=True)
+def _forget_shapes():
+    """Let torch infer each operator's shape anew: with symbolic ones, its cache takes longer."""
+    with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        yield
+
+
 def by_layer(*quick):
     """Run for every layer, and all but the `quick` ones among the slow tests."""
     marks = {name: [] if name in quick else [pytest.mark.slow] for name in CASES}
