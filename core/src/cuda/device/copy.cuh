@@ -1,9 +1,7 @@
 // Asynchronous copies from global to shared memory; before sm_80 they happen at once.
 #pragma once
 
-#include <cute/arch/copy_sm80.hpp>
-
-#include "cuda/device/platform.cuh"
+#include "cuda/device/instructions.cuh"
 
 namespace attn::cuda {
 
@@ -32,12 +30,18 @@ ATTN_DEVICE void copy_async(void* shared, const void* global, bool present) {
 }
 
 // Closes a group of this thread's copies, possibly an empty one.
-ATTN_DEVICE void commit_copies() { cute::cp_async_fence(); }
+ATTN_DEVICE void commit_copies() {
+#if defined(__CUDA_ARCH__)
+  cute::cp_async_fence();
+#endif
+}
 
 // Waits until at most the N latest groups of this thread are under way.
 template <int N>
 ATTN_DEVICE void wait_for_copies() {
+#if defined(__CUDA_ARCH__)
   cute::cp_async_wait<N>();
+#endif
 }
 
 }  // namespace attn::cuda

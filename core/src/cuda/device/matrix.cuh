@@ -7,25 +7,26 @@
 //   D [16, 8]:         d[0..1] (g, 2t..2t+1), d[2..3] (g+8, 2t..2t+1)
 #pragma once
 
-#include <cute/arch/copy_sm75.hpp>
-#include <cute/arch/mma_sm75.hpp>
-#include <cute/arch/mma_sm80.hpp>
-
 #include "cuda/device/element.cuh"
+#include "cuda/device/instructions.cuh"
 
 namespace attn::cuda {
 
 // Loads four 8 x 8 matrices of 16-bit elements. Lane l names row l % 8 of matrix l / 8: 16 bytes of
 // shared memory, aligned to 16. r[i] becomes elements (g, 2t..2t+1) of matrix i.
 ATTN_DEVICE void load_matrices(uint32_t (&r)[4], const void* shared_row) {
+#if defined(__CUDA_ARCH__)
   cute::SM75_U32x4_LDSM_N::copy(*static_cast<const cute::uint128_t*>(shared_row), r[0], r[1], r[2],
                                 r[3]);
+#endif
 }
 
 // Likewise; r[i] becomes elements (2t..2t+1, g) of matrix i.
 ATTN_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* shared_row) {
+#if defined(__CUDA_ARCH__)
   cute::SM75_U16x8_LDSM_T::copy(*static_cast<const cute::uint128_t*>(shared_row), r[0], r[1], r[2],
                                 r[3]);
+#endif
 }
 
 // d += a b, in float32. m16n8k16 of Half or BFloat16; before sm_80 Half alone.
@@ -39,7 +40,7 @@ ATTN_DEVICE void multiply_accumulate<Half>(float (&d)[4], const uint32_t (&a)[4]
 #if __CUDA_ARCH__ >= 800
   cute::SM80_16x8x16_F32F16F16F32_TN::fma(d[0], d[1], d[2], d[3], a[0], a[1], a[2], a[3], b[0],
                                           b[1], d[0], d[1], d[2], d[3]);
-#else
+#elif defined(__CUDA_ARCH__)
   using Instruction = cute::SM75_16x8x8_F32F16F16F32_TN;
   Instruction::fma(d[0], d[1], d[2], d[3], a[0], a[1], b[0], d[0], d[1], d[2], d[3]);
   Instruction::fma(d[0], d[1], d[2], d[3], a[2], a[3], b[1], d[0], d[1], d[2], d[3]);
