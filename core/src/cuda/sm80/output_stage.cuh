@@ -7,28 +7,23 @@
 
 namespace attn::cuda {
 
-// Four consecutive numbers of a row; `count` of them lie within it. Of those that count rows with
-// infinity or NaN, writes NaN where there are any.
+// Writes four consecutive numbers of a row at once, where they lie so.
 template <class Element>
-ATTN_DEVICE void store_four(char* at, const float (&x)[4], int count, RowsRead read) {
+ATTN_DEVICE bool store_four(char* at, const float* x) {
   struct alignas(4 * sizeof(Element)) Four {
     Element values[4];
   };
-  Element* to = reinterpret_cast<Element*>(at);
-  const bool counts = read == RowsRead::kWhetherNonfinite;
-  if (!counts && count >= 4 && reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0) {
-    *reinterpret_cast<Four*>(to) = {{from_float<Element>(x[0]), from_float<Element>(x[1]),
-                                     from_float<Element>(x[2]), from_float<Element>(x[3])}};
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i >= count) continue;
-    if (!counts) {
-      to[i] = from_float<Element>(x[i]);
-    } else if (x[i] > 0.0f) {
-      to[i] = from_float<Element>(__builtin_nanf(""));
-    }
+  if (reinterpret_cast<uintptr_t>(at) % sizeof(Four) != 0) return false;
+  *reinterpret_cast<Four*>(at) = {{from_float<Element>(x[0]), from_float<Element>(x[1]),
+                                   from_float<Element>(x[2]), from_float<Element>(x[3])}};
+  return true;
+}
+
+ATTN_DEVICE bool store_four(char* at, const float* x, DType dtype) {
+  switch (dtype) {
+    case DType::kBFloat16: return store_four<BFloat16>(at, x);
+    case DType::kFloat16: return store_four<Half>(at, x);
+    default: return store_four<float>(at, x);
   }
 }
 
@@ -68,14 +63,17 @@ struct OutputStage {
   }
 
  private:
-  ATTN_DEVICE static void store_run(char* row, const float* from, int column, int width,
-                                    DType dtype, RowsRead read) {
-    const float x[4] = {from[0], from[1], from[2], from[3]};
-    char* at = row + column * element_bytes(dtype);
-    switch (dtype) {
-      case DType::kBFloat16: return store_four<BFloat16>(at, x, width - column, read);
-      case DType::kFloat16: return store_four<Half>(at, x, width - column, read);
-      default: return store_four<float>(at, x, width - column, read);
+  // Four numbers from `column` on, of which those count that lie within the row. Of numbers that
+  // count rows with infinity or NaN, writes NaN where there are any.
+  ATTN_DEVICE static void store_run(char* row, const float* x, int column, int width, DType dtype,
+                                    RowsRead read) {
+    const int bytes = static_cast<int>(element_bytes(dtype));
+    const bool counts = read == RowsRead::kWhetherNonfinite;
+    if (!counts && column + 4 <= width && store_four(row + column * bytes, x, dtype)) return;
+#pragma unroll 1
+    for (int i = 0; i < 4 && column + i < width; ++i) {
+      if (counts && !(x[i] > 0.0f)) continue;
+      write_number(row + (column + i) * bytes, dtype, counts ? __builtin_nanf("") : x[i]);
     }
   }
 };
