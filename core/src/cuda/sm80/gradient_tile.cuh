@@ -79,11 +79,13 @@ struct TilePlace {
 // Scales and masks of a call, to base 2.
 struct ScoreFactors {
   float scale;
-  float softcap;  // 0: none
+  float softcap;        // 0: none
+  float scale_to_caps;  // of a product, to multiples of the cap
 
   ATTN_DEVICE explicit ScoreFactors(const Problem& p)
       : scale(static_cast<float>(p.scale) * kLog2E),
-        softcap(static_cast<float>(p.softcap) * kLog2E) {}
+        softcap(static_cast<float>(p.softcap) * kLog2E),
+        scale_to_caps(scale / softcap) {}
 };
 
 // kColumns streamed rows. First the products are put in, then they are turned into P and dS.
@@ -140,7 +142,7 @@ struct GradientTile {
     cap_slope = 1.0f;
     if (term == -infinity()) return term;  // the product may be NaN
     if (factors.softcap > 0.0f) {
-      const float t = tanh_accurate(product * factors.scale / factors.softcap);
+      const float t = tanh_accurate(product * factors.scale_to_caps);
       cap_slope = 1.0f - t * t;
       return fmaf(t, factors.softcap, term) - maximum;
     }

@@ -35,9 +35,9 @@ ATTN_DEVICE void apply_band(Sums<kColumns>& scores, const KeyBand& band, int row
 // Brings scores to base 2 and caps them; softcap is in base 2 too, 0: none.
 template <int kColumns>
 ATTN_DEVICE void apply_scale(Sums<kColumns>& scores, float scale, float softcap) {
-  each_score(scores, [&](float& x, int, int) { x *= scale; });
-  if (softcap == 0.0f) return;
-  each_score(scores, [&](float& x, int, int) { x = softcap * tanh_accurate(x / softcap); });
+  if (softcap == 0.0f) return each_score(scores, [&](float& x, int, int) { x *= scale; });
+  const float scale_to_caps = scale / softcap;
+  each_score(scores, [&](float& x, int, int) { x = softcap * tanh_accurate(x * scale_to_caps); });
 }
 
 // Sets the probabilities that dropout drops to 0; the others are yet to be scaled. `row` is that of
