@@ -98,7 +98,7 @@ class KeySequences {
       const Sequence& s = rows.sequence;
       if (s.Mkv == 0 || s.Mq == 0) continue;
       if (s.pages) {
-        page_[0] = page_[1] = s.k_begin / s.page_size;
+        page_[0] = page_[1] = page_of(s, s.k_begin);
         if (find_in_pages(rows)) return true;
         continue;
       }
@@ -109,19 +109,24 @@ class KeySequences {
   }
 
  private:
+  // Places and page sizes fit 32 bits, whose division is much the quicker.
+  ATTN_DEVICE static int page_of(const Sequence& s, int64_t place) {
+    return static_cast<int>(static_cast<uint32_t>(place) / static_cast<uint32_t>(s.page_size));
+  }
+
   // Finds the next place of each row in the sequence's pages, from page_ on.
   ATTN_DEVICE bool find_in_pages(RowsOfSequence& rows) {
     const Sequence& s = rows.sequence;
-    const int64_t pages = (s.k_begin + s.Mkv + s.page_size - 1) / s.page_size;
+    const int pages = page_of(s, s.k_begin + s.Mkv - 1) + 1;
     bool found = false;
     for (int r = 0; r < 2; ++r) {
       const int64_t row = first_row_ + own_row(r);
-      const int64_t page = row / s.page_size;
+      const int64_t page = row / s.page_size, first_place = row - page * s.page_size - s.k_begin;
       rows.index[r] = -1;
       while (page_[r] < pages && rows.index[r] < 0) {
-        const int64_t at = page_[r]++;
+        const int at = page_[r]++;
         if (s.pages[at] != page) continue;
-        const int64_t index = at * s.page_size + row % s.page_size - s.k_begin;
+        const int64_t index = at * s.page_size + first_place;
         if (index >= 0 && index < s.Mkv) rows.index[r] = static_cast<int>(index);
       }
       found |= rows.index[r] >= 0;
@@ -137,7 +142,7 @@ class KeySequences {
   const int tile_rows_;
   int* const flag_;
   int64_t next_, end_;
-  int64_t page_[2] = {0, 0};
+  int page_[2] = {0, 0};
   bool is_in_pages_ = false;
 };
 

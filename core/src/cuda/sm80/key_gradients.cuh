@@ -15,11 +15,11 @@ class KeyGradients {
   ATTN_DEVICE explicit KeyGradients(const BackwardArguments& arguments)
       : p_(arguments.problem),
         redo_(arguments.redo_keys),
-        walk_(arguments, block_index().x % tiles(arguments.problem) * Shape::kStationary) {
-    const int64_t heads = block_index().x / tiles(p_);
-    key_head_ = static_cast<int>(heads % p_.Hkv);
-    b_ = heads / p_.Hkv;
-    number_ = block_index().x + block_index().y * tiles(p_) * p_.Hkv * p_.B;
+        walk_(arguments, int64_t{block() % tiles(arguments.problem)} * Shape::kStationary) {
+    const uint32_t head = block() / tiles(p_), heads = static_cast<uint32_t>(p_.Hkv);
+    key_head_ = static_cast<int>(head % heads);
+    b_ = head / heads;
+    number_ = block() + block_index().y * tiles(p_) * p_.Hkv * p_.B;
     // Where registers hold one of the two sums, a block of its own has the other.
     sums_keys_ = p_.grad_key && (Shape::kSumsBoth || block_index().y == 0);
     sums_values_ = p_.grad_value && (Shape::kSumsBoth || block_index().y == 1);
@@ -65,8 +65,10 @@ class KeyGradients {
   using Queries = typename Walk::Queries;
   using Tile = typename Walk::Tile;
 
-  ATTN_DEVICE static int64_t tiles(const Problem& p) {
-    return (p.Mkv + Shape::kStationary - 1) / Shape::kStationary;
+  // Divided in 32 bits, which is much the quicker.
+  ATTN_DEVICE static uint32_t block() { return static_cast<uint32_t>(block_index().x); }
+  ATTN_DEVICE static uint32_t tiles(const Problem& p) {
+    return static_cast<uint32_t>(tiles_of<Shape>(p.Mkv));
   }
 
   ATTN_DEVICE bool block_has_nan() const {

@@ -17,12 +17,13 @@ class QueryTileWalk {
       : a(arguments),
         p(arguments.problem),
         memory{shared_memory(), !kPositions || p.query.dtype == DType::kFloat32} {
-    const int64_t tiles = (p.Mq + Shape::kStationary - 1) / Shape::kStationary;
-    const int64_t block = block_index().x;
+    // Divided in 32 bits, which is much the quicker.
+    const uint32_t tiles = static_cast<uint32_t>(tiles_of<Shape>(p.Mq));
+    const uint32_t block = static_cast<uint32_t>(block_index().x), head = block / tiles;
     // The last rows first: under a causal band they see the most keys.
-    first_row = (tiles - 1 - block % tiles) * Shape::kStationary;
-    h = static_cast<int>(block / tiles % p.Hq);
-    b = block / tiles / p.Hq;
+    first_row = int64_t{tiles - 1 - block % tiles} * Shape::kStationary;
+    h = static_cast<int>(head % static_cast<uint32_t>(p.Hq));
+    b = head / static_cast<uint32_t>(p.Hq);
   }
 
   ATTN_DEVICE void load() const {

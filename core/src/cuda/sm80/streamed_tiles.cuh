@@ -61,67 +61,83 @@ struct TileMemory {
 
 using RareMemory = TileMemory<RareElement, kWidestTile>;
 
-// Loads query rows, of which row_of(r) is the one for row r of the tile; negative ones are zeros.
+// An operand as rows of a tile are loaded from it.
+struct Operand {
+  const HeadRows& rows;
+  int64_t width;
+  bool is_aligned;
+};
+
+// Loads rows of head h of both of a side's operands, one after the other: the code is there once.
+// row_of(r) is the one for row r of the tile; negative ones are zeros.
+template <class Shape, class Tile, class RowOf>
+ATTN_DEVICE void load_operands(const RowPair<Tile>& tiles, int rows, const Operand& score,
+                               const Operand& value, int64_t b, int64_t h, RowOf&& row_of) {
+#pragma unroll 1
+  for (int which = 0; which < 2; ++which) {
+    const bool is_score = which == 0;
+    const HeadRows& x = is_score ? score.rows : value.rows;
+    const RowSource source{{x, is_score ? score.width : value.width},
+                           is_score ? score.is_aligned : value.is_aligned};
+    Tile tile = tiles.score;
+    if (!is_score) tile.data = tiles.value.data;
+    load_rows<Shape::kThreads>(tile, rows, source, [&](int r) -> const char* {
+      const int64_t row = row_of(r);
+      return row < 0 ? nullptr : x.row(b, row, h);
+    });
+  }
+}
+
+// Those of queries and gradients of outputs.
 template <class Shape, class Tile, class RowOf>
 ATTN_DEVICE void load_queries(const RowPair<Tile>& tiles, int rows, const BackwardArguments& a,
                               int64_t b, int64_t h, RowOf&& row_of) {
   const BackwardProblem& p = a.problem;
-  const auto rows_of = [&](const HeadRows& x) {
-    return [&, b, h](int r) -> const char* {
-      const int64_t row = row_of(r);
-      return row < 0 ? nullptr : x.row(b, row, h);
-    };
-  };
-  load_rows<Shape::kThreads>(tiles.score, rows, {{p.query, p.K}, a.query_is_aligned},
-                             rows_of(p.query));
-  load_rows<Shape::kThreads>(tiles.value, rows, {{p.grad_out, p.Kv}, a.grad_out_is_aligned},
-                             rows_of(p.grad_out));
+  load_operands<Shape>(tiles, rows, {p.query, p.K, a.query_is_aligned},
+                       {p.grad_out, p.Kv, a.grad_out_is_aligned}, b, h, row_of);
 }
 
-// Likewise keys and values of key head h.
+// Those of keys and values.
 template <class Shape, class Tile, class RowOf>
 ATTN_DEVICE void load_keys(const RowPair<Tile>& tiles, int rows, const BackwardArguments& a,
                            int64_t b, int64_t h, RowOf&& row_of) {
   const BackwardProblem& p = a.problem;
-  const auto rows_of = [&](const HeadRows& x) {
-    return [&, b, h](int r) -> const char* {
-      const int64_t row = row_of(r);
-      return row < 0 ? nullptr : x.row(b, row, h);
-    };
-  };
-  load_rows<Shape::kThreads>(tiles.score, rows, {{p.key, p.K}, a.key_is_aligned}, rows_of(p.key));
-  load_rows<Shape::kThreads>(tiles.value, rows, {{p.value, p.Kv}, a.value_is_aligned},
-                             rows_of(p.value));
+  load_operands<Shape>(tiles, rows, {p.key, p.K, a.key_is_aligned},
+                       {p.value, p.Kv, a.value_is_aligned}, b, h, row_of);
 }
 
 // Calls compute(stage, tile) for every streamed tile, with its rows in shared memory. next(from) is
 // the first tile not before index `from`, or kNoTile; load(stage, tile) begins its copies.
 template <class Shape, class Next, class Load, class Compute>
 ATTN_DEVICE void stream_tiles(int begin, Next&& next, Load&& load, Compute&& compute) {
-  int stage = 0, tile = next(begin);
-  if (tile == kNoTile) return;
-  load(stage, tile);
-  commit_copies();
-#pragma unroll 1
-  while (tile != kNoTile) {
-    const int following = next(tile + Shape::kStreamed);
-    if constexpr (Shape::kStages == 2) {
-      if (following != kNoTile) load(stage ^ 1, following);
-      commit_copies();
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
+  const auto compute_loaded = [&](int stage, int tile) {
     synchronise_block();
     compute(stage, tile);
     synchronise_block();
-    if constexpr (Shape::kStages == 2) {
-      stage ^= 1;
-    } else {
+  };
+  int following = next(begin);
+  if constexpr (Shape::kStages == 1) {
+#pragma unroll 1
+    for (; following != kNoTile; following = next(following + Shape::kStreamed)) {
+      load(0, following);
+      commit_copies();
+      wait_for_copies<0>();
+      compute_loaded(0, following);
+    }
+  } else {
+    int stage = 0, tile = kNoTile;
+#pragma unroll 1
+    while (tile != kNoTile || following != kNoTile) {
       if (following != kNoTile) load(stage, following);
       commit_copies();
+      stage ^= 1;
+      if (tile != kNoTile) {
+        wait_for_copies<1>();
+        compute_loaded(stage, tile);
+      }
+      tile = following;
+      following = tile == kNoTile ? kNoTile : next(tile + Shape::kStreamed);
     }
-    tile = following;
   }
 }
 
