@@ -1,10 +1,12 @@
 """Fixtures of every test. This file imports no torch: some tests run where there is none."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from warm_python import WarmPython
 from wheels import Installation, build_wheel, install_wheel
 
 # Torch's threads spin while they wait for each other: beside other programs, 30 times as long as
@@ -29,3 +31,11 @@ def wheel() -> Path:
 def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Return an environment without torch that holds the wheel."""
     return install_wheel(wheel, tmp_path_factory.mktemp("installed_wheel"))
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Return an interpreter with torch that runs programs, each in a process of its own."""
+    python = WarmPython()
+    yield python
+    python.close()

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from warm_python import WarmPython
-
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = (
     "",
@@ -44,13 +42,6 @@ def shell_lines():
         for block in blocks(document, "sh")
         for line in block.splitlines()
     ]
-
-
-@pytest.fixture(scope="module")
-def warm_python():
-    python = WarmPython()
-    yield python
-    python.close()
 
 
 @pytest.mark.parametrize(
