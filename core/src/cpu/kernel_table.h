@@ -24,7 +24,7 @@ struct KernelTable {
 
 // A table for each dtype; several may share one.
 struct InstructionSet {
-  const char* name;  // "scalar", "avx2", "avx512", "avx512_bf16", "neon"
+  const char* name;  // "scalar", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon"
   const KernelTable* float32;
   const KernelTable* float16;
   const KernelTable* bfloat16;
@@ -45,9 +45,10 @@ extern const InstructionSet kScalar;
 extern const InstructionSet kAvx2;
 extern const InstructionSet kAvx512;
 extern const InstructionSet kAvx512Bf16;
+extern const InstructionSet kAmxBf16;
 extern const InstructionSet kNeon;
 
-// What avx512_bf16 takes from avx512.
+// What avx512_bf16 and amx_bf16 take from avx512.
 extern const KernelTable kAvx512SingleKernels;
 extern const KernelTable kAvx512DoubleKernels;
 

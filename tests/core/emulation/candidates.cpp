@@ -1,4 +1,4 @@
-// The candidates of a test program that contains the emulated AVX-512 kernels.
+// The candidates of a test program that contains the emulated AVX-512 and AMX kernels.
 #include "dispatch/cpu_choice.h"
 
 namespace attn {
@@ -10,6 +10,7 @@ bool has_avx2() {
 }
 
 constexpr CpuCandidate kCandidates[] = {
+    {.isa = &cpu::kAmxBf16, .runs_here = has_avx2},
     {.isa = &cpu::kAvx512Bf16, .runs_here = has_avx2},
     {.isa = &cpu::kAvx512, .runs_here = has_avx2},
 };

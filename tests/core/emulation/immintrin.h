@@ -1,4 +1,4 @@
-// Stands in for the compiler's <immintrin.h>: AVX-512 and AVX512-BF16 on a CPU with AVX2 only.
+// Stands in for the compiler's <immintrin.h>: AVX-512, AVX512-BF16 and AMX on a CPU with AVX2 only.
 // SIMDe emulates what it can; below is what its version 0.7.4 lacks or rounds differently.
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
 #pragma once
@@ -89,6 +89,13 @@ inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
   return result;
 }
 
+// What is left of a number above the whole one below it: 0 of an infinity.
+inline __m512 fraction_ps(__m512 v) {
+  Floats x(v);
+  for (float& lane : x.lane) lane = std::isinf(lane) ? 0.0f : lane - std::floor(lane);
+  return x;
+}
+
 inline __m512 cvtph_ps(__m256i halves) {
   Floats result;
   _mm256_storeu_ps(result.lane, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
@@ -159,9 +166,72 @@ inline float reduce_max_ps(__m512 v) {
   return reduce_by_halves(v, [](float a, float b) { return a > b ? a : b; });
 }
 
+// The tile registers, and their shapes as _tile_loadconfig reads them.
+struct Tiles {
+  struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } shapes;
+  uint32_t row[8][16][16];
+
+  template <class F>
+  void each_unit(int tile, F&& visit) {
+    for (int r = 0; r < shapes.rows[tile]; ++r) {
+      for (int c = 0; c < shapes.row_bytes[tile] / 4; ++c) visit(r, c, row[tile][r][c]);
+    }
+  }
+};
+inline thread_local Tiles tiles;
+
+inline void tile_loadconfig(const void* shapes) {
+  std::memset(&tiles, 0, sizeof tiles);
+  std::memcpy(&tiles.shapes, shapes, sizeof tiles.shapes);
+}
+
+inline void tile_loadd(int tile, const void* from, int64_t stride) {
+  std::memset(tiles.row[tile], 0, sizeof tiles.row[tile]);
+  tiles.each_unit(tile, [&](int r, int c, uint32_t& unit) {
+    std::memcpy(&unit, static_cast<const char*>(from) + r * stride + 4 * c, 4);
+  });
+}
+
+inline void tile_stored(int tile, void* to, int64_t stride) {
+  tiles.each_unit(tile, [&](int r, int c, uint32_t& unit) {
+    std::memcpy(static_cast<char*>(to) + r * stride + 4 * c, &unit, 4);
+  });
+}
+
+inline void tile_zero(int tile) { std::memset(tiles.row[tile], 0, sizeof tiles.row[tile]); }
+
+// Even and odd products are summed apart, by fused additions, and then join the tile's sum.
+inline void tile_dpbf16ps(int sums, int a, int b) {
+  tiles.each_unit(sums, [&](int r, int c, uint32_t& unit) {
+    float even = 0.0f, odd = 0.0f, sum;
+    for (int d = 0; d < tiles.shapes.rows[b]; ++d) {
+      const uint32_t x = tiles.row[a][r][d], y = tiles.row[b][d][c];
+      even = flushed(std::fma(float_of_high_half(x & 0xffff), float_of_high_half(y & 0xffff), even));
+      odd = flushed(std::fma(float_of_high_half(x >> 16), float_of_high_half(y >> 16), odd));
+    }
+    std::memcpy(&sum, &unit, sizeof sum);
+    sum = flushed(flushed(sum) + flushed(even + odd));
+    std::memcpy(&unit, &sum, sizeof sum);
+  });
+}
+
 }  // namespace
 }  // namespace emulation
 
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbf16ps
+#define _tile_loadconfig(shapes) emulation::tile_loadconfig(shapes)
+#define _tile_release()
+#define _tile_loadd(tile, from, stride) emulation::tile_loadd(tile, from, stride)
+#define _tile_stored(tile, to, stride) emulation::tile_stored(tile, to, stride)
+#define _tile_zero(tile) emulation::tile_zero(tile)
+#define _tile_dpbf16ps(sums, a, b) emulation::tile_dpbf16ps(sums, a, b)
 #undef _mm512_dpbf16_ps
 #undef _mm512_maskz_scalef_ps
 #undef _mm512_cvtps_ph
@@ -169,6 +239,7 @@ inline float reduce_max_ps(__m512 v) {
 #define _mm512_dpbf16_ps(sum, a, b) emulation::dpbf16_ps(sum, a, b)
 #define _mm512_cvtneps_pbh(v) emulation::cvtneps_pbh(v)
 #define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
+#define _mm512_reduce_ps(v, floor) emulation::fraction_ps(v)
 #define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)
 #define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding) & ~_MM_FROUND_NO_EXC>(v)
 #define _mm512_maskz_loadu_epi16(keep, from) emulation::maskz_loadu_epi16<32, __m512i>(keep, from)

@@ -17,7 +17,7 @@ namespace {
 template <class Op>
 struct ForwardTiling {
   using Real = typename Op::S::Real;
-  static constexpr int64_t kStripRows = 8 * Op::S::kTileRows;  // at most
+  static constexpr int64_t kStripRows = 8 * Op::kTileRows;  // at most
   static constexpr int64_t kTileBytes = 128 * 1024;            // of packed keys and values
   static constexpr int64_t kBlockBytes = 192 * 1024;           // of queries and outputs
   // With block sparsity few rows of a block use what it packs: more of them must share.
@@ -26,6 +26,7 @@ struct ForwardTiling {
   int64_t key_units;      // units of a packed query or key
   int64_t value_columns;  // Kv in whole vectors
   int64_t keys;           // per tile
+  int64_t score_stride;   // from a row of scores to the next
   int64_t strip_rows;     // query rows whose scores are there at once
   int64_t block_rows;     // query rows that share one packed tile: whole strips
   int64_t blocks;         // per key head of the longest sequence
@@ -36,9 +37,11 @@ struct ForwardTiling {
     value_columns = round_up(p.Kv, Op::S::kWidth);
     const int64_t key_bytes =
         (units_of<Op>(p.K) + value_columns / Op::kDepth) * static_cast<int64_t>(sizeof(Real));
-    keys = 256;
+    keys = 512;
     while (keys > 64 && keys * key_bytes > kTileBytes) keys /= 2;
     keys = smaller(keys, round_up(larger(p.most_keys, 1), 64));
+    // Rows a power of two apart would share a few sets of the cache.
+    score_stride = keys + Op::S::kWidth;
     strip_rows = strip_rows_of(p);
     const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
     const int64_t rows = p.G * p.most_queries;
@@ -56,8 +59,8 @@ struct ForwardTiling {
   static int64_t strip_rows_of(const Problem& p) {
     if (p.positions) return kStripRows;
     const int64_t seen = larger(p.band.left + p.band.right + 1, 0);
-    const int64_t rows = smaller(seen, 16 * kStripRows) / 16 / Op::S::kTileRows * Op::S::kTileRows;
-    return larger(rows, 2 * Op::S::kTileRows);
+    const int64_t rows = smaller(seen, 16 * kStripRows) / 16 / Op::kTileRows * Op::kTileRows;
+    return larger(rows, 2 * Op::kTileRows);
   }
 };
 
@@ -72,7 +75,7 @@ struct ForwardScratch {
   const char** rows;              // [max(block_rows, keys)]
   Unit* keys;                     // right operand: columns are keys
   Unit* values;                   // right operand: depth is keys
-  Real* scores;                   // [strip_rows, keys]
+  Real* scores;                   // [strip_rows, score_stride]
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
   RowWeights<Op> weights;
   StripPositions<typename Op::S> positions;
@@ -86,7 +89,7 @@ struct ForwardScratch {
     rows = scratch.take<const char*>(larger(t.block_rows, t.keys));
     keys = scratch.take<Unit>(panel_units<Op>(t.key_units, t.keys));
     values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
-    scores = scratch.take<Real>(t.strip_rows * t.keys);
+    scores = scratch.take<Real>(t.strip_rows * t.score_stride);
     wanted = scratch.take<bool>(t.keys / kPanel<Op> + 1);
   }
 };
@@ -248,7 +251,7 @@ class ForwardBlock {
     product.b = s_.keys + from * units_of<Op>(p_.K);
     product.b_depth = units_of<Op>(p_.K);
     product.c = s_.scores;
-    product.c_stride = t_.keys;
+    product.c_stride = t_.score_stride;
     product.rows = rows;
     product.b_columns = n - from;
     product.columns = to - from;
@@ -262,13 +265,13 @@ class ForwardBlock {
     }
     for (int64_t r = 0; r < rows; ++r) {
       const KeyRange band = s_.ranges[strip + r];
-      softmax(strip + r, s_.scores + r * t_.keys, p_.positions ? s_.positions.row(r) : nullptr,
+      softmax(strip + r, s_.scores + r * t_.score_stride, p_.positions ? s_.positions.row(r) : nullptr,
               begin + from, to - from,
               p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
     }
 
     product.a = s_.scores;
-    product.a_stride = t_.keys;
+    product.a_stride = t_.score_stride;
     product.b = s_.values;
     product.b_depth = units_of<Op>(n);
     product.b_begin = from / Op::kDepth;

@@ -3,30 +3,11 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/multiply_tiles-inl.h"
+#include "cpu/kernels/product-inl.h"
 
 namespace attn::cpu {
 namespace {
-
-// C is [rows, columns] Reals, A a left operand of rows * depth units, B a right operand in panels.
-template <class Op>
-struct Product {
-  using Real = typename Op::S::Real;
-  const typename Op::Unit* a = nullptr;
-  int64_t a_stride = 0;  // units from row to row; from depth to depth if kDepthMajor
-  const typename Op::Unit* b = nullptr;
-  int64_t b_depth = 0;  // units of depth the panels were packed with
-  int64_t b_begin = 0;  // the unit of that depth at which A's depth begins
-  Real* c = nullptr;
-  int64_t c_stride = 0;
-  int64_t rows = 0;
-  int64_t b_columns = 0;  // of B as packed
-  int64_t columns = 0;    // wanted, from B's first; C's rows hold them rounded up to whole vectors
-  int64_t depth = 0;      // units
-  bool accumulate = false;
-  // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
-  bool skip_zeros = false;
-};
 
 // A is [rows][depth], or [depth][rows] if kDepthMajor.
 template <class Op, bool kDepthMajor, int kRows, int kVectors>
@@ -72,7 +53,7 @@ inline void multiply_tile(const typename Op::Unit* a, int64_t a_stride, const ty
 }
 
 // One panel of B for all rows of A: full tiles, then one tile of the rows that are left.
-template <class Op, bool kDepthMajor, int kVectors, int kRows = Op::S::kTileRows>
+template <class Op, bool kDepthMajor, int kVectors, int kRows = Op::kTileRows>
 void multiply_panel(const Product<Op>& p, const typename Op::Unit* b, int64_t b_stride,
                     typename Op::S::Real* c, int64_t first_row = 0) {
   int64_t r = first_row;
@@ -121,7 +102,7 @@ template <class Op, bool kDepthMajor>
 constexpr int64_t kDepthBlock = 256;
 
 template <class Op, bool kDepthMajor = false>
-void multiply(Product<Op> p) {
+void multiply_by_vectors(Product<Op> p) {
   const int64_t depth = p.depth;
   for (int64_t d = 0; d < depth; d += kDepthBlock) {
     p.depth = smaller(kDepthBlock, depth - d);
@@ -137,6 +118,17 @@ void multiply(Product<Op> p) {
     }
     p.a += p.depth * (kDepthMajor ? p.a_stride : 1);
     p.accumulate = true;
+  }
+}
+
+template <class Op, bool kDepthMajor = false>
+void multiply(const Product<Op>& p) {
+  if constexpr (!HasTiles<Op>) {
+    multiply_by_vectors<Op, kDepthMajor>(p);
+  } else if (p.skip_zeros) {
+    multiply_by_tiles_skipping_zeros<Op, kDepthMajor>(p);
+  } else {
+    multiply_by_tiles<Op, kDepthMajor>(p);
   }
 }
 

@@ -45,6 +45,7 @@ struct SingleOperand {
   using Vec = typename S::Vec;
   using Flag = Vec;
   static constexpr int kDepth = 1;  // elements per unit
+  static constexpr int kTileRows = S::kTileRows;
   static constexpr DType kDType = sizeof(Unit) == 8 ? DType::kFloat64 : DType::kFloat32;
 
   static Vec dot(Vec sum, Vec a, Vec b) { return S::fma(a, b, sum); }

@@ -93,29 +93,36 @@ typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
   return most;
 }
 
+// The scale is above 0: the largest number is that of the largest score.
 template <class Op>
-typename Op::S::Vec largest_score(const ScoreRow<Op> row) {
+typename Op::S::Real largest_score(const ScoreRow<Op> row) {
   using S = typename Op::S;
-  const auto scale = S::set1(row.scale);
-  auto most = S::set1(-kInfinity<typename S::Real>);
-  for (int64_t c = 0; c < row.n; c += S::kWidth) {
-    most = S::max(most, S::mul(S::load(row.scores + c), scale));
+  constexpr int kChains = 4;  // of comparisons, each of which waits for the one before
+  typename S::Vec most[kChains];
+  for (auto& chain : most) chain = S::set1(-kInfinity<typename S::Real>);
+  int64_t c = 0;
+  for (; c + kChains * S::kWidth <= row.n; c += kChains * S::kWidth) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kChains; ++i) {
+      most[i] = S::max(most[i], S::load(row.scores + c + i * S::kWidth));
+    }
   }
-  return most;
+  for (; c < row.n; c += S::kWidth) most[0] = S::max(most[0], S::load(row.scores + c));
+  return row.scale * S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])));
 }
 
 // Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
 // Returns the factor that brings what was accumulated before to the new maximum; 1 if it stayed.
 template <class Op>
-typename Op::S::Real softmax_row(const ScoreRow<Op> row,
+[[gnu::always_inline]] inline typename Op::S::Real softmax_row(const ScoreRow<Op> row,
                                  RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
   const bool banded = row.begin > 0 || row.end < row.n;
-  const bool plain = !row.bias && row.softcap == 0 && !banded;
-  const Real most = S::reduce_max(plain    ? largest_score(row)
-                                  : banded ? mask_scores<Op, true>(row)
-                                           : mask_scores<Op, false>(row));
+  const bool plain = !row.bias && row.softcap == 0 && !banded && row.scale > 0;
+  const Real most = plain    ? largest_score(row)
+                    : banded ? S::reduce_max(mask_scores<Op, true>(row))
+                             : S::reduce_max(mask_scores<Op, false>(row));
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.

@@ -18,6 +18,7 @@ struct BFloat16Pairs {
   using Vec = __m512;
   using Flag = __mmask32;
   static constexpr int kDepth = 2;
+  static constexpr int kTileRows = S::kTileRows;
   static constexpr DType kDType = DType::kBFloat16;
 
   static Vec dot(Vec sum, Vec a, Vec b) {
@@ -73,14 +74,23 @@ struct BFloat16Pairs {
   }
 
   static Flag no_flag() { return 0; }
-  static Flag flag_nonfinite(Flag flag, Vec v) {
-    const __m512i exponent = _mm512_set1_epi16(0x7f80);
-    return flag |
-           _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
-  }
+  static Flag flag_nonfinite(Flag flag, Vec v) { return flag | nonfinite(v); }
   static bool is_set(Flag flag) { return flag != 0; }
 
+  // The elements of v that are finite, and 0; those that are not, and 0.
+  static Vec finite_elements(Vec v) {
+    return _mm512_castsi512_ps(_mm512_maskz_mov_epi16(~nonfinite(v), _mm512_castps_si512(v)));
+  }
+  static Vec nonfinite_elements(Vec v) {
+    return _mm512_castsi512_ps(_mm512_maskz_mov_epi16(nonfinite(v), _mm512_castps_si512(v)));
+  }
+
  private:
+  static Flag nonfinite(Vec v) {
+    const __m512i exponent = _mm512_set1_epi16(0x7f80);
+    return _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
+  }
+
   static __mmask32 first_lanes(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
 
   // Elements [column, column + 16) of a row of `width`, zero-padded.

@@ -38,14 +38,13 @@ struct VecAvx512 {
     // Unlike shifting into the exponent, vscalef needs no bounds: it saturates by itself. It would
     // keep subnormals, though, where the other instruction sets flush; NaN stays.
     const Mask is_kept = _mm512_cmp_ps_mask(x, set1(kExp2Lowest + 0.5f), _CMP_NLT_UQ);
-    const Vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vec r = sub(x, n);
-    Vec p = fma(set1(kExp2C5), r, set1(kExp2C4));
-    p = fma(p, r, set1(kExp2C3));
-    p = fma(p, r, set1(kExp2C2));
-    p = fma(p, r, set1(kExp2C1));
+    const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    Vec p = fma(set1(kExp2FractionC5), r, set1(kExp2FractionC4));
+    p = fma(p, r, set1(kExp2FractionC3));
+    p = fma(p, r, set1(kExp2FractionC2));
+    p = fma(p, r, set1(kExp2FractionC1));
     p = fma(p, r, set1(1.0f));
-    return _mm512_maskz_scalef_ps(is_kept, p, n);
+    return _mm512_maskz_scalef_ps(is_kept, p, x);  // by floor(x)
   }
 
   static float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
