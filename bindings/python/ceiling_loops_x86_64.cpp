@@ -1,5 +1,8 @@
 // The loops for x86-64, each function compiled for the instructions it is named after.
+#include <attn/runtime.h>
 #include <immintrin.h>
+
+#include <cstring>
 
 #include "ceiling_loops.h"
 
@@ -61,6 +64,25 @@ int64_t multiply_sse2(int64_t rounds) {
   return rounds * kSums * 32 * 2;
 }
 
+[[gnu::target("amx-tile,amx-bf16")]] int64_t multiply_amx_bfloat16(int64_t rounds) {
+  struct alignas(64) {
+    uint8_t palette = 1;
+    uint8_t unused[15] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
+  } shapes;
+  asm volatile("" ::"r"(&shapes) : "memory");  // the load's own operand is its first bytes alone
+  _tile_loadconfig(&shapes);
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_release();
+  return rounds * 4 * 16 * 16 * 32 * 2;
+}
+
 // 32 bytes a load keep a core's memory busy; wider ones read no faster.
 [[gnu::target("avx2")]] int64_t read_avx2(const void* data, size_t bytes) {
   const auto* vectors = static_cast<const __m256i*>(data);
@@ -98,6 +120,8 @@ CeilingLoops ceiling_loops() {
   }
   if (__builtin_cpu_supports("avx512f")) loops.multiply_float32 = multiply_avx512;
   if (__builtin_cpu_supports("avx512bf16")) loops.multiply_bfloat16 = multiply_avx512_bfloat16;
+  // Who has these kernels may use the tile registers: the library has asked for them.
+  if (std::strstr(attn_cpu_isas(), "amx_bf16")) loops.multiply_bfloat16 = multiply_amx_bfloat16;
   return loops;
 }
 

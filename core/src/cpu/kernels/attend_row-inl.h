@@ -18,10 +18,12 @@ struct RowWeights {
   using Real = typename Op::S::Real;
   Real* bias;
   Real* dropout;
+  Real* rests;  // of the probabilities of a row that sees few keys
 
   RowWeights(Scratch& scratch, int64_t keys)
       : bias(scratch.take<Real>(keys + 2 * Op::S::kWidth)),
-        dropout(scratch.take<Real>(round_up(keys, 64))) {}
+        dropout(scratch.take<Real>(round_up(keys, 64))),
+        rests(scratch.take<Real>(Op::kDepth > 1 ? round_up(keys, 64) : 0)) {}
 };
 
 // Keys [at.begin, at.begin + at.n) of the row, of which it sees those in `seen`; `positions` are
@@ -57,6 +59,7 @@ typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange s
     load_dropout_row(weights.dropout, p.dropout, at);
     row.dropout = weights.dropout;
   }
+  if (sees_few(seen)) row.rests = weights.rests;
   return softmax_row(row, running);
 }
 

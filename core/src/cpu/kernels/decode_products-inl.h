@@ -115,11 +115,10 @@ void score_heads(typename Op::S::Real* scores, int64_t score_stride,
 }
 
 // out[r, column ...] += P V for kRows rows and kVectors vectors of columns, all within `width`.
-template <class Op, DType kSource, int kRows, int kVectors>
-void accumulate_values(typename Op::S::Real* out, int64_t out_stride,
-                       const typename Op::Unit* probabilities, int64_t probability_stride,
+template <class S, DType kSource, int kRows, int kVectors>
+void accumulate_values(typename S::Real* out, int64_t out_stride,
+                       const typename S::Real* probabilities, int64_t probability_stride,
                        const char* const* values, int64_t n, int64_t column, int64_t width) {
-  using S = typename Op::S;
   typename S::Vec sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -128,14 +127,13 @@ void accumulate_values(typename Op::S::Real* out, int64_t out_stride,
       sum[r][v] = S::load(out + r * out_stride + column + v * S::kWidth);
     }
   }
-  for (int64_t d = 0; d < units_of<Op>(n); ++d) {
+  for (int64_t k = 0; k < n; ++k) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const auto value = Op::template load_columns<kSource, true>(
-          values + d * Op::kDepth, n - d * Op::kDepth, column + v * S::kWidth, width);
+      const auto value = load_elements<S, kSource, true>(values[k], column + v * S::kWidth, width);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        sum[r][v] = Op::dot(sum[r][v], S::set1(probabilities[r * probability_stride + d]), value);
+        sum[r][v] = S::fma(S::set1(probabilities[r * probability_stride + k]), value, sum[r][v]);
       }
     }
   }

@@ -78,7 +78,7 @@ struct DecodeScratch {
   Real* scores;           // [heads, rows, kTileKeys]
   Unit* converted;        // [step_keys, key_units or value_columns]
   TileMask* masks;        // [heads]: of the tile, for the rows of each
-  RowWeights<Op> weights;
+  RowWeights<SingleOperand<typename Op::S>> weights;
   Real* positions;  // [kTileKeys]: what they add to a row
   // Rows of the first of the heads; those of the others follow at the stride of heads.
   const char* key_rows[DecodeTiling<Op>::kTileKeys];
@@ -104,6 +104,8 @@ class DecodeTile {
   using S = typename Op::S;
   using Real = typename S::Real;
   using Tiling = DecodeTiling<Op>;
+  // Probabilities are not rounded: converting values costs no more than pairing their rows.
+  using ValueOp = SingleOperand<S>;
 
   DecodeTile(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s,
              const Sequence& sequence, KeyRange heads, KeyRange keys)
@@ -136,7 +138,7 @@ class DecodeTile {
     }
     const int64_t next = following.end - following.begin;
     key_rows(s_.key_rows, p_.key, sequence_, first_head_, following.begin, next);
-    with_source<Op>(p_.value.dtype, [&]<DType kSource>() {
+    with_source<ValueOp>(p_.value.dtype, [&]<DType kSource>() {
       add_values<kSource>(next);
       return true;
     });
@@ -204,11 +206,11 @@ class DecodeTile {
   }
 
   // Converts rows, if that repays: once for many query rows, or for want of whole vectors.
-  // Returns whether it did; the rows are then of Op::kDType and `stride` units.
-  template <DType kSource>
+  // Returns whether it did; the rows are then of To::kDType and `stride` units.
+  template <class To, DType kSource>
   bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {
-    if ((kSource == Op::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
-    convert_rows<Op, kSource>(s_.converted, stride, rows, n, width);
+    if ((kSource == To::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
+    convert_rows<To, kSource>(s_.converted, stride, rows, n, width);
     for (int64_t j = 0; j < n; ++j) {
       rows[j] = reinterpret_cast<const char*>(s_.converted + j * stride);
     }
@@ -223,7 +225,7 @@ class DecodeTile {
     }
     each_step(keys(n_), values(), t_.step_keys / S::kWidth * rows_,
               [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
-                if (convert<kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
+                if (convert<Op, kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
                   score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth, ahead);
                 } else {
                   score_step<kSource>(head, k, n, rows, p_.K, ahead);
@@ -280,9 +282,9 @@ class DecodeTile {
     const KeyRange seen = sequence_.keys_of(at.i);
     const ScoresAt scores_at{sequence_, at.h, at.i, begin_, n_};
     if (p_.positions) load_position_row<S>(s_.positions, p_, scores_at);
-    const Real rescale = attend_row<Op, true>(p_, scores_at, seen, scores(head, r),
-                                              p_.positions ? s_.positions : nullptr, s_.weights,
-                                              s_.state.running[head * t_.rows + r]);
+    const Real rescale = attend_row<ValueOp, true>(
+        p_, scores_at, seen, scores(head, r), p_.positions ? s_.positions : nullptr, s_.weights,
+        s_.state.running[head * t_.rows + r]);
     if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
     if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
         seen.end < begin_ + n_) {
@@ -298,8 +300,8 @@ class DecodeTile {
               [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
                 if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
                   add_step_skipping_zeros<kSource>(head, k, n, rows);
-                } else if (convert<kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
-                  add_step<Op::kDType>(head, k, n, rows, t_.value_columns, ahead);
+                } else if (convert<ValueOp, kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
+                  add_step<ValueOp::kDType>(head, k, n, rows, t_.value_columns, ahead);
                 } else {
                   add_step<kSource>(head, k, n, rows, p_.Kv, ahead);
                 }
@@ -308,14 +310,13 @@ class DecodeTile {
 
   template <DType kSource>
   bool values_finite(const char* const* rows, int64_t n) {
-    auto flag = Op::no_flag();
-    for (int64_t k = 0; k < n; k += Op::kDepth) {
+    auto flag = ValueOp::no_flag();
+    for (int64_t k = 0; k < n; ++k) {
       for (int64_t c = 0; c < p_.Kv; c += S::kWidth) {
-        flag =
-            Op::flag_nonfinite(flag, Op::template load_columns<kSource>(rows + k, n - k, c, p_.Kv));
+        flag = ValueOp::flag_nonfinite(flag, load_elements<S, kSource>(rows[k], c, p_.Kv));
       }
     }
-    return !Op::is_set(flag);
+    return !ValueOp::is_set(flag);
   }
 
   template <DType kSource>
@@ -324,8 +325,8 @@ class DecodeTile {
     const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
       const auto of_columns = [&]<int kCount>(int64_t column) {
         ahead.ask(kCount);
-        accumulate_values<Op, kSource, kRows, kCount>(out(head, r), t_.value_columns,
-                                                      scores(head, r) + k / Op::kDepth,
+        accumulate_values<S, kSource, kRows, kCount>(out(head, r), t_.value_columns,
+                                                      scores(head, r) + k,
                                                       Tiling::kTileKeys, rows, n, column, width);
       };
       int64_t c = 0;
@@ -349,9 +350,9 @@ class DecodeTile {
   template <DType kSource>
   void add_step_skipping_zeros(int64_t head, int64_t begin, int64_t n, const char* const* rows) {
     for (int64_t r = 0; r < rows_; ++r) {
-      const typename Op::Unit* probabilities = scores(head, r) + begin / Op::kDepth;
+      const Real* probabilities = scores(head, r) + begin;
       for (int64_t k = 0; k < n; ++k) {
-        const Real p = Op::element(probabilities + k / Op::kDepth, k % Op::kDepth);
+        const Real p = probabilities[k];
         if (p == Real(0)) continue;
         for (int64_t c = 0; c < t_.value_columns; c += S::kWidth) {
           Real* to = out(head, r) + c;

@@ -290,8 +290,21 @@ class ForwardBlock {
     const Real rescale =
         attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll}, seen,
                               scores, positions, s_.weights, s_.running[r]);
-    if (rescale == Real(1)) return;
-    scale_row<S>(s_.out + r * t_.value_columns, t_.value_columns, rescale);
+    Real* out = s_.out + r * t_.value_columns;
+    if (rescale != Real(1)) scale_row<S>(out, t_.value_columns, rescale);
+    if (Op::kDepth > 1 && sees_few(seen)) {
+      add_rests(out, {larger(seen.begin, begin), smaller(seen.end, begin + n)}, begin);
+    }
+  }
+
+  // Adds what rounding took from the probabilities of these keys, which are scored from `begin` on.
+  void add_rests(Real* out, KeyRange keys, int64_t begin) const {
+    for (int64_t j = keys.begin; j < keys.end; ++j) {
+      const Real rest = s_.weights.rests[j - begin];
+      if (rest == Real(0)) continue;  // excluded keys may have any value
+      const char* value = p_.value.row(sequence_.b, sequence_.key_row(j), key_head_);
+      add_scaled_row<S>(out, rest, value, p_.value.dtype, p_.Kv);
+    }
   }
 
   const ForwardProblem& p_;

@@ -25,6 +25,7 @@ class GradientTile {
   Real* probabilities;  // [kTileKeys, kTileQueries]; after compute: dropped out, as left operand
   Real* grad_scores;    // likewise dS, before the scale
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
+  Real* rests;  // what rounding takes from dS; null unless has_rests()
   Real* grad_biases;           // as Reals, dS of the scores after their cap; null without positions
 
   GradientTile(Scratch& scratch, const Problem& p) : positions_(scratch, p.positions) {
@@ -32,6 +33,7 @@ class GradientTile {
     grad_scores = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores_by_depth = Op::kDepth == 1 ? reinterpret_cast<Unit*>(grad_scores)
                                            : scratch.take<Unit>(kTileKeys / 2 * kTileQueries);
+    rests = Op::kDepth == 1 ? nullptr : scratch.take<Real>(kTileKeys * kTileQueries);
     begin_ = scratch.take<Real>(kTileQueries);
     end_ = scratch.take<Real>(kTileQueries);
     const bool is_grad_scores = Op::kDepth == 1 && p.softcap == 0;
@@ -69,12 +71,21 @@ class GradientTile {
     load_bias(p, tile, begin, n, excludes_blocks);
     if (dropout_) load_dropout(p, tile, begin, n);
     const Factors factors(p);
-    if (element_bytes(p.out.dtype) == 2) sum_few_keys(p, tile, begin, n, factors);
+    has_few_ = element_bytes(p.out.dtype) == 2 && sum_few_keys(p, tile, begin, n, factors);
     if (masked || biased_ || p.softcap > 0 || tile.has_large_lse) {
       differentiate<kAsUnits, true>(tile, n, factors);
     } else {
       differentiate<kAsUnits, false>(tile, n, factors);
     }
+  }
+
+  // Whether some row has `rests`, as whose dQ they are due.
+  bool has_rests() const { return Op::kDepth > 1 && has_few_; }
+
+  // A row that sees no more than a few keys, all of them in one tile, has its delta summed from P
+  // dP: what is left of dP - delta may be less than the rounding of a 16-bit output.
+  static bool sees_few_of(const KeyRange& seen, int64_t begin, int64_t n) {
+    return sees_few(seen) && seen.begin >= begin && seen.end <= begin + n;
   }
 
   // Lets the online softmax of each row see the block's keys: `total` is the sum of
@@ -182,6 +193,7 @@ class GradientTile {
   struct Arrays {
     Real* probabilities;
     Real* grad_scores;
+    Real* rests;        // null: not wanted
     Real* grad_biases;  // null: not wanted beside grad_scores
     const Real* lse_maximum;
     const Real* lse_rest;  // null: 0
@@ -195,6 +207,7 @@ class GradientTile {
   Arrays arrays_of(const QueryTile<Op>& tile) const {
     return {probabilities,
             grad_scores,
+            has_rests() ? rests : nullptr,
             own_grad_biases_,
             tile.lse_maximum,
             tile.has_large_lse ? tile.lse_rest : nullptr,
@@ -215,22 +228,17 @@ class GradientTile {
           softcap(static_cast<Real>(p.softcap * kLog2E)) {}
   };
 
-  // A row that sees no more keys than this, all of them in one tile, has its delta summed from P
-  // dP: what is left of dP - delta may be less than the rounding of a 16-bit output.
-  static constexpr int64_t kFewKeys = 32;
-
-  static bool sees_few(const KeyRange& seen, int64_t begin, int64_t n) {
-    return seen.end - seen.begin <= kFewKeys && seen.begin >= begin && seen.end <= begin + n;
-  }
-
-  void sum_few_keys(const BackwardProblem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
+  // Returns whether there are such rows.
+  bool sum_few_keys(const BackwardProblem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
                     Factors factors) {
     const Arrays arrays = arrays_of(tile);
+    bool any_of_tile = false;
     for (int64_t r = 0; r < tile.n; r += S::kWidth) {
       const int64_t lanes = smaller(S::kWidth, tile.n - r);
       bool any = false;
-      for (int64_t l = 0; l < lanes; ++l) any |= sees_few(tile.ranges[r + l], begin, n);
+      for (int64_t l = 0; l < lanes; ++l) any |= sees_few_of(tile.ranges[r + l], begin, n);
       if (!any) continue;
+      any_of_tile = true;
       typename S::Vec dropped, cap_slope, sum = S::set1(0);
       for (int64_t key = 0; key < n; ++key) {
         sum = S::add(sum,
@@ -239,13 +247,14 @@ class GradientTile {
       Real sums[S::kWidth];
       S::store(sums, sum);
       for (int64_t l = 0; l < lanes; ++l) {
-        if (!sees_few(tile.ranges[r + l], begin, n)) continue;
+        if (!sees_few_of(tile.ranges[r + l], begin, n)) continue;
         const QueryRow at = tile.query(p, r + l);
         const Real grad_lse =
             p.grad_lse ? row_scalar<Real>(p.grad_lse, tile.sequence, at) : Real(0);
         tile.delta[r + l] = sums[l] - grad_lse;
       }
     }
+    return any_of_tile;
   }
 
   // dS = P * (dP * dropout - delta), over kDepth keys at a time. kMasked: whatever the plain case
@@ -337,6 +346,7 @@ class GradientTile {
         // Selected again: the slope of an excluded key may be NaN.
         grad = S::select(S::equal(grad, S::set1(0)), S::set1(0), S::mul(grad, cap_slope));
       }
+      if (Op::kDepth > 1 && a.rests) S::store(a.rests + key * kTileQueries + r, Op::rest(grad));
       Op::store_units(a.probabilities + key * kTileQueries + r / Op::kDepth, dropped);
       Op::store_units(a.grad_scores + key * kTileQueries + r / Op::kDepth, grad);
     } else {
@@ -352,6 +362,7 @@ class GradientTile {
   Real* by_row_;         // [kTileQueries, kTileKeys]: bias or dropout as read
   Real* bias_;           // [kTileKeys, kTileQueries], in base 2; null without bias
   Real* dropout_;        // likewise the factors; null without dropout
+  bool has_few_ = false;
   bool biased_ = false;  // whether the tile at hand has biases
 };
 

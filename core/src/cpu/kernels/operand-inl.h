@@ -65,7 +65,9 @@ struct SingleOperand {
   // Stores the units that pair two rows of Reals.
   static void store_paired_rows(Unit*, Vec, Vec) {}
 
-  static Unit element(const Unit* units, int64_t) { return *units; }
+  // What becoming a unit takes from v.
+  static Vec rest(Vec) { return S::set1(Unit(0)); }
+
   // v, but 0 if the factor is: 0 * (infinity or NaN) would be NaN.
   static Vec zero_where_zero(const Unit* factor, Vec v) {
     return *factor == Unit(0) ? S::set1(Unit(0)) : v;

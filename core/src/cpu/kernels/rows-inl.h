@@ -21,6 +21,12 @@ inline bool is_decode(const Problem& p, const Sequence& sequence) {
   return p.G * sequence.Mq <= kDecodeRows;
 }
 
+// In a row that sees no more keys than this, roundings to 16 bits do not average out: they are made
+// up for.
+constexpr int64_t kFewKeys = 32;
+
+inline bool sees_few(const KeyRange& seen) { return seen.end - seen.begin <= kFewKeys; }
+
 struct QueryRow {
   int64_t h;  // query head
   int64_t i;  // query
@@ -104,6 +110,19 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
       std::memcpy(at, partial, static_cast<size_t>(count * element_bytes(dtype)));
     }
   }
+}
+
+// sum += factor * row, `width` elements of `dtype`; `sum` has whole vectors.
+template <class S>
+void add_scaled_row(typename S::Real* sum, typename S::Real factor, const char* row, DType dtype,
+                    int64_t width) {
+  with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
+    for (int64_t c = 0; c < width; c += S::kWidth) {
+      const auto v = load_elements<S, kSource>(row, c, width);
+      S::store(sum + c, S::fma(S::set1(factor), v, S::load(sum + c)));
+    }
+    return true;
+  });
 }
 
 inline void clear_rows(const HeadRows& x, int64_t begin, int64_t end, int64_t heads,

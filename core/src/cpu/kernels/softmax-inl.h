@@ -60,6 +60,7 @@ struct ScoreRow {
   Real softcap = 0;               // in base 2; 0: none
   const Real* bias = nullptr;     // in base 2, or null
   const Real* dropout = nullptr;  // factors, or null
+  Real* rests = nullptr;          // gets what rounding takes from the probabilities, unless null
 };
 
 // Scales and caps the scores in place, adds the bias and excludes what the bias excludes and, if
@@ -133,6 +134,7 @@ template <class Op>
     auto p = S::exp2(S::fma(S::load(row.scores + c), scale, maximum));
     sum = S::add(sum, p);
     if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
+    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
     Op::store_units(row.scores + c / Op::kDepth, p);
   }
   Real rescale = 1;

@@ -55,13 +55,10 @@ struct BFloat16Pairs {
     S::store(units, interleave(round(first), round(second)));
   }
 
-  static float element(const Unit* units, int64_t which) {
-    uint16_t half;
-    std::memcpy(&half, reinterpret_cast<const char*>(units) + 2 * which, sizeof half);
-    const uint32_t bits = uint32_t{half} << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
+  // What rounding to bfloat16 takes from v.
+  static Vec rest(Vec v) {
+    const __m512i rounded = _mm512_slli_epi32(_mm512_cvtepu16_epi32(round(v)), 16);
+    return S::sub(v, _mm512_castsi512_ps(rounded));
   }
 
   // The elements of v whose factor in the pair is 0 are 0: 0 * (infinity or NaN) would be NaN.
