@@ -32,7 +32,7 @@ uint16_t random_half(Generator& generator) {
 // [rows, depth] and [depth, columns] of bfloat16, and what is packed of them.
 struct Operands {
   Shape shape;
-  int64_t units, columns;                      // packed
+  int64_t units, columns;  // packed
   std::vector<uint16_t> left, right;
   Floats row_major, depth_major, panels;
 
@@ -71,8 +71,8 @@ struct Operands {
     Floats sums(rows * columns, 1.0f);
     Product<Op> product;
     product.a_stride = round_up(kDepthMajor ? shape.rows : units, 16);
-    product.a = kDepthMajor ? depth_major.data() + first
-                            : row_major.data() + first * product.a_stride;
+    product.a =
+        kDepthMajor ? depth_major.data() + first : row_major.data() + first * product.a_stride;
     product.b = panels.data();
     product.b_depth = product.depth = units;
     product.c = sums.data();
@@ -108,8 +108,7 @@ void check_product(const Operands& operands, bool accumulate, bool skip_zeros) {
   const Floats sums = operands.multiply<false>(0, shape.rows, accumulate, skip_zeros);
   for (int64_t r = 0; r < shape.rows; ++r) {
     for (int64_t c = 0; c < shape.columns; ++c) {
-      CHECK(is_close(sums[r * operands.columns + c],
-                     operands.exact(r, c, accumulate, skip_zeros)));
+      CHECK(is_close(sums[r * operands.columns + c], operands.exact(r, c, accumulate, skip_zeros)));
     }
   }
   const auto same = [&](const Floats& part, int64_t first) {

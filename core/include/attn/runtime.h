@@ -34,10 +34,12 @@ typedef struct attn_exec {
 /* Returns the release, "major.minor.patch"; static storage. */
 ATTN_API const char* attn_version(void) ATTN_NOEXCEPT;
 
-/* Stores the name of the CPU kernels in use: "scalar", "avx2", "avx512", "avx512_bf16" or "neon".
-   The best this machine runs, unless the environment's ATTN_CPU_ISA names another one; it is read
-   once. Returns ATTN_ERROR_INVALID_ARGUMENT if ATTN_CPU_ISA names none, ATTN_ERROR_UNSUPPORTED if
-   it names one this build or machine lacks; every other call then returns the same. */
+/* Stores the name of the CPU kernels in use: "scalar", "avx2", "avx512", "avx512_bf16",
+   "amx_bf16" or "neon". The best this machine runs, unless the environment's ATTN_CPU_ISA names
+   another one; it is read once. On Linux this asks for the tile registers of AMX, which a process
+   may not use otherwise. Returns ATTN_ERROR_INVALID_ARGUMENT if ATTN_CPU_ISA names none,
+   ATTN_ERROR_UNSUPPORTED if it names one this build or machine lacks; every other call then returns
+   the same. */
 ATTN_API attn_status attn_cpu_isa(const char** name, attn_error* error) ATTN_NOEXCEPT;
 
 /* Returns the names this build and machine can run, best first, separated by spaces. */

@@ -12,7 +12,7 @@ namespace attn {
 namespace {
 
 constexpr const char* kKnownIsas[] = {"scalar",      "avx2",     "avx512",
-                                       "avx512_bf16", "amx_bf16", "neon"};
+                                      "avx512_bf16", "amx_bf16", "neon"};
 
 struct Choice {
   const cpu::InstructionSet* isa = nullptr;  // NULL: refused

@@ -30,8 +30,8 @@ bool may_use_tiles() {
 bool has_amx_bf16() {
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of leaf 7's EDX
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return has_avx512_bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
-         (edx & kAmxBf16) && (edx & kAmxTile) && may_use_tiles();
+  return has_avx512_bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAmxBf16) &&
+         (edx & kAmxTile) && may_use_tiles();
 }
 
 bool always() { return true; }

@@ -210,7 +210,8 @@ inline void tile_dpbf16ps(int sums, int a, int b) {
     float even = 0.0f, odd = 0.0f, sum;
     for (int d = 0; d < tiles.shapes.rows[b]; ++d) {
       const uint32_t x = tiles.row[a][r][d], y = tiles.row[b][d][c];
-      even = flushed(std::fma(float_of_high_half(x & 0xffff), float_of_high_half(y & 0xffff), even));
+      even =
+          flushed(std::fma(float_of_high_half(x & 0xffff), float_of_high_half(y & 0xffff), even));
       odd = flushed(std::fma(float_of_high_half(x >> 16), float_of_high_half(y >> 16), odd));
     }
     std::memcpy(&sum, &unit, sizeof sum);

@@ -149,8 +149,8 @@ class BackwardBlock {
           pack_stacked<Op>(s_.keys_stacked + k / kTileKeys * stacked_stride(), s_.rows + k,
                            p_.key.dtype, smaller(kTileKeys, s_.block.n - k), p_.K);
     }
-    for (int64_t c = 0; c < s_.block.n * t_.widths.key_columns; ++c) s_.grad_keys[c] = 0;
-    for (int64_t c = 0; c < s_.block.n * t_.widths.value_columns; ++c) s_.grad_values[c] = 0;
+    clear(s_.grad_keys, s_.block.n * t_.widths.key_columns);
+    clear(s_.grad_values, s_.block.n * t_.widths.value_columns);
   }
 
   void differentiate_tile() {
@@ -365,14 +365,14 @@ struct BackwardCall {
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void begin() {
-    for (int64_t t = 0; t < query_sum.num_turns; ++t) query_sum.turns[t] = 0;
+    clear(query_sum.turns, query_sum.num_turns);
     table_sums.clear();
     if (p.sequences) clear_outside_sequences();
     if (!key_sum.used) return;
-    for (int64_t h = 0; h < p.Hkv; ++h) key_sum.turns[h] = 0;
+    clear(key_sum.turns, p.Hkv);
     const int64_t rows = p.Mkv * p.Hkv;
-    for (int64_t c = 0; c < rows * tiling.widths.key_columns; ++c) key_sum.keys[c] = 0;
-    for (int64_t c = 0; c < rows * tiling.widths.value_columns; ++c) key_sum.values[c] = 0;
+    clear(key_sum.keys, rows * tiling.widths.key_columns);
+    clear(key_sum.values, rows * tiling.widths.value_columns);
   }
 
   void run_block(int64_t task, int worker) const {

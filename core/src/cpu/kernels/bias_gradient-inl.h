@@ -82,7 +82,7 @@ class BiasGradientTask {
 
  private:
   void run_tile(int64_t s, int64_t k) {
-    for (int64_t c = 0; c < kTileKeys * kTileQueries; ++c) s_.sum[c] = 0;
+    clear(s_.sum, kTileKeys * kTileQueries);
     each(t_.sums_s, s, p_.num_sequences, [&](int64_t index) {
       const Sequence sequence = p_.sequence(index);
       each(p_.grad_bias_sums_h, own_h_, p_.Hq, [&](int64_t h) {

@@ -100,8 +100,7 @@ class DecodeSplit {
     query_rows(rows, p_, p_.query, sequence_, first_head_ + head, 0, rows_);
     pack_rows<Op>(queries(head), t_.key_units, rows, p_.query.dtype, rows_, p_.K);
     for (int64_t r = 0; r < rows_; ++r) s_.state.running[head * t_.rows + r] = {};
-    Real* state = out(head * t_.rows);
-    for (int64_t c = 0; c < rows_ * t_.value_columns; ++c) state[c] = 0;
+    clear(out(head * t_.rows), rows_ * t_.value_columns);
   }
 
   typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.rows * t_.key_units; }

@@ -326,8 +326,8 @@ class DecodeTile {
       const auto of_columns = [&]<int kCount>(int64_t column) {
         ahead.ask(kCount);
         accumulate_values<S, kSource, kRows, kCount>(out(head, r), t_.value_columns,
-                                                      scores(head, r) + k,
-                                                      Tiling::kTileKeys, rows, n, column, width);
+                                                     scores(head, r) + k, Tiling::kTileKeys, rows,
+                                                     n, column, width);
       };
       int64_t c = 0;
       const auto of_runs = [&]<int kCount>() {

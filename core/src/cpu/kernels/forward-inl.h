@@ -18,8 +18,8 @@ template <class Op>
 struct ForwardTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kStripRows = 8 * Op::kTileRows;  // at most
-  static constexpr int64_t kTileBytes = 128 * 1024;            // of packed keys and values
-  static constexpr int64_t kBlockBytes = 192 * 1024;           // of queries and outputs
+  static constexpr int64_t kTileBytes = 128 * 1024;         // of packed keys and values
+  static constexpr int64_t kBlockBytes = 192 * 1024;        // of queries and outputs
   // With block sparsity few rows of a block use what it packs: more of them must share.
   static constexpr int64_t kSparseBlockBytes = 4 * kBlockBytes;
 
@@ -145,7 +145,7 @@ class ForwardBlock {
       s_.running[r] = {};
       s_.ranges[r] = sequence_.keys_of(query(r).i);
     }
-    for (int64_t c = 0; c < rows_ * t_.value_columns; ++c) s_.out[c] = 0;
+    clear(s_.out, rows_ * t_.value_columns);
   }
 
   void attend_tile(int64_t begin, int64_t n) {
@@ -265,8 +265,8 @@ class ForwardBlock {
     }
     for (int64_t r = 0; r < rows; ++r) {
       const KeyRange band = s_.ranges[strip + r];
-      softmax(strip + r, s_.scores + r * t_.score_stride, p_.positions ? s_.positions.row(r) : nullptr,
-              begin + from, to - from,
+      softmax(strip + r, s_.scores + r * t_.score_stride,
+              p_.positions ? s_.positions.row(r) : nullptr, begin + from, to - from,
               p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
     }
 

@@ -25,7 +25,7 @@ class GradientTile {
   Real* probabilities;  // [kTileKeys, kTileQueries]; after compute: dropped out, as left operand
   Real* grad_scores;    // likewise dS, before the scale
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
-  Real* rests;  // what rounding takes from dS; null unless has_rests()
+  Real* rests;                 // what rounding takes from dS; null unless has_rests()
   Real* grad_biases;           // as Reals, dS of the scores after their cap; null without positions
 
   GradientTile(Scratch& scratch, const Problem& p) : positions_(scratch, p.positions) {
@@ -357,11 +357,11 @@ class GradientTile {
 
   TilePositions<S> positions_;
   Real* own_grad_biases_;  // null where they are grad_scores, or not wanted
-  Real* begin_;          // [kTileQueries]: the band's first key of each row, from the tile's first
-  Real* end_;            // [kTileQueries]
-  Real* by_row_;         // [kTileQueries, kTileKeys]: bias or dropout as read
-  Real* bias_;           // [kTileKeys, kTileQueries], in base 2; null without bias
-  Real* dropout_;        // likewise the factors; null without dropout
+  Real* begin_;    // [kTileQueries]: the band's first key of each row, from the tile's first
+  Real* end_;      // [kTileQueries]
+  Real* by_row_;   // [kTileQueries, kTileKeys]: bias or dropout as read
+  Real* bias_;     // [kTileKeys, kTileQueries], in base 2; null without bias
+  Real* dropout_;  // likewise the factors; null without dropout
   bool has_few_ = false;
   bool biased_ = false;  // whether the tile at hand has biases
 };

@@ -31,8 +31,8 @@ class LeftRows {
         for (int64_t d = 0; d < depth; d += W) {
           typename S::Vec square[W];
           for (int l = 0; l < W; ++l) {
-            square[l] = d + l < depth ? S::load(p.a + (unit + d + l) * p.a_stride + first + r)
-                                      : S::set1(0);
+            square[l] =
+                d + l < depth ? S::load(p.a + (unit + d + l) * p.a_stride + first + r) : S::set1(0);
           }
           S::transpose(square);
           for (int l = 0; l < W; ++l) S::store(turned_ + (r + l) * kMostUnits + d, square[l]);
@@ -81,8 +81,9 @@ void multiply_by_tiles(const Product<Op>& p) {
   for (int64_t unit = 0; unit < p.depth;) {
     const int64_t rest = p.depth - unit;
     const int64_t depth = rest < Op::kTileUnits ? rest
-                          : kDepthMajor ? smaller(rest, Left::kMostUnits) / Op::kTileUnits * Op::kTileUnits
-                                        : rest / Op::kTileUnits * Op::kTileUnits;
+                          : kDepthMajor
+                              ? smaller(rest, Left::kMostUnits) / Op::kTileUnits * Op::kTileUnits
+                              : rest / Op::kTileUnits * Op::kTileUnits;
     const bool accumulate = p.accumulate || unit > 0;
     int64_t configured = 0;
     for (int64_t r = 0; r < p.rows; r += 2 * Op::kTileRows) {
@@ -93,7 +94,8 @@ void multiply_by_tiles(const Product<Op>& p) {
         configured = rows;
       }
       left.load(p, r, rows, unit, depth);
-      const auto multiply = rows > Op::kTileRows ? multiply_rows<Op, true> : multiply_rows<Op, false>;
+      const auto multiply =
+          rows > Op::kTileRows ? multiply_rows<Op, true> : multiply_rows<Op, false>;
       multiply(p, left.units, left.stride, unit, depth, p.c + r * p.c_stride, accumulate);
     }
     unit += depth;

@@ -41,7 +41,7 @@ class QueryGradients {
   // that see the tile stores the sum.
   void add(const QueryTile<Op>& tile, int64_t first_block, int64_t last_block) {
     const bool is_first = block_ == first_block, adds = !is_empty_;
-    if (is_first && !adds) clear(tile);
+    if (is_first && !adds) clear(rows_, tile.n * t_.query_columns);
     if (first_block == last_block) return store_rows(tile);
     const int64_t number = t_.first_tile(p_, tile.sequence) + tile.first / t_.tile_rows;
     int32_t* turn = sum_.turns + tile.key_head * t_.tiles + number;
@@ -60,7 +60,7 @@ class QueryGradients {
   }
 
   void store_zeros(const QueryTile<Op>& tile) {
-    clear(tile);
+    clear(rows_, tile.n * t_.query_columns);
     store_rows(tile);
   }
 
@@ -100,10 +100,6 @@ class QueryGradients {
         store_row<S>(to, of.gradient.dtype, row_of(of, r), of.width, scale);
       }
     });
-  }
-
-  void clear(const QueryTile<Op>& tile) {
-    for (int64_t c = 0; c < tile.n * t_.query_columns; ++c) rows_[c] = 0;
   }
 
   const BackwardProblem& p_;

@@ -112,6 +112,12 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
   }
 }
 
+// By a call: a loop over a member's elements would read the member again for each of them.
+template <class Real>
+void clear(Real* numbers, int64_t n) {
+  std::memset(numbers, 0, static_cast<size_t>(n) * sizeof(Real));
+}
+
 // sum += factor * row, `width` elements of `dtype`; `sum` has whole vectors.
 template <class S>
 void add_scaled_row(typename S::Real* sum, typename S::Real factor, const char* row, DType dtype,

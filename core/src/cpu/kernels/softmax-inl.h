@@ -115,8 +115,8 @@ typename Op::S::Real largest_score(const ScoreRow<Op> row) {
 // Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
 // Returns the factor that brings what was accumulated before to the new maximum; 1 if it stayed.
 template <class Op>
-[[gnu::always_inline]] inline typename Op::S::Real softmax_row(const ScoreRow<Op> row,
-                                 RunningSoftmax<typename Op::S::Real>& running) {
+[[gnu::always_inline]] inline typename Op::S::Real softmax_row(
+    const ScoreRow<Op> row, RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
   const bool banded = row.begin > 0 || row.end < row.n;
