@@ -115,7 +115,7 @@ void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
 // By a call: a loop over a member's elements would read the member again for each of them.
 template <class Real>
 void clear(Real* numbers, int64_t n) {
-  std::memset(numbers, 0, static_cast<size_t>(n) * sizeof(Real));
+  if (n > 0) std::memset(numbers, 0, static_cast<size_t>(n) * sizeof(Real));
 }
 
 // sum += factor * row, `width` elements of `dtype`; `sum` has whole vectors.
