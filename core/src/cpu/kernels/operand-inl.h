@@ -56,9 +56,9 @@ struct SingleOperand {
     return load_elements<S, kSource, kWhole>(row, unit, width);
   }
   // Lane c holds column + c of kDepth consecutive rows, as far as rows are `present`.
-  template <DType kSource, bool kWhole = false>
+  template <DType kSource>
   static Vec load_columns(const char* const* rows, int64_t, int64_t column, int64_t width) {
-    return load_elements<S, kSource, kWhole>(rows[0], column, width);
+    return load_elements<S, kSource>(rows[0], column, width);
   }
   // Turns kWidth Reals into units in place: p may be what `units` points to.
   static void store_units(Unit* units, Vec v) { S::store(units, v); }

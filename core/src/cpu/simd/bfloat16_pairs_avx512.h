@@ -41,11 +41,11 @@ struct BFloat16Pairs {
   }
 
   // `present` rows (1 or 2) exist; a missing second one counts as 0.
-  template <DType kSource, bool kWhole = false>
+  template <DType kSource>
   static Vec load_columns(const char* const* rows, int64_t present, int64_t column, int64_t width) {
-    const __m256i first = load_halves<kSource, kWhole>(rows[0], column, width);
+    const __m256i first = load_halves<kSource, false>(rows[0], column, width);
     if (present < 2) return _mm512_castsi512_ps(_mm512_cvtepu16_epi32(first));
-    return interleave(first, load_halves<kSource, kWhole>(rows[1], column, width));
+    return interleave(first, load_halves<kSource, false>(rows[1], column, width));
   }
 
   static void store_units(Unit* units, Vec v) {
