@@ -1,4 +1,5 @@
-// Every task runs once, in order of start, whoever provides the threads and however they nest.
+// Every task runs once, in order of start, whoever provides the threads and however they nest, and
+// computes with subnormal numbers as 0.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -146,6 +147,22 @@ void test_fork() {
   check_each_task_once("after the fork", pool_runner(3), 100);
 }
 
+void test_subnormals() {
+  const auto multiply = [](int64_t task, int, void* products) {
+    volatile float small = 1e-20f;
+    static_cast<float*>(products)[task] = small * small;
+  };
+  for (const TaskRunner& runner : {pool_runner(1), pool_runner(3), executor_runner(2, in_one_chunk),
+                                   executor_runner(2, on_a_thread_each)}) {
+    std::vector<float> products(20, 1);
+    runner.run(20, multiply, products.data());
+    for (const float product : products) CHECK(product == 0);
+    float product = 0;
+    multiply(0, 0, &product);
+    CHECK(product > 0);  // the caller's own arithmetic is as before
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -155,5 +172,6 @@ int main() {
   test_nested_calls();
   test_many_callers();
   test_fork();
+  test_subnormals();
   return check::outcome();
 }

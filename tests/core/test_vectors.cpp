@@ -89,6 +89,9 @@ void move_lanes() {
   for (int r = 0; r < W; ++r) {
     for (int l = 0; l < W; ++l) CHECK(Lanes(rows[r]).lane[l] == 100.0f * l + r);
   }
+  for (int r = 0; r < W; ++r) rows[r] = S::add(S::iota(), S::set1(100.0f * r));
+  const Lanes sums(S::sums_of_lanes(rows));
+  for (int r = 0; r < W; ++r) CHECK(sums.lane[r] == W * (100.0f * r + (W - 1) / 2.0f));
   CHECK(S::reduce_add(S::iota()) == W * (W - 1) / 2.0f);
   for (int l = 0; l < W; ++l) {
     const auto distance = S::sub(S::iota(), S::set1(1.0f * l));

@@ -10,8 +10,9 @@
            outputs may not overlap.
    Dtypes: query, key and value alike: float32, bfloat16, float16 or float64. out: the same, or
            any of the first three if the inputs are. lse: float32; float64 for float64 inputs.
-   Numerics: softmax and accumulation in float32 (float64 for float64). A query that sees no key
-           gives out 0, lse -infinity and gradients 0. Bit-identical for any number of threads.
+   Numerics: softmax and accumulation in float32 (float64 for float64), in which a subnormal number
+           may count as 0. A query that sees no key gives out 0, lse -infinity and gradients 0.
+           Bit-identical for any number of threads.
    Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691. */
 #ifndef ATTN_ATTENTION_H
 #define ATTN_ATTENTION_H

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "parallel/flush_subnormals.h"
 #include "parallel/thread_count.h"
 #include "parallel/thread_pool.h"
 
@@ -18,6 +19,7 @@ struct TaskLoop {
 
   // Runs tasks until none is left.
   void work(int worker) {
+    const FlushSubnormals flush;
     for (;;) {
       const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
       if (task >= tasks) return;

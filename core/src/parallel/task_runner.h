@@ -16,7 +16,8 @@ struct TaskRunner {
   void* executor = nullptr;
 
   // Calls body for every task in [0, tasks). Tasks start in increasing order, so a body may wait
-  // for an earlier task: that one has started, and its worker is running it.
+  // for an earlier task: that one has started, and its worker is running it. Bodies compute with
+  // subnormal numbers as 0.
   void run(int64_t tasks, Body body, void* context) const;
 };
 

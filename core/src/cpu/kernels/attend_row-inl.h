@@ -39,8 +39,8 @@ typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange s
   ScoreRow<Op> row;
   row.scores = scores;
   row.n = round_up(at.n, S::kWidth);
-  row.begin = seen.begin - at.begin;
-  row.end = smaller(seen.end - at.begin, at.n);
+  row.begin = smaller(larger(seen.begin - at.begin, 0), at.n);
+  row.end = larger(smaller(seen.end - at.begin, at.n), row.begin);
   row.scale = static_cast<Real>(p.scale * kLog2E);
   row.softcap = static_cast<Real>(p.softcap * kLog2E);
   if (kBlocksAsBias && p.blocks) {

@@ -18,15 +18,6 @@ template <int kEnd, int kBegin = 0, class F>
   }
 }
 
-template <class S, int kBegin, int kCount>
-[[gnu::always_inline]] inline typename S::Vec sum_of(const typename S::Vec (&v)[S::kWidth]) {
-  if constexpr (kCount == 1) {
-    return v[kBegin];
-  } else {
-    return S::add(sum_of<S, kBegin, kCount / 2>(v), sum_of<S, kBegin + kCount / 2, kCount / 2>(v));
-  }
-}
-
 // n rows of `width` elements to n rows of `stride` units, zero-padded to whole vectors.
 template <class Op, DType kSource>
 void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
@@ -41,16 +32,6 @@ void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows
       S::store(to + k * stride + whole, Op::template load_units<kSource>(rows[k], whole, width));
     }
   }
-}
-
-// The sums of the lanes of kWidth vectors.
-template <class S>
-[[gnu::always_inline]] inline typename S::Vec sums_of_lanes(
-    const typename S::Vec (&sum)[S::kWidth]) {
-  typename S::Vec lanes[S::kWidth];  // a copy, since only what has a fixed index stays in registers
-  unrolled<S::kWidth>([&]<int i>() { lanes[i] = sum[i]; });
-  S::transpose(lanes);
-  return sum_of<S, 0, S::kWidth>(lanes);
 }
 
 // How many query rows score_keys best takes at once.
@@ -86,7 +67,7 @@ void score_keys(typename Op::S::Real* scores, int64_t score_stride,
     });
   }
   typename S::Real totals[S::kWidth];
-  S::store(totals, sums_of_lanes<S>(sum));
+  S::store(totals, S::sums_of_lanes(sum));
   unrolled<kRows>([&]<int r>() {
     std::memcpy(scores + r * score_stride, totals + r * kKeys, kKeys * sizeof(*totals));
   });
@@ -110,7 +91,7 @@ void score_heads(typename Op::S::Real* scores, int64_t score_stride,
     }
   });
   typename S::Real totals[S::kWidth];
-  S::store(totals, sums_of_lanes<S>(sum));
+  S::store(totals, S::sums_of_lanes(sum));
   unrolled<S::kWidth>([&]<int i>() { scores[i % kHeads * score_stride + i / kHeads] = totals[i]; });
 }
 

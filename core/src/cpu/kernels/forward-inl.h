@@ -131,6 +131,8 @@ class ForwardBlock {
   }
 
  private:
+  static constexpr int64_t kRowsAhead = 2;  // whose biases are asked for
+
   static void widen(KeyRange& all, const KeyRange& more) {
     if (more.begin >= more.end) return;
     all = {smaller(all.begin, more.begin), larger(all.end, more.end)};
@@ -256,6 +258,11 @@ class ForwardBlock {
     product.b_columns = n - from;
     product.columns = to - from;
     product.depth = units_of<Op>(p_.K);
+    const auto prefetch_bias = [&](int64_t r) {
+      if (p_.bias && r < rows)
+        prefetch_tensor_bias(p_, scores_at(strip + r, begin + from, to - from));
+    };
+    for (int64_t r = 0; r < kRowsAhead; ++r) prefetch_bias(r);
     multiply(product);
 
     if (p_.positions) {
@@ -264,6 +271,7 @@ class ForwardBlock {
                            {begin + from, begin + to});
     }
     for (int64_t r = 0; r < rows; ++r) {
+      prefetch_bias(r + kRowsAhead);
       const KeyRange band = s_.ranges[strip + r];
       softmax(strip + r, s_.scores + r * t_.score_stride,
               p_.positions ? s_.positions.row(r) : nullptr, begin + from, to - from,
@@ -286,15 +294,18 @@ class ForwardBlock {
 
   void softmax(int64_t r, Real* scores, const Real* positions, int64_t begin, int64_t n,
                KeyRange seen) {
-    const QueryRow at = query(r);
-    const Real rescale =
-        attend_row<Op, false>(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll}, seen,
-                              scores, positions, s_.weights, s_.running[r]);
+    const Real rescale = attend_row<Op, false>(p_, scores_at(r, begin, n), seen, scores, positions,
+                                               s_.weights, s_.running[r]);
     Real* out = s_.out + r * t_.value_columns;
     if (rescale != Real(1)) scale_row<S>(out, t_.value_columns, rescale);
     if (Op::kDepth > 1 && sees_few(seen)) {
       add_rests(out, {larger(seen.begin, begin), smaller(seen.end, begin + n)}, begin);
     }
+  }
+
+  ScoresAt scores_at(int64_t r, int64_t begin, int64_t n) const {
+    const QueryRow at = query(r);
+    return {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll};
   }
 
   // Adds what rounding took from the probabilities of these keys, which are scored from `begin` on.

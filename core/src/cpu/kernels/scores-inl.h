@@ -6,6 +6,7 @@
 
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/softmax-inl.h"
 #include "cpu/simd/vec_array.h"
 #include "problem/philox.h"
@@ -110,21 +111,31 @@ void load_tensor_bias(typename S::Real* to, const Scores& bias, const ScoresAt& 
   }
 }
 
+// Asks for what load_tensor_bias is going to read, if it lies close together.
+[[gnu::always_inline]] inline void prefetch_tensor_bias(const Problem& p, const ScoresAt& at) {
+  if (at.is_kept || p.bias.stride_n != 1) return;
+  const Sequence& sequence = at.sequence;
+  const int64_t bytes = element_bytes(p.bias.dtype);
+  const char* row = p.bias.row(sequence.b, at.h, sequence.q_begin + at.i);
+  prefetch_row(row + sequence.key_row(at.begin) * bytes, at.n * bytes);
+}
+
 template <class Real>
 void add_number(Real* to, int64_t n, Real number) {
   for (int64_t c = 0; c < n; ++c) to[c] += number;
 }
 
-// Adds -slope * |distance|, in base 2.
+// Writes -slope * |distance| in base 2, or adds it to what is there.
 template <class S>
-void add_slope(typename S::Real* to, const HeadParameters& slopes, const ScoresAt at) {
+void load_slope(typename S::Real* to, const HeadParameters& slopes, const ScoresAt at, bool adds) {
   using Real = typename S::Real;
   const Real slope = static_cast<Real>(kLog2E) * read_score<Real>(slopes.at(at.h), slopes.dtype);
-  const auto first = S::add(S::iota(), S::set1(static_cast<Real>(at.distance())));
+  auto distance = S::add(S::iota(), S::set1(static_cast<Real>(at.distance())));
   for (int64_t c = 0; c < at.n; c += S::kWidth) {
-    const auto distance = S::add(first, S::set1(static_cast<Real>(c)));
     const auto length = S::max(distance, S::sub(S::set1(0), distance));
-    S::store(to + c, S::fma(length, S::set1(-slope), S::load(to + c)));
+    const auto before = adds ? S::load(to + c) : S::set1(0);
+    S::store(to + c, S::fma(length, S::set1(-slope), before));
+    distance = S::add(distance, S::set1(S::kWidth));
   }
 }
 
@@ -153,12 +164,10 @@ void add_table(typename S::Real* to, const HeadParameters table, const ScoresAt 
 // Writes the sum of the biases of a row, in base 2. `to` has room for n and two more vectors.
 template <class S>
 void load_bias_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
-  if (p.bias && !at.is_kept) {
-    load_tensor_bias<S>(to, p.bias, at);
-  } else {
-    for (int64_t c = 0; c < at.n; c += S::kWidth) S::store(to + c, S::set1(0));
-  }
-  if (p.slopes) add_slope<S>(to, p.slopes, at);
+  const bool has_tensor = p.bias && !at.is_kept;
+  if (has_tensor) load_tensor_bias<S>(to, p.bias, at);
+  if (p.slopes) load_slope<S>(to, p.slopes, at, has_tensor);
+  if (!has_tensor && !p.slopes) clear(to, round_up(at.n, S::kWidth));
   if (p.table) add_table<S>(to, p.table, at);
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/pack-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -55,61 +55,92 @@ struct ScoreRow {
   using Real = typename Op::S::Real;
   Real* scores = nullptr;  // query . key in; units of the probabilities out
   int64_t n = 0;
-  int64_t begin = 0, end = 0;     // the columns the band lets through; the rest count as -infinity
+  int64_t begin = 0, end = 0;     // the columns the band lets through, in [0, n]
   Real scale = 1;                 // to base 2: scale * log2(e)
   Real softcap = 0;               // in base 2; 0: none
   const Real* bias = nullptr;     // in base 2, or null
   const Real* dropout = nullptr;  // factors, or null
   Real* rests = nullptr;          // gets what rounding takes from the probabilities, unless null
+
+  // Whether all scores are seen and only scaled: by the pass that takes their exponentials then.
+  bool is_plain() const {
+    return begin == 0 && end == n && scale > 0 && softcap == 0 && bias == nullptr;
+  }
 };
 
-// Scales and caps the scores in place, adds the bias and excludes what the bias excludes and, if
-// kBanded, the band.
-template <class Op, bool kBanded>
-typename Op::S::Vec mask_scores(const ScoreRow<Op> row) {
+// Scales and caps the scores of whole vectors of columns in place and adds the bias.
+template <class Op>
+void weigh_scores(const ScoreRow<Op> row, KeyRange columns) {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  auto scale = S::set1(row.scale);
+  if (row.softcap > 0) {
+    const auto softcap = S::set1(row.softcap);
+    for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
+      const auto x = S::div(S::mul(S::load(row.scores + c), scale), softcap);
+      S::store(row.scores + c, S::mul(tanh<S>(x), softcap));
+    }
+    scale = S::set1(1);
+  }
+  if (!row.bias) {
+    for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
+      S::store(row.scores + c, S::mul(S::load(row.scores + c), scale));
+    }
+    return;
+  }
+  const auto excluded = S::set1(-kInfinity<Real>);
+  for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
+    const auto bias = S::load(row.bias + c);
+    // Rounded as the backward rounds it. Selected: an excluded key may have scored NaN.
+    const auto x = S::add(S::mul(S::load(row.scores + c), scale), bias);
+    S::store(row.scores + c, S::select(S::equal(bias, excluded), excluded, x));
+  }
+}
+
+// Makes the scores of those of the columns that lie outside the band -infinity: at most some of the
+// first vector's and of the last one's.
+template <class Op>
+void exclude_edges(const ScoreRow<Op> row, KeyRange columns) {
   using S = typename Op::S;
   using Real = typename S::Real;
   const auto excluded = S::set1(-kInfinity<Real>);
-  const auto scale = S::set1(row.scale), softcap = S::set1(row.softcap);
-  const auto begin = S::set1(static_cast<Real>(row.begin));
-  const auto end = S::set1(static_cast<Real>(row.end));
-  const bool capped = row.softcap > 0;
-  auto most = excluded;
-  for (int64_t c = 0; c < row.n; c += S::kWidth) {
-    auto x = S::mul(S::load(row.scores + c), scale);
-    if (capped) x = S::mul(tanh<S>(S::div(x, softcap)), softcap);
-    if (row.bias) {
-      // Selected rather than added: an excluded key may have scored NaN.
-      const auto bias = S::load(row.bias + c);
-      x = S::select(S::equal(bias, excluded), excluded, S::add(x, bias));
-    }
-    if (kBanded) {
-      const auto column = S::add(S::iota(), S::set1(static_cast<Real>(c)));
-      x = S::select(S::less(column, begin), excluded, x);
-      x = S::select(S::less(column, end), x, excluded);
-    }
-    most = S::max(most, x);
-    S::store(row.scores + c, x);
+  if (row.begin > columns.begin) {
+    Real* const at = row.scores + columns.begin;
+    const auto begin = S::set1(static_cast<Real>(row.begin - columns.begin));
+    S::store(at, S::select(S::less(S::iota(), begin), excluded, S::load(at)));
   }
-  return most;
+  if (row.end < columns.end) {
+    const int64_t last = columns.end - S::kWidth;
+    Real* const at = row.scores + last;
+    const auto end = S::set1(static_cast<Real>(row.end - last));
+    S::store(at, S::select(S::less(S::iota(), end), S::load(at), excluded));
+  }
 }
 
-// The scale is above 0: the largest number is that of the largest score.
-template <class Op>
-typename Op::S::Real largest_score(const ScoreRow<Op> row) {
-  using S = typename Op::S;
+template <class S>
+[[gnu::always_inline]] inline typename S::Real largest_of(const typename S::Real* scores,
+                                                          KeyRange columns) {
   constexpr int kChains = 4;  // of comparisons, each of which waits for the one before
   typename S::Vec most[kChains];
   for (auto& chain : most) chain = S::set1(-kInfinity<typename S::Real>);
-  int64_t c = 0;
-  for (; c + kChains * S::kWidth <= row.n; c += kChains * S::kWidth) {
+  int64_t c = columns.begin;
+  for (; c + kChains * S::kWidth <= columns.end; c += kChains * S::kWidth) {
 #pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
-      most[i] = S::max(most[i], S::load(row.scores + c + i * S::kWidth));
+      most[i] = S::max(most[i], S::load(scores + c + i * S::kWidth));
     }
   }
-  for (; c < row.n; c += S::kWidth) most[0] = S::max(most[0], S::load(row.scores + c));
-  return row.scale * S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])));
+  for (; c < columns.end; c += S::kWidth) most[0] = S::max(most[0], S::load(scores + c));
+  return S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])));
+}
+
+// Writes probabilities of 0.
+template <class Op>
+void clear_units(typename Op::S::Real* scores, KeyRange columns) {
+  using S = typename Op::S;
+  for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
+    Op::store_units(scores + c / Op::kDepth, S::set1(0));
+  }
 }
 
 // Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
@@ -119,24 +150,30 @@ template <class Op>
     const ScoreRow<Op> row, RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
-  const bool banded = row.begin > 0 || row.end < row.n;
-  const bool plain = !row.bias && row.softcap == 0 && !banded && row.scale > 0;
-  const Real most = plain    ? largest_score(row)
-                    : banded ? S::reduce_max(mask_scores<Op, true>(row))
-                             : S::reduce_max(mask_scores<Op, false>(row));
+  // Vectors that the band excludes as a whole are never looked at.
+  const KeyRange seen{row.begin / S::kWidth * S::kWidth, round_up(row.end, S::kWidth)};
+  const bool plain = row.is_plain();
+  if (!plain) {
+    weigh_scores(row, seen);
+    exclude_edges(row, seen);
+  }
+  const Real factor = plain ? row.scale : Real(1);
+  const Real most = factor * largest_of<S>(row.scores, seen);
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
   const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
-  const auto scale = S::set1(plain ? row.scale : Real(1));
+  const auto scale = S::set1(factor);
   auto sum = S::set1(0);
-  for (int64_t c = 0; c < row.n; c += S::kWidth) {
+  clear_units<Op>(row.scores, {0, seen.begin});
+  for (int64_t c = seen.begin; c < seen.end; c += S::kWidth) {
     auto p = S::exp2(S::fma(S::load(row.scores + c), scale, maximum));
     sum = S::add(sum, p);
     if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
     if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
     Op::store_units(row.scores + c / Op::kDepth, p);
   }
+  clear_units<Op>(row.scores, {seen.end, row.n});
   Real rescale = 1;
   if (running.maximum > before) {
     Real lanes[S::kWidth];

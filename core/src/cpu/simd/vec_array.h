@@ -37,9 +37,11 @@ inline float float_from_float16(uint16_t half) {
   const uint32_t sign = uint32_t{half & 0x8000u} << 16;
   const uint32_t magnitude = half & 0x7fffu;
   if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude << 13));
-  // Scaling by 2^112 rebiases the exponent and normalises subnormals in one exact multiplication.
-  const float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
-  return float_from_bits(sign | bits_from_float(scaled));
+  // A subnormal counts steps of 2^-24; by way of a subnormal float it might be flushed to 0.
+  const uint32_t bits = magnitude < 0x400u
+                            ? bits_from_float(static_cast<float>(magnitude) * 0x1p-24f)
+                            : (magnitude << 13) + 0x38000000u;
+  return float_from_bits(sign | bits);
 }
 
 // Rounds to nearest even; overflow gives infinity; NaN stays a quiet NaN.
@@ -132,6 +134,10 @@ struct VecArray {
   }
   static void store_float16(uint16_t* p, Vec v) {
     for (int l = 0; l < kLanes; ++l) p[l] = float16_from_float(static_cast<float>(v[l]));
+  }
+  // Lane r is the sum of rows[r]'s lanes.
+  static Vec sums_of_lanes(const Vec (&rows)[kLanes]) {
+    return each([&](int r) { return reduce_add(rows[r]); });
   }
   static void transpose(Vec (&rows)[kLanes]) {
     T square[kLanes][kLanes];

@@ -81,6 +81,18 @@ struct VecAvx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
   }
 
+  // Lane r is the sum of rows[r]'s lanes. Inlined, lest the rows go through memory.
+  [[gnu::always_inline]] static Vec sums_of_lanes(const Vec (&rows)[kWidth]) {
+    Vec quads[2];  // lane 4 l + r of quads[q] sums row 4 q + r within its 128-bit lane l
+#pragma GCC unroll 2
+    for (int q = 0; q < 2; ++q) {
+      const Vec ab = _mm256_hadd_ps(rows[4 * q], rows[4 * q + 1]);
+      quads[q] = _mm256_hadd_ps(ab, _mm256_hadd_ps(rows[4 * q + 2], rows[4 * q + 3]));
+    }
+    return add(_mm256_permute2f128_ps(quads[0], quads[1], 0x20),
+               _mm256_permute2f128_ps(quads[0], quads[1], 0x31));
+  }
+
   // Inlined, lest the rows go through memory.
   [[gnu::always_inline]] static void transpose(Vec (&rows)[kWidth]) {
     Vec pairs[8], quads[8];

@@ -72,6 +72,20 @@ struct VecAvx512 {
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 
+  // Lane r is the sum of rows[r]'s lanes. Inlined, lest the rows go through memory.
+  [[gnu::always_inline]] static Vec sums_of_lanes(const Vec (&rows)[kWidth]) {
+    Vec quads[4];  // lane 4 l + r of quads[q] sums row 4 q + r within its 128-bit lane l
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const Vec a = rows[4 * q], b = rows[4 * q + 1], c = rows[4 * q + 2], d = rows[4 * q + 3];
+      const Vec ab = add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+      const Vec cd = add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+      quads[q] = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    }
+    const Vec low = add_neighbours(quads[0], quads[1]), high = add_neighbours(quads[2], quads[3]);
+    return add_neighbours(low, high);
+  }
+
   // Inlined, lest the rows go through memory.
   [[gnu::always_inline]] static void transpose(Vec (&rows)[kWidth]) {
     Vec pairs[16], quads[16];
@@ -96,6 +110,12 @@ struct VecAvx512 {
       rows[4 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
       rows[12 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
     }
+  }
+
+ private:
+  // The sums of neighbouring 128-bit lanes, first a's, then b's.
+  static Vec add_neighbours(Vec a, Vec b) {
+    return add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   }
 };
 

@@ -68,6 +68,11 @@ struct VecNeon {
     vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v)));
   }
 
+  // Lane r is the sum of rows[r]'s lanes.
+  static Vec sums_of_lanes(const Vec (&rows)[kWidth]) {
+    return vpaddq_f32(vpaddq_f32(rows[0], rows[1]), vpaddq_f32(rows[2], rows[3]));
+  }
+
   static void transpose(Vec (&rows)[kWidth]) {
     const float32x4x2_t even = vtrnq_f32(rows[0], rows[1]);
     const float32x4x2_t odd = vtrnq_f32(rows[2], rows[3]);
