@@ -258,11 +258,7 @@ class ForwardBlock {
     product.b_columns = n - from;
     product.columns = to - from;
     product.depth = units_of<Op>(p_.K);
-    const auto prefetch_bias = [&](int64_t r) {
-      if (p_.bias && r < rows)
-        prefetch_tensor_bias(p_, scores_at(strip + r, begin + from, to - from));
-    };
-    for (int64_t r = 0; r < kRowsAhead; ++r) prefetch_bias(r);
+    for (int64_t r = 0; r < kRowsAhead; ++r) prefetch_bias(strip, rows, r, begin + from, to - from);
     multiply(product);
 
     if (p_.positions) {
@@ -271,7 +267,7 @@ class ForwardBlock {
                            {begin + from, begin + to});
     }
     for (int64_t r = 0; r < rows; ++r) {
-      prefetch_bias(r + kRowsAhead);
+      prefetch_bias(strip, rows, r + kRowsAhead, begin + from, to - from);
       const KeyRange band = s_.ranges[strip + r];
       softmax(strip + r, s_.scores + r * t_.score_stride,
               p_.positions ? s_.positions.row(r) : nullptr, begin + from, to - from,
@@ -301,6 +297,12 @@ class ForwardBlock {
     if (Op::kDepth > 1 && sees_few(seen)) {
       add_rests(out, {larger(seen.begin, begin), smaller(seen.end, begin + n)}, begin);
     }
+  }
+
+  // Of row r of the strip, if it has one. Always inlined, as prefetch_row is.
+  [[gnu::always_inline]] void prefetch_bias(int64_t strip, int64_t rows, int64_t r, int64_t begin,
+                                            int64_t n) const {
+    if (p_.bias && r < rows) prefetch_tensor_bias(p_, scores_at(strip + r, begin, n));
   }
 
   ScoresAt scores_at(int64_t r, int64_t begin, int64_t n) const {
