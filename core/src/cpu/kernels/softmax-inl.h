@@ -138,8 +138,10 @@ template <class S>
 template <class Op>
 void clear_units(typename Op::S::Real* scores, KeyRange columns) {
   using S = typename Op::S;
+  typename Op::Unit* units = scores + columns.begin / Op::kDepth;
   for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
-    Op::store_units(scores + c / Op::kDepth, S::set1(0));
+    Op::store_units(units, S::set1(0));
+    units += S::kWidth / Op::kDepth;
   }
 }
 
@@ -166,12 +168,14 @@ template <class Op>
   const auto scale = S::set1(factor);
   auto sum = S::set1(0);
   clear_units<Op>(row.scores, {0, seen.begin});
+  typename Op::Unit* units = row.scores + seen.begin / Op::kDepth;
   for (int64_t c = seen.begin; c < seen.end; c += S::kWidth) {
     auto p = S::exp2(S::fma(S::load(row.scores + c), scale, maximum));
     sum = S::add(sum, p);
     if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
     if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
-    Op::store_units(row.scores + c / Op::kDepth, p);
+    Op::store_units(units, p);
+    units += S::kWidth / Op::kDepth;
   }
   clear_units<Op>(row.scores, {seen.end, row.n});
   Real rescale = 1;
