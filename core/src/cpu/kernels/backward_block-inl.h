@@ -14,12 +14,10 @@ namespace attn::cpu {
 namespace {
 
 // Whether the pass writes the gradient of the bias too: dS as it stands, each tile once.
-template <class Op>
-bool writes_grad_bias(const BackwardProblem& p) {
+inline bool writes_grad_bias(const BackwardProblem& p) {
   const bool sums =
       p.grad_bias_sums_b || p.grad_bias_sums_h || p.grad_bias_sums_m || p.grad_bias_sums_n;
-  return p.grad_bias && !sums && p.grad_bias.stride_n == 1 && Op::kDepth == 1 && p.softcap == 0 &&
-         !p.sequences && !p.blocks;
+  return p.grad_bias && !sums && p.grad_bias.stride_n == 1 && !p.sequences && !p.blocks;
 }
 
 template <class Op>
@@ -33,14 +31,14 @@ struct BackwardScratch {
   Real* grad_keys;                  // [block_keys, key_columns]
   Real* grad_values;                // [block_keys, value_columns]
   Real* grad_queries;               // [kTileQueries, query_columns]
-  Real* grad_bias;                  // [kTileKeys] of one row
+  Real* grad_bias;                  // [kWidth, kTileKeys]: rows of dBias
   const char** rows;                // [max(block_keys, kTileQueries)]
   BlockPositionScratch<Op> positions;
 
   BackwardScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
       : block(scratch, t.widths, t.block_keys),
         tile(scratch, t.widths),
-        gradients(scratch, p),
+        gradients(scratch, p, p.positions || writes_grad_bias(p)),
         positions(scratch, p, t) {
     keys_stacked = scratch.take<typename Op::Unit>(
         panel_units<Op>(units_of<Op>(t.block_keys), t.widths.key_columns));
@@ -49,7 +47,7 @@ struct BackwardScratch {
     if (p.positions.of_keys.is_content) positions.grad_keys = grad_keys;
     grad_values = scratch.take<Real>(t.block_keys * t.widths.value_columns);
     grad_queries = scratch.take<Real>(kTileQueries * t.query_columns);
-    grad_bias = scratch.take<Real>(writes_grad_bias<Op>(p) ? kTileKeys : 0);
+    grad_bias = scratch.take<Real>(writes_grad_bias(p) ? Op::S::kWidth * kTileKeys : 0);
     rows = scratch.take<const char*>(larger(t.block_keys, kTileQueries));
   }
 };
@@ -88,7 +86,7 @@ class BackwardBlock {
         sequence_(sequence),
         key_head_(key_head),
         block_(block),
-        writes_grad_bias_(attn::cpu::writes_grad_bias<Op>(p)) {}
+        writes_grad_bias_(attn::cpu::writes_grad_bias(p)) {}
 
   void run() {
     if (block_ > 0 && block_ * t_.block_keys >= sequence_.Mkv) return pass_turn();
@@ -197,11 +195,7 @@ class BackwardBlock {
                   s_.tile.queries_finite);
     }
     if (p_.grad_query) add_queries_of_keys(k, n);
-    if (writes_grad_bias_) {
-      store_grad_bias(k, n, [&](int64_t key, int64_t r) {
-        return s_.gradients.grad_scores[key * kTileQueries + r];
-      });
-    }
+    if (writes_grad_bias_) store_grad_bias(k, n);
     const KeyRange keys{s_.block.begin + k, s_.block.begin + k + n};
     positions_.add(s_.tile, keys, s_.gradients.grad_biases, queries_);
     queries_.set_empty(false);
@@ -257,25 +251,38 @@ class BackwardBlock {
     }
   }
 
-  // Nobody else writes the tile's rows of the bias for the block's keys, seen or not.
+  // Nobody else writes the tile's rows of dBias for the block's keys [k, k + n), seen or not.
   void clear_grad_bias(int64_t k, int64_t n) {
-    for (int64_t from = k; writes_grad_bias_ && from < k + n; from += kTileKeys) {
-      store_grad_bias(from, smaller(kTileKeys, k + n - from),
-                      [](int64_t, int64_t) { return Real(0); });
+    if (!writes_grad_bias_) return;
+    clear(s_.grad_bias, kTileKeys);
+    for (int64_t from = k; from < k + n; from += kTileKeys) {
+      for (int64_t r = 0; r < s_.tile.n; ++r) {
+        store_grad_bias_row(r, from, smaller(kTileKeys, k + n - from), s_.grad_bias);
+      }
     }
   }
 
-  // Writes grad(key, row) for the tile's rows, and keys [k, k + n) of the block.
-  template <class F>
-  void store_grad_bias(int64_t k, int64_t n, F&& grad) {
-    const DType dtype = p_.grad_bias.dtype;
-    for (int64_t r = 0; r < s_.tile.n; ++r) {
-      for (int64_t key = 0; key < n; ++key) s_.grad_bias[key] = grad(key, r);
-      const QueryRow at = s_.tile.query(p_, r);
-      char* row = p_.grad_bias.row(sequence_.b, at.h, at.i);
-      store_row<S>(row + (s_.block.begin + k) * element_bytes(dtype), dtype, s_.grad_bias, n,
-                   Real(1));
+  void store_grad_bias(int64_t k, int64_t n) {
+    constexpr int W = S::kWidth;
+    for (int64_t r = 0; r < s_.tile.n; r += W) {
+      for (int64_t key = 0; key < n; key += W) {
+        const Real* from = s_.gradients.grad_biases + key * kTileQueries + r;
+        typename S::Vec square[W];
+        for (int l = 0; l < W; ++l) square[l] = S::load(from + l * kTileQueries);
+        S::transpose(square);
+        for (int l = 0; l < W; ++l) S::store(s_.grad_bias + l * kTileKeys + key, square[l]);
+      }
+      for (int64_t l = 0; l < smaller(W, s_.tile.n - r); ++l) {
+        store_grad_bias_row(r + l, k, n, s_.grad_bias + l * kTileKeys);
+      }
     }
+  }
+
+  void store_grad_bias_row(int64_t r, int64_t k, int64_t n, const Real* from) {
+    const DType dtype = p_.grad_bias.dtype;
+    const QueryRow at = s_.tile.query(p_, r);
+    char* row = p_.grad_bias.row(sequence_.b, at.h, at.i);
+    store_row<S>(row + (s_.block.begin + k) * element_bytes(dtype), dtype, from, n, Real(1));
   }
 
   void store_keys() {

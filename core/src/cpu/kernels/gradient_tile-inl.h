@@ -26,9 +26,10 @@ class GradientTile {
   Real* grad_scores;    // likewise dS, before the scale
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
   Real* rests;                 // what rounding takes from dS; null unless has_rests()
-  Real* grad_biases;           // as Reals, dS of the scores after their cap; null without positions
+  Real* grad_biases;           // as Reals, dS of the scores after their cap; null unless wanted
 
-  GradientTile(Scratch& scratch, const Problem& p) : positions_(scratch, p.positions) {
+  GradientTile(Scratch& scratch, const Problem& p, bool wants_grad_biases)
+      : positions_(scratch, p.positions) {
     probabilities = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores_by_depth = Op::kDepth == 1 ? reinterpret_cast<Unit*>(grad_scores)
@@ -37,9 +38,10 @@ class GradientTile {
     begin_ = scratch.take<Real>(kTileQueries);
     end_ = scratch.take<Real>(kTileQueries);
     const bool is_grad_scores = Op::kDepth == 1 && p.softcap == 0;
-    own_grad_biases_ =
-        p.positions && !is_grad_scores ? scratch.take<Real>(kTileKeys * kTileQueries) : nullptr;
-    grad_biases = p.positions && is_grad_scores ? grad_scores : own_grad_biases_;
+    own_grad_biases_ = wants_grad_biases && !is_grad_scores
+                           ? scratch.take<Real>(kTileKeys * kTileQueries)
+                           : nullptr;
+    grad_biases = wants_grad_biases && is_grad_scores ? grad_scores : own_grad_biases_;
     const bool biased = has_score_bias(p) || p.blocks || p.positions;
     // A row of biases may be written up to two vectors further than it is long.
     by_row_ = biased || p.dropout.enabled

@@ -21,7 +21,7 @@ struct ScoreGradients {
   ScoreGradients(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
       : keys(scratch, w, kTileKeys),
         queries(scratch, w),
-        tile(scratch, p),
+        tile(scratch, p, false),
         rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
 
   // dS of the placed query rows against the keys from `begin` on, with the queries loaded.

@@ -42,8 +42,8 @@ struct Kernels {
     BackwardProblem p = problem;
     Scratch shared(nullptr);
     place_split_lses<Op>(p, shared);
-    const int64_t sums = larger(bias_gradient_workspace<Op>(p, workers),
-                                parameter_gradients_workspace<Op>(p, workers));
+    const int64_t bias = writes_grad_bias(p) ? 0 : bias_gradient_workspace<Op>(p, workers);
+    const int64_t sums = larger(bias, parameter_gradients_workspace<Op>(p, workers));
     const int64_t passes =
         larger(split_lses_workspace<Op>(p, workers), attention_backward_workspace<Op>(p, workers));
     return static_cast<size_t>(shared.used() + larger(passes, sums));
@@ -54,7 +54,7 @@ struct Kernels {
     place_split_lses<Op>(p, shared);
     void* rest = shared.take<char>(0);
     split_large_lses<Op>(p, rest, runner);
-    const bool with_bias = writes_grad_bias<Op>(p);
+    const bool with_bias = writes_grad_bias(p);
     if (with_bias || p.grad_query || p.grad_key || p.grad_value || wants_positions(p)) {
       attention_backward<Op>(p, rest, runner);
     }
