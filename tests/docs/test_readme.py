@@ -66,12 +66,15 @@ def test_a_block_that_fails_is_seen(warm_python):
 
 @pytest.mark.parametrize("line", shell_lines())
 def test_shell_command_exists(warm_python, line):
-    program, *arguments = line.split()
-    if program == "./dev":
+    inner = re.search(r"\$\((.+?)\)", line)
+    program, *arguments = (inner[1] if inner else line).split()
+    if program == ".":
+        assert arguments[0].endswith("/bin/activate")
+    elif program == "./dev":
         assert re.search(rf"^ +{arguments[0]}\) ", (REPOSITORY / "dev").read_text(), re.MULTILINE)
     elif arguments[:2] == ["-m", "attn_ops"]:
         assert warm_python.run_module(*arguments[1:]).returncode == 0
-    elif program.endswith("/pip"):
+    elif program == "pip":
         for folder, extra in re.findall(r'"(\S+)\[(\w+)\]"', line):
             project = tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())
             assert extra in project["project"]["optional-dependencies"]

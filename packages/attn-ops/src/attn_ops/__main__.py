@@ -1,8 +1,9 @@
 """Print where this installation keeps what other build systems need: `python -m attn_ops`."""
 
 import argparse
+from pathlib import Path
 
-from attn_ops import __version__, _library
+from attn_ops import _WHY_NO_TORCH, __version__, _library
 
 QUERIES = {
     "include-dir": (_library.include_dir, "folder with attn/attn.h"),
@@ -22,8 +23,12 @@ def main() -> None:
         choice.add_argument(
             f"--{name}", action="store_const", const=name, dest="query", help=f"print the {meaning}"
         )
-    answer, _ = QUERIES[parser.parse_args().query]
-    print(answer())
+    query = parser.parse_args().query
+    answer, _ = QUERIES[query]
+    place = answer()
+    if isinstance(place, Path) and not place.exists():
+        parser.exit(1, f"{parser.prog} --{query}: {place} {_WHY_NO_TORCH}\n")
+    print(place)
 
 
 if __name__ == "__main__":

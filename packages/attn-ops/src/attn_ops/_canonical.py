@@ -189,11 +189,11 @@ def _readable(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) ->
         tensor = _autocast.cast_parameters(tensor, query.dtype)
     if tensor.dtype in (query.dtype, torch.float32, *others):
         return tensor
-    alternatives = ["torch.float32", *(f"{dtype} (True keeps a key)" for dtype in others)]
-    raise ValueError(
-        f"{WHO}: expected {name} of query's dtype {query.dtype}, {' or '.join(alternatives)}, got "
-        f"{tensor.dtype}"
-    )
+    allowed = [f"query's dtype {query.dtype}"]
+    if query.dtype != torch.float32:
+        allowed.append("torch.float32")
+    allowed += [f"{dtype} (True keeps a key)" for dtype in others]
+    raise ValueError(f"{WHO}: expected {name} of {' or '.join(allowed)}, got {tensor.dtype}")
 
 
 def _repeats(tensor: Tensor, axis: int) -> bool:
