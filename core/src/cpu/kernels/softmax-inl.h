@@ -68,6 +68,11 @@ struct ScoreRow {
   }
 };
 
+// Larger scores are rounded before the largest is taken away: what rounding took from that would
+// be left over, and 2 to its power may be infinite, or 0.
+template <class Real>
+constexpr Real kMostPlain = 0x1p24;
+
 // Scales and caps the scores of whole vectors of columns in place and adds the bias.
 template <class Op>
 void weigh_scores(const ScoreRow<Op> row, KeyRange columns) {
@@ -154,18 +159,22 @@ template <class Op>
   using Real = typename S::Real;
   // Vectors that the band excludes as a whole are never looked at.
   const KeyRange seen{row.begin / S::kWidth * S::kWidth, round_up(row.end, S::kWidth)};
-  const bool plain = row.is_plain();
+  bool plain = row.is_plain();
+  Real most = 0;
+  if (plain) {
+    most = row.scale * largest_of<S>(row.scores, seen);
+    plain = most > -kMostPlain<Real> && most < kMostPlain<Real>;
+  }
   if (!plain) {
     weigh_scores(row, seen);
     exclude_edges(row, seen);
+    most = largest_of<S>(row.scores, seen);
   }
-  const Real factor = plain ? row.scale : Real(1);
-  const Real most = factor * largest_of<S>(row.scores, seen);
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
   const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
-  const auto scale = S::set1(factor);
+  const auto scale = S::set1(plain ? row.scale : Real(1));
   auto sum = S::set1(0);
   clear_units<Op>(row.scores, {0, seen.begin});
   typename Op::Unit* units = row.scores + seen.begin / Op::kDepth;
