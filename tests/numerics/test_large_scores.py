@@ -14,7 +14,8 @@ from reference.problem import Mask, Problem
 @pytest.mark.parametrize("Mkv", [63, 64, 640])
 @pytest.mark.parametrize("Mq", [1, 40])
 def test_the_largest_score_takes_all(Mq, Mkv, sign, scale, dtype):
-    key = (torch.arange(Mkv) % 64 + 1).view(1, Mkv, 1, 1).to(dtype)  # scores sign * scale * key
+    key = (torch.arange(Mkv) % 59 + 5).view(1, Mkv, 1, 1).to(dtype)
+    key[:, 7], key[:, 11] = 3, 65  # the least and the largest, once each
     problem = Problem(
         query=torch.full((1, Mq, 1, 1), sign, dtype=dtype),
         key=key,
@@ -25,11 +26,10 @@ def test_the_largest_score_takes_all(Mq, Mkv, sign, scale, dtype):
         grad_lse=torch.zeros(1, 1, Mq, dtype=torch.promote_types(dtype, torch.float32)),
     )
     results = library.run(problem)
-    largest = (sign * key).max().item()
-    chosen = sign * key == largest
-    assert (results.out == abs(largest)).all()
-    lse = torch.full((1, 1, Mq), largest * scale + chosen.sum().log().item(), dtype=torch.float64)
-    torch.testing.assert_close(results.lse.double(), lse, rtol=1e-6, atol=0)
-    share = (chosen * Mq / chosen.sum()).to(dtype)
-    torch.testing.assert_close(results.grad_value, share)
+    largest, chosen = (65, 11) if sign > 0 else (3, 7)
+    assert results.out.eq(largest).all()
+    lse = torch.full((1, 1, Mq), sign * largest * scale, dtype=results.lse.dtype)
+    torch.testing.assert_close(results.lse, lse, rtol=1e-6, atol=0)
+    assert results.grad_value[:, chosen].eq(Mq).all()
+    assert results.grad_value.sum() == Mq
     assert results.grad_query.eq(0).all()

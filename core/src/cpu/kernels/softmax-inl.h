@@ -139,6 +139,14 @@ template <class S>
   return S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])));
 }
 
+// Makes the scores those that are seen, scaled, capped and biased; returns the largest.
+template <class Op>
+[[gnu::noinline]] typename Op::S::Real weigh_row(const ScoreRow<Op> row, KeyRange columns) {
+  weigh_scores(row, columns);
+  exclude_edges(row, columns);
+  return largest_of<typename Op::S>(row.scores, columns);
+}
+
 // Writes probabilities of 0.
 template <class Op>
 void clear_units(typename Op::S::Real* scores, KeyRange columns) {
@@ -165,11 +173,7 @@ template <class Op>
     most = row.scale * largest_of<S>(row.scores, seen);
     plain = most > -kMostPlain<Real> && most < kMostPlain<Real>;
   }
-  if (!plain) {
-    weigh_scores(row, seen);
-    exclude_edges(row, seen);
-    most = largest_of<S>(row.scores, seen);
-  }
+  if (!plain) most = weigh_row(row, seen);
   const Real before = running.maximum;
   if (most > before) running.maximum = most;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
