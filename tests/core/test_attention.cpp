@@ -138,6 +138,26 @@ void run_output_dtypes() {
   }
 }
 
+// Scores that float32 rounds by more than softmax tells apart: the largest takes all.
+void run_large_scores(int64_t Mq, double scale, double sign) {
+  const Shape shape{.B = 1, .Mq = Mq, .Mkv = 128, .Hq = 1, .Hkv = 1, .K = 1, .Kv = 1};
+  Calls calls(Arrays(kFloat32, kFloat32, shape, 3));
+  Arrays& a = calls.arrays;
+  for (int64_t i = 0; i < Mq; ++i) a.query.set(i, sign);
+  for (int64_t j = 0; j < shape.Mkv; ++j) {
+    const double key = j == 7 ? 3.0 : j == 11 ? 65.0 : static_cast<double>(j % 59 + 5);
+    a.key.set(j, key);
+    a.value.set(j, key);
+  }
+  calls.forward.scale = scale;
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  const double chosen = sign > 0 ? 65.0 : 3.0, lse = sign * chosen * scale;
+  for (int64_t i = 0; i < Mq; ++i) {
+    CHECK(std::fabs(a.out.get(i) - chosen) <= 1e-5 * chosen);
+    CHECK(std::fabs(a.lse.get(i) - lse) <= 1e-6 * std::fabs(lse));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -151,5 +171,10 @@ int main() {
   run_empty_cases();
   if (Array::device_type == ATTN_DEVICE_CPU) run_position_workspaces();
   run_output_dtypes();
+  for (const int64_t Mq : {1, 40}) {
+    for (const double scale : {1e5, 3e8, 1e12}) {
+      for (const double sign : {1.0, -1.0}) run_large_scores(Mq, scale, sign);
+    }
+  }
   return check::outcome();
 }

@@ -13,6 +13,10 @@ namespace attn::cuda {
 // stay below 2^8, and what was accumulated is seldom rescaled. Each row decides for itself.
 constexpr float kMaximumSlack = 8.0f;
 
+// Larger scores are rounded before the maximum is taken away, as it was: what is left over of a
+// fused multiply-add could be a power of 2 that is infinite, or 0.
+constexpr float kMostFused = 0x1p24f;
+
 // Two rows of a fragment of sums, g and g + 8: probabilities are 2^(score - maximum), and `total`
 // is their sum over this lane's columns.
 struct RunningSoftmax {
@@ -44,15 +48,22 @@ ATTN_DEVICE bool update_softmax(Sums<kColumns>& scores, float factor, RunningSof
     }
     // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
     const float reference = running.maximum[r] == -infinity() ? 0.0f : running.maximum[r];
+    const auto each = [&](auto&& map) {
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
+      for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& x = scores.values[n][2 * r + e];
-        x = exp2_approximate(fmaf(x, factor, -reference));
-        running.total[r] += x;
+        for (int e = 0; e < 2; ++e) map(scores.values[n][2 * r + e]);
       }
+    };
+    float scale = factor;
+    if (fabsf(reference) > kMostFused) {
+      each([&](float& x) { x *= factor; });
+      scale = 1.0f;
     }
+    each([&](float& x) {
+      x = exp2_approximate(fmaf(x, scale, -reference));
+      running.total[r] += x;
+    });
   }
   return rescales;
 }
