@@ -68,8 +68,8 @@ struct ScoreRow {
   }
 };
 
-// Larger scores are rounded before the largest is taken away: what rounding took from that would
-// be left over, and 2 to its power may be infinite, or 0.
+// The largest score is rounded when it is scaled; from here on the others are too, before it is
+// taken away: 2 to the power of what rounding took from it alone may be infinite, or 0.
 template <class Real>
 constexpr Real kMostPlain = 0x1p24;
 

@@ -13,8 +13,8 @@ namespace attn::cuda {
 // stay below 2^8, and what was accumulated is seldom rescaled. Each row decides for itself.
 constexpr float kMaximumSlack = 8.0f;
 
-// Larger scores are rounded before the maximum is taken away, as it was: what is left over of a
-// fused multiply-add could be a power of 2 that is infinite, or 0.
+// The maximum is rounded when it is scaled; from here on the scores are too, before it is taken
+// away: 2 to the power of what rounding took from it alone may be infinite, or 0.
 constexpr float kMostFused = 0x1p24f;
 
 // Two rows of a fragment of sums, g and g + 8: probabilities are 2^(score - maximum), and `total`
