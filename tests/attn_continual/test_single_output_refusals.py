@@ -19,6 +19,18 @@ def test_sequence_len_is_needed(length):
         make(sequence_len=length)
 
 
+@pytest.mark.parametrize("heads", [3, 0, -2])
+def test_heads_share_the_features(heads):
+    with pytest.raises(ValueError, match=f"a multiple of num_heads, got embed_dim=8 and .*{heads}"):
+        SingleOutputMultiheadAttention(E, heads, sequence_len=L)
+
+
+@pytest.mark.parametrize("dropout", [1.5, -0.1])
+def test_dropout_is_a_probability(dropout):
+    with pytest.raises(ValueError, match=rf"probability in \[0, 1\], got {dropout}"):
+        make(dropout=dropout)
+
+
 @pytest.mark.parametrize("query_index", [L, L + 3, -L - 1, 1.5, None])
 def test_query_index_lies_within_the_window(query_index):
     with pytest.raises(ValueError, match=r"query_index, an int in \[-4, 4\), got"):

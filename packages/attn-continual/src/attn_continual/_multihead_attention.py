@@ -38,17 +38,27 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
 
     def __init__(
         self,
-        *torch_arguments: Any,  # noqa: ANN401  those of torch's layer
+        embed_dim: int,
+        num_heads: int,
+        dropout: float,
+        *torch_arguments: Any,  # noqa: ANN401  the others of torch's layer
         sequence_len: int | None,
         forward_returns_attn_mask: bool,
         embed_dim_second: bool,
     ) -> None:
+        who = type(self).__name__
+        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads != 0:
+            raise ValueError(
+                f"{who}: expected embed_dim, a multiple of num_heads, got embed_dim={embed_dim} "
+                f"and num_heads={num_heads}"
+            )
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{who}: expected a dropout probability in [0, 1], got {dropout}")
         if not isinstance(sequence_len, int) or sequence_len < 1:
             raise ValueError(
-                f"{type(self).__name__}: expected sequence_len, the steps of the window, got "
-                f"{sequence_len}"
+                f"{who}: expected sequence_len, the steps of the window, got {sequence_len}"
             )
-        super().__init__(*torch_arguments)
+        super().__init__(embed_dim, num_heads, dropout, *torch_arguments)
         self.sequence_len = sequence_len
         self.forward_returns_attn_mask = forward_returns_attn_mask
         self.embed_dim_second = embed_dim_second
