@@ -1,4 +1,4 @@
-// Numbers too small to be normal.
+// How a thread computes with numbers too small to be normal.
 #pragma once
 
 #include <cstdint>

@@ -71,7 +71,7 @@ class BiasGradientTask {
 
   void run() {
     const int64_t keys = p_.grad_bias_sums_n ? 1 : p_.Mkv;
-    for (int64_t c = 0; t_.adds_up && c < keys; ++c) s_.total[c] = 0;
+    if (t_.adds_up) clear(s_.total, keys);
     each(t_.adds_up, own_s_, p_.num_sequences, [&](int64_t s) {
       const int64_t Mkv = p_.sequence(s).Mkv;
       each(t_.all_keys, own_k_, (Mkv + kTileKeys - 1) / kTileKeys,

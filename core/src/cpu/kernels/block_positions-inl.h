@@ -175,9 +175,6 @@ class BlockPositions {
       if (of_queries_.rows > 0) query_reach_ = of_queries_.reach(queries, keys_);
       if (of_keys_.rows > 0) key_reach_ = of_keys_.reach(keys_, queries);
     }
-    const auto clear = [](Real* to, int64_t n) {
-      for (int64_t c = 0; c < n; ++c) to[c] = 0;
-    };
     if (p_.grad_position_key) clear(s_.grad_keys, p_.G * t_.block_keys * s_.key_columns);
     clear(s_.grad_key_tables, p_.G * s_.key_table_size);
     clear(s_.grad_query_tables, p_.G * s_.query_table_size);

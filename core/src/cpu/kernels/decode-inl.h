@@ -77,7 +77,7 @@ class DecodeSplit {
       for (int64_t r = 0; r < rows_; ++r) {
         RunningSoftmax<Real> running;
         Real* sum = out(0);
-        for (int64_t c = 0; c < t_.value_columns; ++c) sum[c] = 0;
+        clear(sum, t_.value_columns);
         for (int64_t split = 0; split < Tiling::splits_of(sequence_.Mkv); ++split) {
           const int64_t place = partial_row(head, split) + r;
           merge_state(running, sum, from.running[place], from.out + place * t_.value_columns);

@@ -52,8 +52,7 @@ def _why_no_torch() -> str | None:
     if not _library.torch_library().exists():
         return (
             "was left out because torch's headers were not there when attn-ops was built; "
-            "install attn-ops again with its extra torch, now that torch is there, or with "
-            "ATTN_TORCH_INCLUDE set to torch's include folder"
+            + _library.HOW_TO_ADD_TORCH
         )
     return None
 

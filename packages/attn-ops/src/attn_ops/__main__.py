@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from attn_ops import _WHY_NO_TORCH, __version__, _library
+from attn_ops import __version__, _library
 
 QUERIES = {
     "include-dir": (_library.include_dir, "folder with attn/attn.h"),
@@ -27,7 +27,11 @@ def main() -> None:
     answer, _ = QUERIES[query]
     place = answer()
     if isinstance(place, Path) and not place.exists():
-        parser.exit(1, f"{parser.prog} --{query}: {place} {_WHY_NO_TORCH}\n")
+        parser.exit(
+            1,
+            f"{parser.prog} --{query}: expected {place}, which this installation was built "
+            f"without; {_library.HOW_TO_ADD_TORCH}\n",
+        )
     print(place)
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from attn_ops import _native
 
 ROOT = Path(_native.__file__).parent
+HOW_TO_ADD_TORCH = (
+    "install attn-ops again with its extra torch, or where ATTN_TORCH_INCLUDE is torch's include "
+    "folder"
+)
 
 
 def include_dir() -> Path:
