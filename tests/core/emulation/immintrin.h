@@ -75,6 +75,15 @@ inline __m256bh cvtneps_pbh(__m512 v) {
   return result;
 }
 
+// The lower half comes from the second operand.
+inline __m512bh cvtne2ps_pbh(__m512 high, __m512 low) {
+  const Halves lower(cvtneps_pbh(low)), upper(cvtneps_pbh(high));
+  Pairs result;
+  std::memcpy(result.lane, lower.lane, sizeof lower.lane);
+  std::memcpy(result.lane + 16, upper.lane, sizeof upper.lane);
+  return result;
+}
+
 // a * 2^floor(b), rounded once.
 inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
   const Floats x(a), n(b);
@@ -239,6 +248,7 @@ inline void tile_dpbf16ps(int sums, int a, int b) {
 #undef _mm512_shuffle_f32x4
 #define _mm512_dpbf16_ps(sum, a, b) emulation::dpbf16_ps(sum, a, b)
 #define _mm512_cvtneps_pbh(v) emulation::cvtneps_pbh(v)
+#define _mm512_cvtne2ps_pbh(high, low) emulation::cvtne2ps_pbh(high, low)
 #define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
 #define _mm512_reduce_ps(v, floor) emulation::fraction_ps(v)
 #define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)

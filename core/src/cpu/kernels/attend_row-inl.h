@@ -1,4 +1,4 @@
-// Turns one query row's scores against a tile of keys into probabilities, under the whole mask.
+// Turns query rows' scores against some keys into probabilities, under the whole mask.
 #pragma once
 
 #include <cstdint>
@@ -26,42 +26,70 @@ struct RowWeights {
         rests(scratch.take<Real>(Op::kDepth > 1 ? round_up(keys, 64) : 0)) {}
 };
 
-// Keys [at.begin, at.begin + at.n) of the row, of which it sees those in `seen`; `positions` are
-// what positions add to its scores, in base 2, or null. Returns the factor that brings what the row
-// accumulated before to the new maximum.
+// Some keys of a sequence under the whole mask: what rows against them share is worked out once.
 template <class Op, bool kBlocksAsBias>
-typename Op::S::Real attend_row(const Problem& p, const ScoresAt& at, KeyRange seen,
-                                typename Op::S::Real* scores, const typename Op::S::Real* positions,
-                                const RowWeights<Op>& weights,
-                                RunningSoftmax<typename Op::S::Real>& running) {
+class MaskedKeys {
+ public:
   using S = typename Op::S;
   using Real = typename S::Real;
-  ScoreRow<Op> row;
-  row.scores = scores;
-  row.n = round_up(at.n, S::kWidth);
-  row.begin = smaller(larger(seen.begin - at.begin, 0), at.n);
-  row.end = larger(smaller(seen.end - at.begin, at.n), row.begin);
-  row.scale = static_cast<Real>(p.scale * kLog2E);
-  row.softcap = static_cast<Real>(p.softcap * kLog2E);
-  if (kBlocksAsBias && p.blocks) {
-    load_bias_row_with_blocks<S>(weights.bias, p, at);
-    row.bias = weights.bias;
-  } else if (has_score_bias(p, at)) {
-    load_bias_row<S>(weights.bias, p, at);
-    row.bias = weights.bias;
+
+  // `is_kept`: the tensor bias adds nothing to any of them.
+  MaskedKeys(const Problem& p, const Sequence& sequence, KeyRange keys,
+             const RowWeights<Op>& weights, bool is_kept)
+      : p_(p), sequence_(sequence), keys_(keys), weights_(weights), is_kept_(is_kept) {
+    bare_.n = round_up(keys.end - keys.begin, S::kWidth);
+    bare_.scale = static_cast<Real>(p.scale * kLog2E);
+    bare_.softcap = static_cast<Real>(p.softcap * kLog2E);
+    has_bias_ = has_score_bias(p, is_kept) || (kBlocksAsBias && p.blocks);
   }
-  if (row.bias && positions) {
-    add_position_scores<S>(weights.bias, positions, at.n, Real(1));
-  } else if (positions) {
+
+  KeyRange range() const { return keys_; }
+
+  // Turns the scores of a row that sees the keys in `seen` into probabilities; `positions` are what
+  // positions add to them, in base 2, or null. Returns the factor that brings what the row
+  // accumulated before to the new maximum.
+  Real attend(QueryRow at, KeyRange seen, Real* scores, typename Op::Unit* units,
+              const Real* positions, RunningSoftmax<Real>& running) const {
+    const int64_t n = keys_.end - keys_.begin;
+    ScoreRow<Op> row = bare_;
+    row.scores = scores;
+    row.units = units;
+    row.begin = smaller(larger(seen.begin - keys_.begin, 0), n);
+    row.end = larger(smaller(seen.end - keys_.begin, n), row.begin);
     row.bias = positions;
+    if (has_bias_) row.bias = load_bias(at, positions);
+    if (p_.dropout.enabled) {
+      load_dropout_row(weights_.dropout, p_.dropout, scores_at(at));
+      row.dropout = weights_.dropout;
+    }
+    if (sees_few(seen)) row.rests = weights_.rests;
+    return softmax_row(row, running);
   }
-  if (p.dropout.enabled) {
-    load_dropout_row(weights.dropout, p.dropout, at);
-    row.dropout = weights.dropout;
+
+ private:
+  ScoresAt scores_at(QueryRow at) const {
+    return {sequence_, at.h, at.i, keys_.begin, keys_.end - keys_.begin, is_kept_};
   }
-  if (sees_few(seen)) row.rests = weights.rests;
-  return softmax_row(row, running);
-}
+
+  [[gnu::noinline]] const Real* load_bias(QueryRow at, const Real* positions) const {
+    const ScoresAt scores = scores_at(at);
+    if constexpr (kBlocksAsBias) {
+      load_bias_row_with_blocks<S>(weights_.bias, p_, scores);
+    } else {
+      load_bias_row<S>(weights_.bias, p_, scores);
+    }
+    if (positions) add_position_scores<S>(weights_.bias, positions, scores.n, Real(1));
+    return weights_.bias;
+  }
+
+  const Problem& p_;
+  const Sequence& sequence_;
+  const KeyRange keys_;
+  const RowWeights<Op>& weights_;
+  const bool is_kept_;
+  bool has_bias_;
+  ScoreRow<Op> bare_;
+};
 
 template <class S>
 void scale_row(typename S::Real* row, int64_t n, typename S::Real factor) {

@@ -133,8 +133,10 @@ class DecodeTile {
       score<kSource>();
       return true;
     });
+    const MaskedKeys<ValueOp, true> keys(p_, sequence_, {begin_, begin_ + n_}, s_.weights, false);
     for (int64_t head = 0; head < heads_; ++head) {
-      for (int64_t r = 0; r < rows_ && s_.masks[head] != TileMask::kNothing; ++r) softmax(head, r);
+      if (s_.masks[head] == TileMask::kNothing) continue;
+      for (int64_t r = 0; r < rows_; ++r) softmax(keys, head, r);
     }
     const int64_t next = following.end - following.begin;
     key_rows(s_.key_rows, p_.key, sequence_, first_head_, following.begin, next);
@@ -277,14 +279,15 @@ class DecodeTile {
     return s_.queries + (head * t_.rows + r) * t_.key_units;
   }
 
-  void softmax(int64_t head, int64_t r) {
+  void softmax(const MaskedKeys<ValueOp, true>& keys, int64_t head, int64_t r) {
     const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
     const KeyRange seen = sequence_.keys_of(at.i);
-    const ScoresAt scores_at{sequence_, at.h, at.i, begin_, n_};
-    if (p_.positions) load_position_row<S>(s_.positions, p_, scores_at);
-    const Real rescale = attend_row<ValueOp, true>(
-        p_, scores_at, seen, scores(head, r), p_.positions ? s_.positions : nullptr, s_.weights,
-        s_.state.running[head * t_.rows + r]);
+    if (p_.positions) {
+      load_position_row<S>(s_.positions, p_, {sequence_, at.h, at.i, begin_, n_});
+    }
+    const Real rescale =
+        keys.attend(at, seen, scores(head, r), scores(head, r),
+                    p_.positions ? s_.positions : nullptr, s_.state.running[head * t_.rows + r]);
     if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
     if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
         seen.end < begin_ + n_) {

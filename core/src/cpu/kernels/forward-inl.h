@@ -19,14 +19,15 @@ struct ForwardTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kStripRows = 8 * Op::kTileRows;  // at most
   static constexpr int64_t kTileBytes = 128 * 1024;         // of packed keys and values
-  static constexpr int64_t kBlockBytes = 192 * 1024;        // of queries and outputs
+  static constexpr int64_t kBlockBytes = 512 * 1024;        // of queries and outputs
   // With block sparsity few rows of a block use what it packs: more of them must share.
-  static constexpr int64_t kSparseBlockBytes = 4 * kBlockBytes;
+  static constexpr int64_t kSparseBlockBytes = 768 * 1024;
 
   int64_t key_units;      // units of a packed query or key
   int64_t value_columns;  // Kv in whole vectors
   int64_t keys;           // per tile
   int64_t score_stride;   // from a row of scores to the next
+  int64_t unit_stride;    // from a row of units of probabilities to the next
   int64_t strip_rows;     // query rows whose scores are there at once
   int64_t block_rows;     // query rows that share one packed tile: whole strips
   int64_t blocks;         // per key head of the longest sequence
@@ -42,6 +43,7 @@ struct ForwardTiling {
     keys = smaller(keys, round_up(larger(p.most_keys, 1), 64));
     // Rows a power of two apart would share a few sets of the cache.
     score_stride = keys + Op::S::kWidth;
+    unit_stride = keys / Op::kDepth + Op::S::kWidth;
     strip_rows = strip_rows_of(p);
     const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
     const int64_t rows = p.G * p.most_queries;
@@ -66,7 +68,8 @@ struct ForwardTiling {
 
 template <class Op>
 struct ForwardScratch {
-  using Real = typename Op::S::Real;
+  using S = typename Op::S;
+  using Real = typename S::Real;
   using Unit = typename Op::Unit;
   Unit* queries;                  // [block_rows, key_units]
   Real* out;                      // [block_rows, value_columns]
@@ -76,6 +79,7 @@ struct ForwardScratch {
   Unit* keys;                     // right operand: columns are keys
   Unit* values;                   // right operand: depth is keys
   Real* scores;                   // [strip_rows, score_stride]
+  Unit* units;                    // [strip_rows, unit_stride], of probabilities
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
   RowWeights<Op> weights;
   StripPositions<typename Op::S> positions;
@@ -90,6 +94,11 @@ struct ForwardScratch {
     keys = scratch.take<Unit>(panel_units<Op>(t.key_units, t.keys));
     values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
     scores = scratch.take<Real>(t.strip_rows * t.score_stride);
+    if constexpr (Op::kDepth == 1) {
+      units = scores;  // each takes the place of its score
+    } else {
+      units = scratch.take<Unit>(t.strip_rows * t.unit_stride);
+    }
     wanted = scratch.take<bool>(t.keys / kPanel<Op> + 1);
   }
 };
@@ -266,16 +275,18 @@ class ForwardBlock {
                            {first_ + strip, first_ + strip + rows}, {begin, begin + n},
                            {begin + from, begin + to});
     }
+    const MaskedKeys<Op, false> keys(p_, sequence_, {begin + from, begin + to}, s_.weights,
+                                     kept_ == TileMask::kAll);
     for (int64_t r = 0; r < rows; ++r) {
       prefetch_bias(strip, rows, r + kRowsAhead, begin + from, to - from);
       const KeyRange band = s_.ranges[strip + r];
-      softmax(strip + r, s_.scores + r * t_.score_stride,
-              p_.positions ? s_.positions.row(r) : nullptr, begin + from, to - from,
+      softmax(keys, strip + r, s_.scores + r * t_.score_stride, s_.units + r * t_.unit_stride,
+              p_.positions ? s_.positions.row(r) : nullptr,
               p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
     }
 
-    product.a = s_.scores;
-    product.a_stride = t_.score_stride;
+    product.a = s_.units;
+    product.a_stride = t_.unit_stride;
     product.b = s_.values;
     product.b_depth = units_of<Op>(n);
     product.b_begin = from / Op::kDepth;
@@ -288,32 +299,27 @@ class ForwardBlock {
     multiply(product);
   }
 
-  void softmax(int64_t r, Real* scores, const Real* positions, int64_t begin, int64_t n,
-               KeyRange seen) {
-    const Real rescale = attend_row<Op, false>(p_, scores_at(r, begin, n), seen, scores, positions,
-                                               s_.weights, s_.running[r]);
+  void softmax(const MaskedKeys<Op, false>& keys, int64_t r, Real* scores, typename Op::Unit* units,
+               const Real* positions, KeyRange seen) {
+    const Real rescale = keys.attend(query(r), seen, scores, units, positions, s_.running[r]);
     Real* out = s_.out + r * t_.value_columns;
     if (rescale != Real(1)) scale_row<S>(out, t_.value_columns, rescale);
-    if (Op::kDepth > 1 && sees_few(seen)) {
-      add_rests(out, {larger(seen.begin, begin), smaller(seen.end, begin + n)}, begin);
-    }
+    if (Op::kDepth > 1 && sees_few(seen)) add_rests(out, seen, keys.range());
   }
 
   // Of row r of the strip, if it has one. Always inlined, as prefetch_row is.
   [[gnu::always_inline]] void prefetch_bias(int64_t strip, int64_t rows, int64_t r, int64_t begin,
                                             int64_t n) const {
-    if (p_.bias && r < rows) prefetch_tensor_bias(p_, scores_at(strip + r, begin, n));
+    if (!p_.bias || r >= rows) return;
+    const QueryRow at = query(strip + r);
+    prefetch_tensor_bias(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll});
   }
 
-  ScoresAt scores_at(int64_t r, int64_t begin, int64_t n) const {
-    const QueryRow at = query(r);
-    return {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll};
-  }
-
-  // Adds what rounding took from the probabilities of these keys, which are scored from `begin` on.
-  void add_rests(Real* out, KeyRange keys, int64_t begin) const {
-    for (int64_t j = keys.begin; j < keys.end; ++j) {
-      const Real rest = s_.weights.rests[j - begin];
+  // Adds what rounding took from the probabilities of these of the keys.
+  void add_rests(Real* out, KeyRange seen, KeyRange keys) const {
+    const int64_t end = smaller(seen.end, keys.end);
+    for (int64_t j = larger(seen.begin, keys.begin); j < end; ++j) {
+      const Real rest = s_.weights.rests[j - keys.begin];
       if (rest == Real(0)) continue;  // excluded keys may have any value
       const char* value = p_.value.row(sequence_.b, sequence_.key_row(j), key_head_);
       add_scaled_row<S>(out, rest, value, p_.value.dtype, p_.Kv);

@@ -62,6 +62,10 @@ struct SingleOperand {
   }
   // Turns kWidth Reals into units in place: p may be what `units` points to.
   static void store_units(Unit* units, Vec v) { S::store(units, v); }
+  static void store_units(Unit* units, Vec first, Vec second) {
+    S::store(units, first);
+    S::store(units + S::kWidth, second);
+  }
   // Stores the units that pair two rows of Reals.
   static void store_paired_rows(Unit*, Vec, Vec) {}
 

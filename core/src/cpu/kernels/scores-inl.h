@@ -73,9 +73,8 @@ struct ScoresAt {
 };
 
 // Biases beyond the band; blocks count as one where they are not skipped as a whole.
-inline bool has_score_bias(const Problem& p) { return p.bias || p.slopes || p.table; }
-inline bool has_score_bias(const Problem& p, const ScoresAt& at) {
-  return (p.bias && !at.is_kept) || p.slopes || p.table;
+inline bool has_score_bias(const Problem& p, bool is_kept = false) {
+  return (p.bias && !is_kept) || p.slopes || p.table;
 }
 
 // What a mask leaves of a tile of keys.

@@ -53,7 +53,8 @@ typename S::Vec tanh(typename S::Vec x) {
 template <class Op>
 struct ScoreRow {
   using Real = typename Op::S::Real;
-  Real* scores = nullptr;  // query . key in; units of the probabilities out
+  Real* scores = nullptr;              // query . key; changed
+  typename Op::Unit* units = nullptr;  // of the probabilities, written; may be where the scores are
   int64_t n = 0;
   int64_t begin = 0, end = 0;     // the columns the band lets through, in [0, n]
   Real scale = 1;                 // to base 2: scale * log2(e)
@@ -62,20 +63,13 @@ struct ScoreRow {
   const Real* dropout = nullptr;  // factors, or null
   Real* rests = nullptr;          // gets what rounding takes from the probabilities, unless null
 
-  // Whether all scores are seen and only scaled: by the pass that takes their exponentials then.
-  bool is_plain() const {
-    return begin == 0 && end == n && scale > 0 && softcap == 0 && bias == nullptr;
-  }
+  // Whether all there is to do is to scale: by the pass that takes exponentials then.
+  bool is_only_scaled() const { return scale > 0 && softcap == 0 && bias == nullptr; }
 };
-
-// The largest score is rounded when it is scaled; from here on the others are too, before it is
-// taken away: 2 to the power of what rounding took from it alone may be infinite, or 0.
-template <class Real>
-constexpr Real kMostPlain = 0x1p24;
 
 // Scales and caps the scores of whole vectors of columns in place and adds the bias.
 template <class Op>
-void weigh_scores(const ScoreRow<Op> row, KeyRange columns) {
+[[gnu::noinline]] void weigh_scores(const ScoreRow<Op> row, KeyRange columns) {
   using S = typename Op::S;
   using Real = typename S::Real;
   auto scale = S::set1(row.scale);
@@ -122,9 +116,10 @@ void exclude_edges(const ScoreRow<Op> row, KeyRange columns) {
   }
 }
 
+// In each lane the largest of its scores.
 template <class S>
-[[gnu::always_inline]] inline typename S::Real largest_of(const typename S::Real* scores,
-                                                          KeyRange columns) {
+[[gnu::always_inline]] inline typename S::Vec largest_of(const typename S::Real* scores,
+                                                         KeyRange columns) {
   constexpr int kChains = 4;  // of comparisons, each of which waits for the one before
   typename S::Vec most[kChains];
   for (auto& chain : most) chain = S::set1(-kInfinity<typename S::Real>);
@@ -136,26 +131,66 @@ template <class S>
     }
   }
   for (; c < columns.end; c += S::kWidth) most[0] = S::max(most[0], S::load(scores + c));
-  return S::reduce_max(S::max(S::max(most[0], most[1]), S::max(most[2], most[3])));
-}
-
-// Makes the scores those that are seen, scaled, capped and biased; returns the largest.
-template <class Op>
-[[gnu::noinline]] typename Op::S::Real weigh_row(const ScoreRow<Op> row, KeyRange columns) {
-  weigh_scores(row, columns);
-  exclude_edges(row, columns);
-  return largest_of<typename Op::S>(row.scores, columns);
+  return S::max(S::max(most[0], most[1]), S::max(most[2], most[3]));
 }
 
 // Writes probabilities of 0.
 template <class Op>
-void clear_units(typename Op::S::Real* scores, KeyRange columns) {
+void clear_units(typename Op::Unit* units, KeyRange columns) {
   using S = typename Op::S;
-  typename Op::Unit* units = scores + columns.begin / Op::kDepth;
   for (int64_t c = columns.begin; c < columns.end; c += S::kWidth) {
-    Op::store_units(units, S::set1(0));
-    units += S::kWidth / Op::kDepth;
+    Op::store_units(units + c / Op::kDepth, S::set1(0));
   }
+}
+
+// Raises the maximum to the largest lane of `most`, if it is below that. Returns the factor that
+// brings what was accumulated before to the new maximum; 1 if it stayed.
+template <class S>
+typename S::Real raise(RunningSoftmax<typename S::Real>& running, typename S::Vec most) {
+  using Real = typename S::Real;
+  const Real before = running.maximum;
+  if (!S::any(S::less(S::set1(before), most))) return 1;
+  running.maximum = S::reduce_max(most);
+  if (before == -kInfinity<Real>) return 1;  // all was 0
+  Real factors[S::kWidth];
+  S::store(factors, S::exp2(S::set1(before - running.maximum)));
+  running.total *= factors[0];
+  return factors[0];
+}
+
+// Turns scores of whole vectors of columns, times `factor`, into units of (dropped-out)
+// probabilities, whose sum joins the running softmax.
+template <class Op>
+[[gnu::always_inline]] inline void exponentiate(const ScoreRow<Op> row, KeyRange columns,
+                                                typename Op::S::Real factor,
+                                                RunningSoftmax<typename Op::S::Real>& running) {
+  using S = typename Op::S;
+  using Real = typename S::Real;
+  // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
+  const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : running.maximum);
+  const auto scale = S::set1(factor);
+  auto sum = S::set1(0);
+  const auto probabilities = [&](int64_t c) {
+    // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
+    // to be, too: 2 to the power of what rounding took from it alone might be infinite, or 0.
+    const auto p = S::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
+    sum = S::add(sum, p);
+    return p;
+  };
+  int64_t c = columns.begin;
+  if (!row.dropout && !(Op::kDepth > 1 && row.rests)) {
+    for (; c + 2 * S::kWidth <= columns.end; c += 2 * S::kWidth) {
+      const auto first = probabilities(c), second = probabilities(c + S::kWidth);
+      Op::store_units(row.units + c / Op::kDepth, first, second);
+    }
+  }
+  for (; c < columns.end; c += S::kWidth) {
+    auto p = probabilities(c);
+    if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
+    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
+    Op::store_units(row.units + c / Op::kDepth, p);
+  }
+  running.total += S::reduce_add(sum);
 }
 
 // Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
@@ -167,38 +202,15 @@ template <class Op>
   using Real = typename S::Real;
   // Vectors that the band excludes as a whole are never looked at.
   const KeyRange seen{row.begin / S::kWidth * S::kWidth, round_up(row.end, S::kWidth)};
-  bool plain = row.is_plain();
-  Real most = 0;
-  if (plain) {
-    most = row.scale * largest_of<S>(row.scores, seen);
-    plain = most > -kMostPlain<Real> && most < kMostPlain<Real>;
-  }
-  if (!plain) most = weigh_row(row, seen);
-  const Real before = running.maximum;
-  if (most > before) running.maximum = most;
-  // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
-  const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : -running.maximum);
-  const auto scale = S::set1(plain ? row.scale : Real(1));
-  auto sum = S::set1(0);
-  clear_units<Op>(row.scores, {0, seen.begin});
-  typename Op::Unit* units = row.scores + seen.begin / Op::kDepth;
-  for (int64_t c = seen.begin; c < seen.end; c += S::kWidth) {
-    auto p = S::exp2(S::fma(S::load(row.scores + c), scale, maximum));
-    sum = S::add(sum, p);
-    if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
-    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
-    Op::store_units(units, p);
-    units += S::kWidth / Op::kDepth;
-  }
-  clear_units<Op>(row.scores, {seen.end, row.n});
-  Real rescale = 1;
-  if (running.maximum > before) {
-    Real lanes[S::kWidth];
-    S::store(lanes, S::exp2(S::set1(before - running.maximum)));
-    rescale = lanes[0];
-    running.total *= rescale;
-  }
-  running.total += S::reduce_add(sum);
+  const bool weighs = !row.is_only_scaled();
+  if (weighs) weigh_scores(row, seen);
+  exclude_edges(row, seen);
+  const Real scale = weighs ? Real(1) : row.scale;
+  const auto most = S::mul(largest_of<S>(row.scores, seen), S::set1(scale));
+  const Real rescale = raise<S>(running, most);
+  clear_units<Op>(row.units, {0, seen.begin});
+  exponentiate(row, seen, scale, running);
+  clear_units<Op>(row.units, {seen.end, row.n});
   return rescale;
 }
 

@@ -51,6 +51,9 @@ struct BFloat16Pairs {
   static void store_units(Unit* units, Vec v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(units), round(v));
   }
+  static void store_units(Unit* units, Vec first, Vec second) {
+    S::store(units, reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(second, first)));
+  }
   static void store_paired_rows(Unit* units, Vec first, Vec second) {
     S::store(units, interleave(round(first), round(second)));
   }

@@ -113,6 +113,11 @@ struct VecArray {
     }
   }
 
+  static bool any(Mask m) {
+    Bits all = 0;
+    for (int l = 0; l < kLanes; ++l) all |= m[l];
+    return all != 0;
+  }
   static T reduce_add(Vec v) {
     T sum = v[0];
     for (int l = 1; l < kLanes; ++l) sum += v[l];

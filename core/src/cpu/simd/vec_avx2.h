@@ -48,6 +48,7 @@ struct VecAvx2 {
     return mul(p, _mm256_castsi256_ps(power));
   }
 
+  static bool any(Mask m) { return _mm256_movemask_ps(m) != 0; }
   static float reduce_add(Vec v) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));

@@ -47,6 +47,7 @@ struct VecAvx512 {
     return _mm512_maskz_scalef_ps(is_kept, p, x);  // by floor(x)
   }
 
+  static bool any(Mask m) { return m != 0; }
   static float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
   static float reduce_max(Vec v) { return _mm512_reduce_max_ps(v); }
 

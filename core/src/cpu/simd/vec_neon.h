@@ -48,6 +48,7 @@ struct VecNeon {
     return mul(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23)));
   }
 
+  static bool any(Mask m) { return vmaxvq_u32(m) != 0; }
   static float reduce_add(Vec v) { return vaddvq_f32(v); }
   static float reduce_max(Vec v) { return vmaxnmvq_f32(v); }
 
