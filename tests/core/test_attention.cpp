@@ -138,7 +138,8 @@ void run_output_dtypes() {
   }
 }
 
-// Scores that float32 rounds by more than softmax tells apart: the largest takes all.
+// Scores that float32 rounds by more than softmax tells apart: the largest takes all, and its value
+// all gradients.
 void run_large_scores(int64_t Mq, double scale, double sign) {
   const Shape shape{.B = 1, .Mq = Mq, .Mkv = 128, .Hq = 1, .Hkv = 1, .K = 1, .Kv = 1};
   Calls calls(Arrays(kFloat32, kFloat32, shape, 3));
@@ -149,12 +150,21 @@ void run_large_scores(int64_t Mq, double scale, double sign) {
     a.key.set(j, key);
     a.value.set(j, key);
   }
-  calls.forward.scale = scale;
+  calls.forward.scale = calls.backward.scale = scale;
   CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
   const double chosen = sign > 0 ? 65.0 : 3.0, lse = sign * chosen * scale;
   for (int64_t i = 0; i < Mq; ++i) {
     CHECK(std::fabs(a.out.get(i) - chosen) <= 1e-5 * chosen);
     CHECK(std::fabs(a.lse.get(i) - lse) <= 1e-6 * std::fabs(lse));
+  }
+  for (int64_t i = 0; i < Mq; ++i) {
+    a.grad_out.set(i, 1.0);
+    a.grad_lse.set(i, 0.0);
+  }
+  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
+  for (int64_t j = 0; j < shape.Mkv; ++j) {
+    const double gradient = a.key.get(j) == chosen ? static_cast<double>(Mq) : 0.0;
+    CHECK(std::fabs(a.grad_value.get(j) - gradient) <= 1e-5 * static_cast<double>(Mq));
   }
 }
 

@@ -44,27 +44,45 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   a.delta.at<float>(b, h, m) = p.grad_lse ? sum - p.grad_lse.at<float>(b, h, m) : sum;
 }
 
-// A lane's part of the online softmax of one row.
+// A lane's part of the online softmax of one row: its sum is `total` times 2^(maximum + excess).
+//
+// The maximum is a rounded score. Kernels round the difference from it instead of the score, and of
+// scores beyond 2^24 that may be far above 0, or below: `excess` is the largest.
 struct PartialSoftmax {
-  float maximum, total;
+  float maximum = -infinity(), excess = -infinity(), total = 0.0f;
 
-  // With nothing seen yet any finite reference serves.
-  ATTN_DEVICE static float reference(float maximum) {
-    return maximum == -infinity() ? 0.0f : maximum;
-  }
-  ATTN_DEVICE void rebase(float most) {
-    total *= exp2_approximate(maximum - reference(most));
+  // What scores are to be compared with after `most` joined them.
+  ATTN_DEVICE float raise(float most) {
+    most = fmaxf(maximum, most);
+    // With nothing seen yet any finite reference serves.
+    const float reference = most == -infinity() ? 0.0f : most;
+    excess += maximum - reference;
     maximum = most;
+    return reference;
   }
+  ATTN_DEVICE void raise_excess(float most) {
+    if (!(most > excess)) return;
+    total *= exp2_approximate(excess - most);
+    excess = most;
+  }
+  // `above`: a score less the maximum, and no more than the excess.
+  ATTN_DEVICE void add(float above) { total += exp2_approximate(above - finite_excess()); }
   // The row's, from its quad's parts.
   ATTN_DEVICE void join_quad() {
-    rebase(quad_maximum(maximum));
+    raise(quad_maximum(maximum));
+    raise_excess(quad_maximum(excess));
     total = quad_sum(total);
   }
   ATTN_DEVICE void join_sink(float sink) {
-    rebase(fmaxf(maximum, sink));
-    if (sink != -infinity()) total += exp2_approximate(sink - maximum);
+    const float above = sink - raise(sink);
+    raise_excess(above);
+    add(above);
   }
+  // P = 2^((score - maximum) - rest).
+  ATTN_DEVICE float rest() const { return excess + log2f(total); }
+
+ private:
+  ATTN_DEVICE float finite_excess() const { return excess == -infinity() ? 0.0f : excess; }
 };
 
 class CloseLook {
@@ -106,7 +124,7 @@ class CloseLook {
   ATTN_DEVICE float lse(int r) const { return p_.lse.at<float>(walk_.b, walk_.h, walk_.row(r)); }
 
   ATTN_DEVICE void split_lses(const RowsOfSequence& rows, const bool (&is_wanted)[2]) const {
-    PartialSoftmax softmax[2] = {{-infinity(), 0.0f}, {-infinity(), 0.0f}};
+    PartialSoftmax softmax[2];
     walk_.each_key_tile(rows, [&](const Place& place, BlocksSeen blocks, int stage) {
       if (!place.pairs_any(kStreamed)) return;
       Sums<kStreamed> products;
@@ -131,16 +149,22 @@ class CloseLook {
       return Tile::score_above(products.values[at / 4][at % 4], terms[at], maximum, factors,
                                cap_slope);
     };
-    float most[2] = {softmax[0].maximum, softmax[1].maximum};
+    float most[2] = {-infinity(), -infinity()}, excess[2] = {-infinity(), -infinity()};
 #pragma unroll
     for (int at = 0; at < 4 * Tile::kBlocks; ++at) {
       most[at % 4 / 2] = fmaxf(most[at % 4 / 2], above(at, 0.0f));
     }
-    for (int r = 0; r < 2; ++r) softmax[r].rebase(most[r]);
+    const float reference[2] = {softmax[0].raise(most[0]), softmax[1].raise(most[1])};
 #pragma unroll
     for (int at = 0; at < 4 * Tile::kBlocks; ++at) {
       const int r = at % 4 / 2;
-      softmax[r].total += exp2_approximate(above(at, PartialSoftmax::reference(most[r])));
+      excess[r] = fmaxf(excess[r], above(at, reference[r]));
+    }
+    for (int r = 0; r < 2; ++r) softmax[r].raise_excess(excess[r]);
+#pragma unroll
+    for (int at = 0; at < 4 * Tile::kBlocks; ++at) {
+      const int r = at % 4 / 2;
+      softmax[r].add(above(at, reference[r]));
     }
   }
 
@@ -148,7 +172,7 @@ class CloseLook {
     if (p_.sink) {
       softmax.join_sink(kLog2E * read_number(p_.sink.at(walk_.h), p_.sink.dtype));
     }
-    const float rest = log2f(softmax.total);
+    const float rest = softmax.rest();
     // A caller may give the lse of more keys than these, of which the row then has its share.
     const float rounding = 8.0f * 0x1p-23f * fabsf(lse(r));
     if (!(fabsf((softmax.maximum + rest) * kLn2 - lse(r)) <= rounding)) return;
