@@ -36,34 +36,41 @@ class MaskedKeys {
   // `is_kept`: the tensor bias adds nothing to any of them.
   MaskedKeys(const Problem& p, const Sequence& sequence, KeyRange keys,
              const RowWeights<Op>& weights, bool is_kept)
-      : p_(p), sequence_(sequence), keys_(keys), weights_(weights), is_kept_(is_kept) {
-    bare_.n = round_up(keys.end - keys.begin, S::kWidth);
-    bare_.scale = static_cast<Real>(p.scale * kLog2E);
-    bare_.softcap = static_cast<Real>(p.softcap * kLog2E);
-    has_bias_ = has_score_bias(p, is_kept) || (kBlocksAsBias && p.blocks);
-  }
+      : p_(p),
+        sequence_(sequence),
+        keys_(keys),
+        weights_(weights),
+        is_kept_(is_kept),
+        has_bias_(has_score_bias(p, is_kept) || (kBlocksAsBias && p.blocks)),
+        scale_(static_cast<Real>(p.scale * kLog2E)),
+        softcap_(static_cast<Real>(p.softcap * kLog2E)) {}
 
   KeyRange range() const { return keys_; }
 
-  // Turns the scores of a row that sees the keys in `seen` into probabilities; `positions` are what
-  // positions add to them, in base 2, or null. Returns the factor that brings what the row
-  // accumulated before to the new maximum.
-  Real attend(QueryRow at, KeyRange seen, Real* scores, typename Op::Unit* units,
-              const Real* positions, RunningSoftmax<Real>& running) const {
+  // Weighs the scores of a row that sees the keys in `seen`; `positions` are what positions add to
+  // them, in base 2, or null. Returns the factor that brings what the row accumulated before to its
+  // new maximum.
+  Real weigh(ScoreRow<Op>& row, QueryRow at, KeyRange seen, const Real* positions,
+             RunningSoftmax<Real>& running) const {
     const int64_t n = keys_.end - keys_.begin;
-    ScoreRow<Op> row = bare_;
-    row.scores = scores;
-    row.units = units;
+    row.n = round_up(n, S::kWidth);
     row.begin = smaller(larger(seen.begin - keys_.begin, 0), n);
     row.end = larger(smaller(seen.end - keys_.begin, n), row.begin);
-    row.bias = positions;
-    if (has_bias_) row.bias = load_bias(at, positions);
+    row.scale = scale_;
+    row.softcap = softcap_;
+    row.bias = has_bias_ ? load_bias(at, positions) : positions;
+    return weigh_row(row, running);
+  }
+
+  // Turns the weighed scores into probabilities.
+  void exponentiate(ScoreRow<Op>& row, QueryRow at, KeyRange seen,
+                    RunningSoftmax<Real>& running) const {
     if (p_.dropout.enabled) {
       load_dropout_row(weights_.dropout, p_.dropout, scores_at(at));
       row.dropout = weights_.dropout;
     }
     if (sees_few(seen)) row.rests = weights_.rests;
-    return softmax_row(row, running);
+    exponentiate_row(row, running);
   }
 
  private:
@@ -86,9 +93,8 @@ class MaskedKeys {
   const Sequence& sequence_;
   const KeyRange keys_;
   const RowWeights<Op>& weights_;
-  const bool is_kept_;
-  bool has_bias_;
-  ScoreRow<Op> bare_;
+  const bool is_kept_, has_bias_;
+  const Real scale_, softcap_;
 };
 
 template <class S>

@@ -135,8 +135,7 @@ class DecodeTile {
     });
     const MaskedKeys<ValueOp, true> keys(p_, sequence_, {begin_, begin_ + n_}, s_.weights, false);
     for (int64_t head = 0; head < heads_; ++head) {
-      if (s_.masks[head] == TileMask::kNothing) continue;
-      for (int64_t r = 0; r < rows_; ++r) softmax(keys, head, r);
+      if (s_.masks[head] != TileMask::kNothing) softmax(keys, head);
     }
     const int64_t next = following.end - following.begin;
     key_rows(s_.key_rows, p_.key, sequence_, first_head_, following.begin, next);
@@ -279,19 +278,27 @@ class DecodeTile {
     return s_.queries + (head * t_.rows + r) * t_.key_units;
   }
 
-  void softmax(const MaskedKeys<ValueOp, true>& keys, int64_t head, int64_t r) {
-    const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
-    const KeyRange seen = sequence_.keys_of(at.i);
-    if (p_.positions) {
-      load_position_row<S>(s_.positions, p_, {sequence_, at.h, at.i, begin_, n_});
+  void softmax(const MaskedKeys<ValueOp, true>& keys, int64_t head) {
+    ScoreRow<ValueOp> weighed[kDecodeRows];
+    for (int64_t r = 0; r < rows_; ++r) {
+      const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
+      if (p_.positions) {
+        load_position_row<S>(s_.positions, p_, {sequence_, at.h, at.i, begin_, n_});
+      }
+      weighed[r].scores = weighed[r].units = scores(head, r);
+      const Real rescale =
+          keys.weigh(weighed[r], at, sequence_.keys_of(at.i), p_.positions ? s_.positions : nullptr,
+                     s_.state.running[head * t_.rows + r]);
+      if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
     }
-    const Real rescale =
-        keys.attend(at, seen, scores(head, r), scores(head, r),
-                    p_.positions ? s_.positions : nullptr, s_.state.running[head * t_.rows + r]);
-    if (rescale != Real(1)) scale_row<S>(out(head, r), t_.value_columns, rescale);
-    if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
-        seen.end < begin_ + n_) {
-      s_.masks[head] = TileMask::kPart;
+    for (int64_t r = 0; r < rows_; ++r) {
+      const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
+      const KeyRange seen = sequence_.keys_of(at.i);
+      keys.exponentiate(weighed[r], at, seen, s_.state.running[head * t_.rows + r]);
+      if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
+          seen.end < begin_ + n_) {
+        s_.masks[head] = TileMask::kPart;
+      }
     }
   }
 

@@ -135,12 +135,14 @@ class ForwardBlock {
       attend_tile(begin, smaller(t_.keys, sequence_.Mkv - begin));
     }
     for (int64_t r = 0; r < rows_; ++r) {
-      finish_row<S>(p_, sequence_, query(r), s_.running[r], s_.out + r * t_.value_columns);
+      finish_row<S>(p_, sequence_, query(r), s_.running[r], out(r));
     }
   }
 
  private:
   static constexpr int64_t kRowsAhead = 2;  // whose biases are asked for
+  // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
+  static constexpr int64_t kRowsAtOnce = 4;
 
   static void widen(KeyRange& all, const KeyRange& more) {
     if (more.begin >= more.end) return;
@@ -277,12 +279,8 @@ class ForwardBlock {
     }
     const MaskedKeys<Op, false> keys(p_, sequence_, {begin + from, begin + to}, s_.weights,
                                      kept_ == TileMask::kAll);
-    for (int64_t r = 0; r < rows; ++r) {
-      prefetch_bias(strip, rows, r + kRowsAhead, begin + from, to - from);
-      const KeyRange band = s_.ranges[strip + r];
-      softmax(keys, strip + r, s_.scores + r * t_.score_stride, s_.units + r * t_.unit_stride,
-              p_.positions ? s_.positions.row(r) : nullptr,
-              p_.blocks ? KeyRange{larger(band.begin, begin + columns.begin), band.end} : band);
+    for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
+      softmax(keys, strip, {r, smaller(r + kRowsAtOnce, rows)}, rows, begin + columns.begin);
     }
 
     product.a = s_.units;
@@ -299,13 +297,33 @@ class ForwardBlock {
     multiply(product);
   }
 
-  void softmax(const MaskedKeys<Op, false>& keys, int64_t r, Real* scores, typename Op::Unit* units,
-               const Real* positions, KeyRange seen) {
-    const Real rescale = keys.attend(query(r), seen, scores, units, positions, s_.running[r]);
-    Real* out = s_.out + r * t_.value_columns;
-    if (rescale != Real(1)) scale_row<S>(out, t_.value_columns, rescale);
-    if (Op::kDepth > 1 && sees_few(seen)) add_rests(out, seen, keys.range());
+  // Some rows of a strip of `rows`; with block sparsity they see none of the keys before `first`.
+  void softmax(const MaskedKeys<Op, false>& keys, int64_t strip, KeyRange part, int64_t rows,
+               int64_t first) {
+    const KeyRange range = keys.range();
+    const auto seen = [&](int64_t i) {
+      const KeyRange band = s_.ranges[i];
+      return p_.blocks ? KeyRange{larger(band.begin, first), band.end} : band;
+    };
+    ScoreRow<Op> weighed[kRowsAtOnce];
+    for (int64_t r = part.begin; r < part.end; ++r) {
+      prefetch_bias(strip, rows, r + kRowsAhead, range.begin, range.end - range.begin);
+      const int64_t i = strip + r;
+      ScoreRow<Op>& row = weighed[r - part.begin];
+      row.scores = s_.scores + r * t_.score_stride;
+      row.units = s_.units + r * t_.unit_stride;
+      const Real rescale = keys.weigh(row, query(i), seen(i),
+                                      p_.positions ? s_.positions.row(r) : nullptr, s_.running[i]);
+      if (rescale != Real(1)) scale_row<S>(out(i), t_.value_columns, rescale);
+    }
+    for (int64_t r = part.begin; r < part.end; ++r) {
+      const int64_t i = strip + r;
+      keys.exponentiate(weighed[r - part.begin], query(i), seen(i), s_.running[i]);
+      if (Op::kDepth > 1 && sees_few(seen(i))) add_rests(out(i), seen(i), range);
+    }
   }
+
+  Real* out(int64_t r) const { return s_.out + r * t_.value_columns; }
 
   // Of row r of the strip, if it has one. Always inlined, as prefetch_row is.
   [[gnu::always_inline]] void prefetch_bias(int64_t strip, int64_t rows, int64_t r, int64_t begin,

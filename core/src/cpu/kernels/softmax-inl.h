@@ -57,12 +57,16 @@ struct ScoreRow {
   typename Op::Unit* units = nullptr;  // of the probabilities, written; may be where the scores are
   int64_t n = 0;
   int64_t begin = 0, end = 0;     // the columns the band lets through, in [0, n]
-  Real scale = 1;                 // to base 2: scale * log2(e)
+  Real scale = 1;                 // to base 2: scale * log2(e); 1 once they are weighed
   Real softcap = 0;               // in base 2; 0: none
   const Real* bias = nullptr;     // in base 2, or null
   const Real* dropout = nullptr;  // factors, or null
   Real* rests = nullptr;          // gets what rounding takes from the probabilities, unless null
 
+  // In whole vectors: those that the band excludes as a whole are never looked at.
+  KeyRange seen() const {
+    return {begin / Op::S::kWidth * Op::S::kWidth, round_up(end, Op::S::kWidth)};
+  }
   // Whether all there is to do is to scale: by the pass that takes exponentials then.
   bool is_only_scaled() const { return scale > 0 && softcap == 0 && bias == nullptr; }
 };
@@ -158,17 +162,14 @@ typename S::Real raise(RunningSoftmax<typename S::Real>& running, typename S::Ve
   return factors[0];
 }
 
-// Turns scores of whole vectors of columns, times `factor`, into units of (dropped-out)
-// probabilities, whose sum joins the running softmax.
 template <class Op>
 [[gnu::always_inline]] inline void exponentiate(const ScoreRow<Op> row, KeyRange columns,
-                                                typename Op::S::Real factor,
                                                 RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
   using Real = typename S::Real;
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
   const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : running.maximum);
-  const auto scale = S::set1(factor);
+  const auto scale = S::set1(row.scale);
   auto sum = S::set1(0);
   const auto probabilities = [&](int64_t c) {
     // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
@@ -193,25 +194,30 @@ template <class Op>
   running.total += S::reduce_add(sum);
 }
 
-// Turns the scores into units of (dropped-out) probabilities and updates the running softmax.
-// Returns the factor that brings what was accumulated before to the new maximum; 1 if it stayed.
+// Weighs the scores and lets the largest raise the maximum. Returns the factor that brings what was
+// accumulated before to the new maximum; 1 if it stayed.
 template <class Op>
-[[gnu::always_inline]] inline typename Op::S::Real softmax_row(
-    const ScoreRow<Op> row, RunningSoftmax<typename Op::S::Real>& running) {
+[[gnu::always_inline]] inline typename Op::S::Real weigh_row(
+    ScoreRow<Op>& row, RunningSoftmax<typename Op::S::Real>& running) {
   using S = typename Op::S;
-  using Real = typename S::Real;
-  // Vectors that the band excludes as a whole are never looked at.
-  const KeyRange seen{row.begin / S::kWidth * S::kWidth, round_up(row.end, S::kWidth)};
-  const bool weighs = !row.is_only_scaled();
-  if (weighs) weigh_scores(row, seen);
+  const KeyRange seen = row.seen();
+  if (!row.is_only_scaled()) {
+    weigh_scores(row, seen);
+    row.scale = 1;
+  }
   exclude_edges(row, seen);
-  const Real scale = weighs ? Real(1) : row.scale;
-  const auto most = S::mul(largest_of<S>(row.scores, seen), S::set1(scale));
-  const Real rescale = raise<S>(running, most);
+  return raise<S>(running, S::mul(largest_of<S>(row.scores, seen), S::set1(row.scale)));
+}
+
+// Turns weighed scores into units of (dropped-out) probabilities, whose sum joins the running
+// softmax.
+template <class Op>
+[[gnu::always_inline]] inline void exponentiate_row(const ScoreRow<Op> row,
+                                                    RunningSoftmax<typename Op::S::Real>& running) {
+  const KeyRange seen = row.seen();
   clear_units<Op>(row.units, {0, seen.begin});
-  exponentiate(row, seen, scale, running);
+  exponentiate(row, seen, running);
   clear_units<Op>(row.units, {seen.end, row.n});
-  return rescale;
 }
 
 // Lets a logit (in base 2) that carries no value join the row. Returns the factor that brings what
