@@ -135,12 +135,17 @@ class ForwardBlock {
       attend_tile(begin, smaller(t_.keys, sequence_.Mkv - begin));
     }
     for (int64_t r = 0; r < rows_; ++r) {
+      if (r + kOutputsAhead < rows_) {
+        prefetch_row_to_write(query_row_of(p_.out, sequence_, query(r + kOutputsAhead)),
+                              p_.Kv * element_bytes(p_.out.dtype));
+      }
       finish_row<S>(p_, sequence_, query(r), s_.running[r], out(r));
     }
   }
 
  private:
-  static constexpr int64_t kRowsAhead = 2;  // whose biases are asked for
+  static constexpr int64_t kRowsAhead = 2;      // whose biases are asked for
+  static constexpr int64_t kOutputsAhead = 16;  // rows whose memory is asked for
   // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
   static constexpr int64_t kRowsAtOnce = 4;
 

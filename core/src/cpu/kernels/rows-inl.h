@@ -76,6 +76,11 @@ Real& row_scalar(const RowScalars& x, const Sequence& sequence, QueryRow at) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
+// The same for what is going to be written, as far as the first-level cache.
+[[gnu::always_inline]] inline void prefetch_row_to_write(const char* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
+}
+
 // Narrows for the one float32 output of a float64 problem: the gradient of a float32 bias.
 template <class S, class Vec>
 void store_float32(float* to, Vec v) {
