@@ -1,7 +1,8 @@
 """Loads `torch.ops.attn_ops`, and gives its operators their fake kernels: shapes without data.
 
-Their gradients are registered by `_autograd`, their autocast rule by `_autocast`; all of it at
-import, because torch keeps stale dispatch tables for an operator that was compiled before.
+Their gradients are registered by `_autograd`, their autocast rule by `_autocast`, what they count
+as by `_flops`; all of it at import, because torch keeps stale dispatch tables for an operator that
+was compiled before.
 """
 
 from typing import Any, Final

@@ -1,5 +1,6 @@
 """Attention, its masks and its operators, under the names of `xformers.ops.fmha`."""
 
+from attn_ops import _flops as _flops  # registers its formulas
 from attn_ops import _position_op as _position_op  # registers its rules
 from attn_ops._attention import memory_efficient_attention
 from attn_ops._choose import ALL_BW_OPS, ALL_FW_OPS
