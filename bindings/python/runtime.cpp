@@ -27,8 +27,9 @@ void bind_runtime(nb::module_& module) {
              "The best this machine runs, unless the environment's ATTN_CPU_ISA names another.\n"
              "Raises: ValueError if ATTN_CPU_ISA names no kernels, NotImplementedError if this\n"
              "build or machine lacks them.");
-  module.def("cpu_isas", &cpu_isas, nb::sig("def cpu_isas() -> list[str]"),
-             "Return the names of the CPU kernels this build and machine can run, best first.");
+  module.def(
+      "cpu_isas", &cpu_isas, nb::sig("def cpu_isas() -> list[str]"),
+      "Return the names of the CPU kernels this build and machine can run, most capable first.");
   module.def("num_threads", &attn_num_threads,
              "Return the threads a call uses when told 0: ATTN_NUM_THREADS, or the CPUs this\n"
              "process may run on.");

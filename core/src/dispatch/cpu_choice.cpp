@@ -25,7 +25,8 @@ Choice choose() {
   const bool is_forced = asked_for && *asked_for;
   Choice choice{.asked_for = is_forced ? asked_for : ""};
   for (const CpuCandidate& candidate : cpu_candidates()) {
-    const bool is_wanted = !is_forced || choice.asked_for == candidate.isa->name;
+    const bool repays = !candidate.repays_here || candidate.repays_here();
+    const bool is_wanted = is_forced ? choice.asked_for == candidate.isa->name : repays;
     if (!is_wanted || !candidate.runs_here()) continue;
     choice.isa = candidate.isa;
     return choice;

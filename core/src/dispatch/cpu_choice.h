@@ -9,10 +9,11 @@ namespace attn {
 
 struct CpuCandidate {
   const cpu::InstructionSet* isa;
-  bool (*runs_here)();  // whether this CPU and its operating system do
+  bool (*runs_here)();              // whether this CPU and its operating system do
+  bool (*repays_here)() = nullptr;  // whether it is faster than the next there; null: yes
 };
 
-// What this build contains, best first; one file per architecture defines it.
+// What this build contains, most capable first; one file per architecture defines it.
 std::span<const CpuCandidate> cpu_candidates();
 
 // The kernels in use for problems of a dtype, chosen once. Throws Refusal if ATTN_CPU_ISA asks for

@@ -21,6 +21,10 @@ bool has_avx512() {
 
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+// Sapphire Rapids multiplies half as many numbers in a cycle by vdpbf16ps as by float32's fused
+// instructions: to convert the operands first takes two thirds of the time.
+bool is_not_intel() { return !__builtin_cpu_is("intel"); }
+
 // Linux saves the tile registers of a process that has asked for them, and lets no other use them.
 bool may_use_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
@@ -38,7 +42,7 @@ bool always() { return true; }
 
 constexpr CpuCandidate kCandidates[] = {
     {.isa = &cpu::kAmxBf16, .runs_here = has_amx_bf16},
-    {.isa = &cpu::kAvx512Bf16, .runs_here = has_avx512_bf16},
+    {.isa = &cpu::kAvx512Bf16, .runs_here = has_avx512_bf16, .repays_here = is_not_intel},
     {.isa = &cpu::kAvx512, .runs_here = has_avx512},
     {.isa = &cpu::kAvx2, .runs_here = has_avx2},
     {.isa = &cpu::kScalar, .runs_here = always},

@@ -74,7 +74,7 @@ def cpu_isa() -> str:
 
 def cpu_isas() -> list[str]:
     """
-    Return the names of the CPU kernels this build and machine can run, best first.
+    Return the names of the CPU kernels this build and machine can run, most capable first.
     """
 
 def num_threads() -> int:
