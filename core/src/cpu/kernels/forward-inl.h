@@ -129,8 +129,7 @@ class ForwardBlock {
 
   void run() {
     load_queries();
-    KeyRange all{sequence_.Mkv, 0};
-    for (int64_t r = 0; r < rows_; ++r) widen(all, s_.ranges[r]);
+    const KeyRange all = seen_by(0, rows_);
     for (int64_t begin = all.begin / t_.keys * t_.keys; begin < all.end; begin += t_.keys) {
       attend_tile(begin, smaller(t_.keys, sequence_.Mkv - begin));
     }
@@ -149,9 +148,11 @@ class ForwardBlock {
   // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
   static constexpr int64_t kRowsAtOnce = 4;
 
-  static void widen(KeyRange& all, const KeyRange& more) {
-    if (more.begin >= more.end) return;
-    all = {smaller(all.begin, more.begin), larger(all.end, more.end)};
+  // The union of the key ranges of some rows: within a head, both ends follow the queries.
+  KeyRange seen_by(int64_t first, int64_t rows) const {
+    const int64_t last = first + rows - 1;
+    if (query(first).h != query(last).h) return keys_of_all(sequence_);
+    return {s_.ranges[first].begin, s_.ranges[last].end};
   }
 
   QueryRow query(int64_t r) const { return query_row(p_, sequence_, key_head_, first_ + r); }
@@ -194,8 +195,7 @@ class ForwardBlock {
   // Calls visit for each run of the tile's columns that any row of the strip sees.
   template <class F>
   void each_run(int64_t strip, int64_t rows, int64_t begin, int64_t n, F&& visit) const {
-    KeyRange seen{sequence_.Mkv, 0};
-    for (int64_t r = 0; r < rows; ++r) widen(seen, s_.ranges[strip + r]);
+    KeyRange seen = seen_by(strip, rows);
     seen = {larger(seen.begin, begin), smaller(seen.end, begin + n)};
     if (seen.begin >= seen.end) return;
     if (!p_.blocks) return visit(KeyRange{seen.begin - begin, seen.end - begin});
