@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/attend_row-inl.h"
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/decode_products-inl.h"
+#include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/position_row-inl.h"
 #include "cpu/kernels/rows_ahead-inl.h"
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/attend_row-inl.h"
 #include "cpu/kernels/blocks-inl.h"
+#include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/strip_positions-inl.h"
 #include "parallel/task_runner.h"

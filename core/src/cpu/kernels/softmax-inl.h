@@ -162,38 +162,6 @@ typename S::Real raise(RunningSoftmax<typename S::Real>& running, typename S::Ve
   return factors[0];
 }
 
-template <class Op>
-[[gnu::always_inline]] inline void exponentiate(const ScoreRow<Op> row, KeyRange columns,
-                                                RunningSoftmax<typename Op::S::Real>& running) {
-  using S = typename Op::S;
-  using Real = typename S::Real;
-  // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
-  const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : running.maximum);
-  const auto scale = S::set1(row.scale);
-  auto sum = S::set1(0);
-  const auto probabilities = [&](int64_t c) {
-    // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
-    // to be, too: 2 to the power of what rounding took from it alone might be infinite, or 0.
-    const auto p = S::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
-    sum = S::add(sum, p);
-    return p;
-  };
-  int64_t c = columns.begin;
-  if (!row.dropout && !(Op::kDepth > 1 && row.rests)) {
-    for (; c + 2 * S::kWidth <= columns.end; c += 2 * S::kWidth) {
-      const auto first = probabilities(c), second = probabilities(c + S::kWidth);
-      Op::store_units(row.units + c / Op::kDepth, first, second);
-    }
-  }
-  for (; c < columns.end; c += S::kWidth) {
-    auto p = probabilities(c);
-    if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
-    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
-    Op::store_units(row.units + c / Op::kDepth, p);
-  }
-  running.total += S::reduce_add(sum);
-}
-
 // Weighs the scores and lets the largest raise the maximum. Returns the factor that brings what was
 // accumulated before to the new maximum; 1 if it stayed.
 template <class Op>
@@ -214,10 +182,36 @@ template <class Op>
 template <class Op>
 [[gnu::always_inline]] inline void exponentiate_row(const ScoreRow<Op> row,
                                                     RunningSoftmax<typename Op::S::Real>& running) {
+  using S = typename Op::S;
+  using Real = typename S::Real;
   const KeyRange seen = row.seen();
   clear_units<Op>(row.units, {0, seen.begin});
-  exponentiate(row, seen, running);
   clear_units<Op>(row.units, {seen.end, row.n});
+  // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
+  const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : running.maximum);
+  const auto scale = S::set1(row.scale);
+  auto sum = S::set1(0);
+  const auto probabilities = [&](int64_t c) {
+    // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
+    // to be, too: 2 to the power of what rounding took from it alone might be infinite, or 0.
+    const auto p = S::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
+    sum = S::add(sum, p);
+    return p;
+  };
+  int64_t c = seen.begin;
+  if (!row.dropout && !(Op::kDepth > 1 && row.rests)) {
+    for (; c + 2 * S::kWidth <= seen.end; c += 2 * S::kWidth) {
+      const auto first = probabilities(c), second = probabilities(c + S::kWidth);
+      Op::store_units(row.units + c / Op::kDepth, first, second);
+    }
+  }
+  for (; c < seen.end; c += S::kWidth) {
+    auto p = probabilities(c);
+    if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
+    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
+    Op::store_units(row.units + c / Op::kDepth, p);
+  }
+  running.total += S::reduce_add(sum);
 }
 
 // Lets a logit (in base 2) that carries no value join the row. Returns the factor that brings what
