@@ -81,7 +81,8 @@ struct Operands {
     product.b_columns = product.columns = shape.columns;
     product.accumulate = accumulate;
     product.skip_zeros = skip_zeros;
-    attn::cpu::multiply<Op, kDepthMajor>(product);
+    Op::Registers registers;
+    attn::cpu::multiply<Op, kDepthMajor>(product, registers);
     return sums;
   }
 

@@ -215,7 +215,7 @@ class BackwardBlock {
     product.columns = product.b_columns = width;
     product.accumulate = true;
     product.skip_zeros = !finite;
-    multiply(product);
+    multiply(product, s_.gradients.registers);
   }
 
   void add_queries_of_keys(int64_t k, int64_t n) {  // dQ += dS K
@@ -233,7 +233,7 @@ class BackwardBlock {
     product.columns = product.b_columns = p_.K;
     product.accumulate = !queries_.is_empty();
     product.skip_zeros = !s_.keys_finite[tile];
-    multiply<Op, true>(product);
+    multiply<Op, true>(product, s_.gradients.registers);
     if (s_.gradients.has_rests()) add_rests_of_queries(s_.block.begin + k, n);
   }
 

@@ -83,6 +83,7 @@ struct ForwardScratch {
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
   RowWeights<Op> weights;
   StripPositions<typename Op::S> positions;
+  typename Op::Registers registers;
 
   ForwardScratch(Scratch& scratch, const Problem& p, const ForwardTiling<Op>& t)
       : weights(scratch, t.keys), positions(scratch, p, t.block_rows, t.strip_rows, t.keys) {
@@ -275,7 +276,7 @@ class ForwardBlock {
     product.columns = to - from;
     product.depth = units_of<Op>(p_.K);
     for (int64_t r = 0; r < kRowsAhead; ++r) prefetch_bias(strip, rows, r, begin + from, to - from);
-    multiply(product);
+    multiply(product, s_.registers);
 
     if (p_.positions) {
       s_.positions.compute(p_, sequence_, key_head_, {first_, first_ + rows_},
@@ -299,7 +300,7 @@ class ForwardBlock {
     product.depth = units_of<Op>(to - from);
     product.accumulate = true;
     product.skip_zeros = !finite;
-    multiply(product);
+    multiply(product, s_.registers);
   }
 
   // Some rows of a strip of `rows`; with block sparsity they see none of the keys before `first`.

@@ -27,6 +27,7 @@ class GradientTile {
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
   Real* rests;                 // what rounding takes from dS; null unless has_rests()
   Real* grad_biases;           // as Reals, dS of the scores after their cap; null unless wanted
+  typename Op::Registers registers;
 
   GradientTile(Scratch& scratch, const Problem& p, bool wants_grad_biases)
       : positions_(scratch, p.positions) {
@@ -66,7 +67,7 @@ class GradientTile {
     product.b = tile.grad_out;
     product.b_depth = product.depth = units_of<Op>(p.Kv);
     product.c = grad_scores;
-    multiply(product);
+    multiply(product, registers);
 
     const int64_t begin = block.begin + offset;
     const bool masked = load_ranges(tile, begin, n);
@@ -134,7 +135,7 @@ class GradientTile {
     product.b = tile.queries;
     product.b_depth = product.depth = units_of<Op>(p.K);
     product.c = probabilities;
-    multiply(product);
+    multiply(product, registers);
   }
 
   // Returns whether the band excludes any key of the tile from any row.

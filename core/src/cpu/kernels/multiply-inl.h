@@ -121,14 +121,15 @@ void multiply_by_vectors(Product<Op> p) {
   }
 }
 
+// `registers` are the task's.
 template <class Op, bool kDepthMajor = false>
-void multiply(const Product<Op>& p) {
+void multiply(const Product<Op>& p, typename Op::Registers& registers) {
   if constexpr (!HasTiles<Op>) {
     multiply_by_vectors<Op, kDepthMajor>(p);
   } else if (p.skip_zeros) {
-    multiply_by_tiles_skipping_zeros<Op, kDepthMajor>(p);
+    multiply_by_tiles_skipping_zeros<Op, kDepthMajor>(p, registers);
   } else {
-    multiply_by_tiles<Op, kDepthMajor>(p);
+    multiply_by_tiles<Op, kDepthMajor>(p, registers);
   }
 }
 

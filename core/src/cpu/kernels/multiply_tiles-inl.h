@@ -75,7 +75,7 @@ void multiply_rows(const Product<Op>& p, const typename Op::Unit* a, int64_t a_s
 // A row's sums are the same whatever other rows there are: whole tiles of depth in order, then
 // what is left of it.
 template <class Op, bool kDepthMajor>
-void multiply_by_tiles(const Product<Op>& p) {
+void multiply_by_tiles(const Product<Op>& p, typename Op::Registers& registers) {
   using Left = LeftRows<Op, kDepthMajor>;
   Left left;
   for (int64_t unit = 0; unit < p.depth;) {
@@ -85,14 +85,10 @@ void multiply_by_tiles(const Product<Op>& p) {
                               ? smaller(rest, Left::kMostUnits) / Op::kTileUnits * Op::kTileUnits
                               : rest / Op::kTileUnits * Op::kTileUnits;
     const bool accumulate = p.accumulate || unit > 0;
-    int64_t configured = 0;
     for (int64_t r = 0; r < p.rows; r += 2 * Op::kTileRows) {
       const int64_t rows = smaller(p.rows - r, 2 * Op::kTileRows);
-      if (rows != configured) {
-        Op::configure(smaller(rows, Op::kTileRows), larger(rows - Op::kTileRows, 1),
-                      smaller(depth, Op::kTileUnits));
-        configured = rows;
-      }
+      registers.configure(smaller(rows, Op::kTileRows), larger(rows - Op::kTileRows, 1),
+                          smaller(depth, Op::kTileUnits));
       left.load(p, r, rows, unit, depth);
       const auto multiply =
           rows > Op::kTileRows ? multiply_rows<Op, true> : multiply_rows<Op, false>;
@@ -100,7 +96,6 @@ void multiply_by_tiles(const Product<Op>& p) {
     }
     unit += depth;
   }
-  Op::release();
 }
 
 // One tile's depth of one panel of a right operand: its finite numbers, and the others apart.
@@ -145,7 +140,8 @@ void add_nonfinite(const PanelSlice<Op>& slice, const typename Op::Unit* a, int6
 // The same sums, leaving out every term whose left factor is 0: those of finite numbers first, a
 // tile's depth at a time.
 template <class Op, bool kDepthMajor>
-[[gnu::noinline]] void multiply_by_tiles_skipping_zeros(const Product<Op>& p) {
+[[gnu::noinline]] void multiply_by_tiles_skipping_zeros(const Product<Op>& p,
+                                                        typename Op::Registers& registers) {
   PanelSlice<Op> slice;
   for (int64_t unit = 0; unit < p.depth; unit += Op::kTileUnits) {
     const int64_t depth = smaller(p.depth - unit, Op::kTileUnits);
@@ -162,7 +158,7 @@ template <class Op, bool kDepthMajor>
       part.b_columns = width;
       part.columns = wanted;
       part.accumulate = p.accumulate || unit > 0;
-      multiply_by_tiles<Op, kDepthMajor>(part);
+      multiply_by_tiles<Op, kDepthMajor>(part, registers);
       for (int64_t r = 0; r < p.rows; ++r) {
         add_nonfinite(slice, part.a + (kDepthMajor ? r : r * p.a_stride),
                       kDepthMajor ? p.a_stride : 1, depth, width, wanted, part.c + r * p.c_stride);

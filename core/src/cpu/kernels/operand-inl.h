@@ -44,6 +44,7 @@ struct SingleOperand {
   using Unit = typename S::Real;
   using Vec = typename S::Vec;
   using Flag = Vec;
+  struct Registers {};              // that a task sets up for its products: none
   static constexpr int kDepth = 1;  // elements per unit
   static constexpr int kTileRows = S::kTileRows;
   static constexpr DType kDType = sizeof(Unit) == 8 ? DType::kFloat64 : DType::kFloat32;

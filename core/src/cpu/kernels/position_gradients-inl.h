@@ -97,7 +97,7 @@ class PositionGradients {
     product.depth = reach.end - reach.begin;
     product.accumulate = accumulates;
     product.skip_zeros = !table_finite_;
-    multiply(product);
+    multiply_by_vectors(product);
   }
 
   // grad_table += band^T features.
@@ -116,7 +116,7 @@ class PositionGradients {
     product.depth = lines.end - lines.begin;
     product.accumulate = true;
     product.skip_zeros = !features_finite_;
-    multiply<P, true>(product);
+    multiply_by_vectors<P, true>(product);
   }
 
   bool wants_features_, wants_table_;

@@ -124,7 +124,7 @@ class PositionScores {
     product.rows = lines.end - lines.begin;
     product.b_columns = window.rows.end - from;
     product.columns = reach.end - from;
-    multiply(product);
+    multiply_by_vectors(product);
     return from;
   }
 

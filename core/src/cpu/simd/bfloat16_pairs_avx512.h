@@ -17,6 +17,7 @@ struct BFloat16Pairs {
   using Unit = float;  // only a 32-bit container; never computed with as a float
   using Vec = __m512;
   using Flag = __mmask32;
+  struct Registers {};
   static constexpr int kDepth = 2;
   static constexpr int kTileRows = S::kTileRows;
   static constexpr DType kDType = DType::kBFloat16;

@@ -16,29 +16,28 @@ struct BFloat16Tiles : BFloat16Pairs {
   static constexpr int64_t kTileColumns = 16;  // of sums, and of a right operand
   static constexpr int64_t kTileUnits = 16;    // of depth
 
-  // Tiles 0 to 3 are sums, two rows of two; 4 and 5 hold left operands, 6 and 7 right ones.
-  // Each number is at least 1 and at most the tile's.
-  static void configure(int64_t rows, int64_t lower_rows, int64_t units) {
-    struct alignas(64) {
-      uint8_t palette = 1;
-      uint8_t unused[15] = {};
-      uint16_t row_bytes[16] = {};
-      uint8_t rows[16] = {};
-    } shapes;
-    const auto shape = [&](int tile, int64_t rows, int64_t columns) {
-      shapes.rows[tile] = static_cast<uint8_t>(rows);
-      shapes.row_bytes[tile] = static_cast<uint16_t>(columns * 4);
-    };
-    shape(0, rows, kTileColumns), shape(1, rows, kTileColumns);
-    shape(2, lower_rows, kTileColumns), shape(3, lower_rows, kTileColumns);
-    shape(4, rows, units), shape(5, lower_rows, units);
-    shape(6, units, kTileColumns), shape(7, units, kTileColumns);
-    asm volatile("" ::"r"(&shapes) : "memory");
-    _tile_loadconfig(&shapes);
-  }
+  // The shapes of a thread's tile registers while a task runs, which alone uses them then: to set
+  // them takes as long as some products.
+  class Registers {
+   public:
+    Registers() = default;
+    Registers(const Registers&) = delete;
+    Registers& operator=(const Registers&) = delete;
+    // Gives them back to the operating system's care.
+    ~Registers() {
+      if (rows_ > 0) _tile_release();
+    }
 
-  // Gives the registers back to the operating system's care.
-  static void release() { _tile_release(); }
+    // Each number is at least 1 and at most the tile's.
+    void configure(int64_t rows, int64_t lower_rows, int64_t units) {
+      if (rows == rows_ && lower_rows == lower_rows_ && units == units_) return;
+      load_shapes(rows, lower_rows, units);
+      rows_ = rows, lower_rows_ = lower_rows, units_ = units;
+    }
+
+   private:
+    int64_t rows_ = 0, lower_rows_ = 0, units_ = 0;
+  };
 
   // C (+)= A B over `steps` tiles of depth: one tile of sums, or two beside or below each other, or
   // four. Strides are in 32-bit units; A is row-major.
@@ -80,6 +79,27 @@ struct BFloat16Tiles : BFloat16Pairs {
     if constexpr (kRight) _tile_stored(1, c + kTileColumns, c_bytes);
     if constexpr (kLower) _tile_stored(2, lower, c_bytes);
     if constexpr (kLower && kRight) _tile_stored(3, lower + kTileColumns, c_bytes);
+  }
+
+ private:
+  // Tiles 0 to 3 are sums, two rows of two; 4 and 5 hold left operands, 6 and 7 right ones.
+  static void load_shapes(int64_t rows, int64_t lower_rows, int64_t units) {
+    struct alignas(64) {
+      uint8_t palette = 1;
+      uint8_t unused[15] = {};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shapes;
+    const auto shape = [&](int tile, int64_t rows, int64_t columns) {
+      shapes.rows[tile] = static_cast<uint8_t>(rows);
+      shapes.row_bytes[tile] = static_cast<uint16_t>(columns * 4);
+    };
+    shape(0, rows, kTileColumns), shape(1, rows, kTileColumns);
+    shape(2, lower_rows, kTileColumns), shape(3, lower_rows, kTileColumns);
+    shape(4, rows, units), shape(5, lower_rows, units);
+    shape(6, units, kTileColumns), shape(7, units, kTileColumns);
+    asm volatile("" ::"r"(&shapes) : "memory");
+    _tile_loadconfig(&shapes);
   }
 };
 
