@@ -51,6 +51,16 @@ def test_the_form_with_lse_counts():
     assert count(lambda: memory_efficient_attention_forward_requires_grad(*inputs)) == FORWARD
 
 
+def test_attention_by_position_counts_as_attention():
+    inputs = make_inputs(needs_grad=True)
+
+    def attend():
+        out, _lse = torch.ops.attn_ops.attention_by_position(*inputs)
+        out.sum().backward()
+
+    assert count(attend) == FORWARD + BACKWARD
+
+
 def test_grouped_heads_count_for_every_query_head():
     query, key, value = make_inputs(heads=2)
     expanded = [x.unsqueeze(3).expand(-1, -1, -1, 3, -1) for x in (key, value)]

@@ -61,7 +61,7 @@ struct SingleOperand {
   static Vec load_columns(const char* const* rows, int64_t, int64_t column, int64_t width) {
     return load_elements<S, kSource>(rows[0], column, width);
   }
-  // Turns kWidth Reals into units in place: p may be what `units` points to.
+  // Writes one vector of Reals as units, or two; `units` may be where they were read from.
   static void store_units(Unit* units, Vec v) { S::store(units, v); }
   static void store_units(Unit* units, Vec first, Vec second) {
     S::store(units, first);
