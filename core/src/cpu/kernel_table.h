@@ -48,7 +48,7 @@ extern const InstructionSet kAvx512Bf16;
 extern const InstructionSet kAmxBf16;
 extern const InstructionSet kNeon;
 
-// What avx512_bf16 and amx_bf16 take from avx512.
+// What avx512_bf16 takes from avx512; amx_bf16 that of float64.
 extern const KernelTable kAvx512SingleKernels;
 extern const KernelTable kAvx512DoubleKernels;
 

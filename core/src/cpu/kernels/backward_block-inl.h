@@ -37,7 +37,7 @@ struct BackwardScratch {
 
   BackwardScratch(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
       : block(scratch, t.widths, t.block_keys),
-        tile(scratch, t.widths),
+        tile(scratch, p, t.widths),
         gradients(scratch, p, p.positions || writes_grad_bias(p)),
         positions(scratch, p, t) {
     keys_stacked = scratch.take<typename Op::Unit>(
@@ -176,7 +176,7 @@ class BackwardBlock {
   // Whether the tile's rows are of one block of queries, and key blocks begin at whole units and at
   // whole counters of dropout's draws.
   bool sees_one_block_list() const {
-    if (!p_.blocks || p_.blocks.size % larger(Op::kDepth, kDrawsPerCounter) != 0) return false;
+    if (!p_.blocks || p_.blocks.size % larger(kDepthStep<Op>, kDrawsPerCounter) != 0) return false;
     const QueryRow first = s_.tile.query(p_, 0), last = s_.tile.query(p_, s_.tile.n - 1);
     return first.h == last.h && first.i / p_.blocks.size == last.i / p_.blocks.size;
   }
@@ -214,7 +214,8 @@ class BackwardBlock {
     product.rows = n;
     product.columns = product.b_columns = width;
     product.accumulate = true;
-    product.skip_zeros = !finite;
+    product.is_finite = finite;
+    product.skip_zeros = true;
     multiply(product, s_.gradients.registers);
   }
 
@@ -232,7 +233,8 @@ class BackwardBlock {
     product.rows = s_.tile.n;
     product.columns = product.b_columns = p_.K;
     product.accumulate = !queries_.is_empty();
-    product.skip_zeros = !s_.keys_finite[tile];
+    product.is_finite = s_.keys_finite[tile];
+    product.skip_zeros = true;
     multiply<Op, true>(product, s_.gradients.registers);
     if (s_.gradients.has_rests()) add_rests_of_queries(s_.block.begin + k, n);
   }

@@ -19,7 +19,8 @@ struct ForwardTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kStripRows = 8 * Op::kTileRows;  // at most
   static constexpr int64_t kTileBytes = 128 * 1024;         // of packed keys and values
-  static constexpr int64_t kBlockBytes = 512 * 1024;        // of queries and outputs
+  // Of queries and outputs; CPUs with tiles have larger caches.
+  static constexpr int64_t kBlockBytes = (HasTiles<Op> ? 1024 : 512) * 1024;
   // With block sparsity few rows of a block use what it packs: more of them must share.
   static constexpr int64_t kSparseBlockBytes = 768 * 1024;
 
@@ -34,7 +35,7 @@ struct ForwardTiling {
   int64_t tasks;          // a block each
 
   ForwardTiling(const Problem& p, int workers) {
-    key_units = round_up(units_of<Op>(p.K), Op::S::kWidth);
+    key_units = row_units<Op>(p.K);
     value_columns = round_up(p.Kv, Op::S::kWidth);
     const int64_t key_bytes =
         (units_of<Op>(p.K) + value_columns / Op::kDepth) * static_cast<int64_t>(sizeof(Real));
@@ -92,7 +93,7 @@ struct ForwardScratch {
     running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
     ranges = scratch.take<KeyRange>(t.block_rows);
     rows = scratch.take<const char*>(larger(t.block_rows, t.keys));
-    keys = scratch.take<Unit>(panel_units<Op>(t.key_units, t.keys));
+    keys = scratch.take<Unit>(panel_units<Op>(units_of<Op>(p.K), t.keys));
     values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
     scores = scratch.take<Real>(t.strip_rows * t.score_stride);
     if constexpr (Op::kDepth == 1) {
@@ -149,6 +150,11 @@ class ForwardBlock {
   // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
   static constexpr int64_t kRowsAtOnce = 4;
 
+  // What of a packed tile is finite as a whole.
+  struct FiniteTile {
+    bool keys = true, values = true;
+  };
+
   // The union of the key ranges of some rows: within a head, both ends follow the queries.
   KeyRange seen_by(int64_t first, int64_t rows) const {
     const int64_t last = first + rows - 1;
@@ -171,7 +177,7 @@ class ForwardBlock {
   void attend_tile(int64_t begin, int64_t n) {
     kept_ = kept_keys(p_, sequence_, begin, n);
     if (kept_ == TileMask::kNothing || !find_wanted_panels(begin, n)) return;
-    const bool finite = pack_tile(begin, n);
+    const FiniteTile finite = pack_tile(begin, n);
     const int64_t strips = (rows_ + t_.strip_rows - 1) / t_.strip_rows;
     for (int64_t strip = 0; strip < rows_;) {
       const int64_t rows = rows_of_strip(strip);
@@ -222,26 +228,27 @@ class ForwardBlock {
     return any;
   }
 
-  // Packs the wanted panels, and returns whether their values are finite.
-  bool pack_tile(int64_t begin, int64_t n) {
-    bool finite = true;
+  // Packs the wanted panels.
+  FiniteTile pack_tile(int64_t begin, int64_t n) {
+    FiniteTile finite;
     const int64_t panels = (n + kPanel<Op> - 1) / kPanel<Op>;
     for (int64_t panel = 0; panel < panels; ++panel) {
       if (!s_.wanted[panel]) continue;
       const int64_t from = panel * kPanel<Op>;
       while (panel < panels && s_.wanted[panel]) ++panel;
-      finite &= pack_columns({from, smaller(panel * kPanel<Op>, n)}, begin, n);
+      pack_columns({from, smaller(panel * kPanel<Op>, n)}, begin, n, finite);
     }
     return finite;
   }
 
-  bool pack_columns(KeyRange part, int64_t begin, int64_t n) {
+  void pack_columns(KeyRange part, int64_t begin, int64_t n, FiniteTile& finite) {
     const int64_t count = part.end - part.begin;
     const char** rows = s_.rows + part.begin;
     key_rows(rows, p_.key, sequence_, key_head_, begin + part.begin, count);
-    pack_transposed<Op>(s_.keys + part.begin * units_of<Op>(p_.K), rows, p_.key.dtype, count, p_.K);
+    finite.keys &= pack_transposed<Op>(s_.keys + part.begin * column_units<Op>(units_of<Op>(p_.K)),
+                                       rows, p_.key.dtype, count, p_.K);
     key_rows(rows, p_.value, sequence_, key_head_, begin + part.begin, count);
-    return pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, part, n, p_.Kv);
+    finite.values &= pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, part, n, p_.Kv);
   }
 
   // Fetches this strip's share of the tile that comes next, while this one computes: its rows lie
@@ -260,14 +267,15 @@ class ForwardBlock {
 
   // A few rows against columns of the tile that one of them sees.
   void attend_strip(int64_t strip, int64_t rows, int64_t begin, int64_t n, KeyRange columns,
-                    bool finite) {
+                    FiniteTile finite) {
     const int64_t from = columns.begin / kPanel<Op> * kPanel<Op>;
     const int64_t to = columns.end;
 
     Product<Op> product;
     product.a = s_.queries + strip * t_.key_units;
+    product.a_is_packed = true;
     product.a_stride = t_.key_units;
-    product.b = s_.keys + from * units_of<Op>(p_.K);
+    product.b = s_.keys + from * column_units<Op>(units_of<Op>(p_.K));
     product.b_depth = units_of<Op>(p_.K);
     product.c = s_.scores;
     product.c_stride = t_.score_stride;
@@ -275,6 +283,7 @@ class ForwardBlock {
     product.b_columns = n - from;
     product.columns = to - from;
     product.depth = units_of<Op>(p_.K);
+    product.is_finite = finite.keys;
     for (int64_t r = 0; r < kRowsAhead; ++r) prefetch_bias(strip, rows, r, begin + from, to - from);
     multiply(product, s_.registers);
 
@@ -290,6 +299,7 @@ class ForwardBlock {
     }
 
     product.a = s_.units;
+    product.a_is_packed = false;
     product.a_stride = t_.unit_stride;
     product.b = s_.values;
     product.b_depth = units_of<Op>(n);
@@ -299,7 +309,8 @@ class ForwardBlock {
     product.columns = product.b_columns = p_.Kv;
     product.depth = units_of<Op>(to - from);
     product.accumulate = true;
-    product.skip_zeros = !finite;
+    product.is_finite = finite.values;
+    product.skip_zeros = true;
     multiply(product, s_.registers);
   }
 

@@ -63,10 +63,12 @@ class GradientTile {
     product.rows = n;
     product.columns = product.b_columns = tile.n;
     product.a = block.values + offset * w.value_units;
+    product.a_is_packed = true;
     product.a_stride = w.value_units;
     product.b = tile.grad_out;
     product.b_depth = product.depth = units_of<Op>(p.Kv);
     product.c = grad_scores;
+    product.is_finite = tile.grad_out_finite;
     multiply(product, registers);
 
     const int64_t begin = block.begin + offset;
@@ -131,10 +133,12 @@ class GradientTile {
     product.rows = n;
     product.columns = product.b_columns = tile.n;
     product.a = block.keys + offset * w.key_units;
+    product.a_is_packed = true;
     product.a_stride = w.key_units;
     product.b = tile.queries;
     product.b_depth = product.depth = units_of<Op>(p.K);
     product.c = probabilities;
+    product.is_finite = tile.queries_finite;
     multiply(product, registers);
   }
 

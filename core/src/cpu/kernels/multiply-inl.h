@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/multiply_pieces-inl.h"
 #include "cpu/kernels/multiply_tiles-inl.h"
 #include "cpu/kernels/product-inl.h"
 
@@ -110,7 +111,7 @@ void multiply_by_vectors(Product<Op> p) {
       const int64_t width = panel_width<Op>(column, p.b_columns);
       const int64_t wanted = panel_width<Op>(column, p.columns);
       const typename Op::Unit* b = p.b + column * p.b_depth + width * (p.b_begin + d);
-      if (p.skip_zeros) {
+      if (p.skip_zeros && !p.is_finite) {
         multiply_panel_skipping_zeros<Op, kDepthMajor>(p, wanted, b, width, p.c + column);
       } else {
         multiply_panel_of<Op, kDepthMajor>(p, wanted / Op::S::kWidth, b, width, p.c + column);
@@ -124,9 +125,11 @@ void multiply_by_vectors(Product<Op> p) {
 // `registers` are the task's.
 template <class Op, bool kDepthMajor = false>
 void multiply(const Product<Op>& p, typename Op::Registers& registers) {
-  if constexpr (!HasTiles<Op>) {
+  if constexpr (HasPieces<Op>) {
+    multiply_in_pieces<Op, kDepthMajor>(p, registers);
+  } else if constexpr (!HasTiles<Op>) {
     multiply_by_vectors<Op, kDepthMajor>(p);
-  } else if (p.skip_zeros) {
+  } else if (p.skip_zeros && !p.is_finite) {
     multiply_by_tiles_skipping_zeros<Op, kDepthMajor>(p, registers);
   } else {
     multiply_by_tiles<Op, kDepthMajor>(p, registers);

@@ -8,10 +8,6 @@
 namespace attn::cpu {
 namespace {
 
-// Operands that multiply whole tiles rather than vectors.
-template <class Op>
-concept HasTiles = requires { Op::kTileUnits; };
-
 // A left operand's rows, two tiles of them at a time, row-major whatever they were.
 template <class Op, bool kDepthMajor>
 class LeftRows {

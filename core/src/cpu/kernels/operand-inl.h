@@ -44,6 +44,7 @@ struct SingleOperand {
   using Unit = typename S::Real;
   using Vec = typename S::Vec;
   using Flag = Vec;
+  using ByVectors = SingleOperand;  // what multiplies one row at a time
   struct Registers {};              // that a task sets up for its products: none
   static constexpr int kDepth = 1;  // elements per unit
   static constexpr int kTileRows = S::kTileRows;

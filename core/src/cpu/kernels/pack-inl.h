@@ -2,7 +2,8 @@
 //
 // A left operand is row-major units. A right operand is column panels: panel p holds columns
 // [p * kPanel, (p + 1) * kPanel) as [depth units][panel width], the last one only as wide as its
-// columns need in whole vectors. Each function returns whether every element was finite.
+// columns need in whole vectors. Of an operand in pieces a panel is [depth units][pieces][panel
+// width], and its depth whole steps. Each function returns whether every element was finite.
 #pragma once
 
 #include <cstdint>
@@ -24,15 +25,57 @@ constexpr int64_t units_of(int64_t elements) {
   return (elements + Op::kDepth - 1) / Op::kDepth;
 }
 
+// Operands that multiply whole tiles rather than vectors.
+template <class Op>
+concept HasTiles = requires { Op::kTileUnits; };
+
+// Operands whose packed Reals are in pieces.
+template <class Op>
+concept HasPieces = requires { Op::kPieces; };
+
+// Elements of a right operand's depth that are packed together.
+template <class Op>
+constexpr int64_t kDepthStep = Op::kDepth;
+template <HasPieces Op>
+constexpr int64_t kDepthStep<Op> = Op::kStepDepth;
+
+// The elements of a row's step of depth from d on that are the second ones of its pairs.
+template <class Op, DType kSource>
+typename Op::Vec load_second_half(const char* row, int64_t d, int64_t width) {
+  using S = typename Op::S;
+  const int64_t second = d + Op::kTileUnits;
+  return second < width ? load_elements<S, kSource>(row, second, width) : S::set1(0);
+}
+
+// Floats (Reals) that a column of a right operand of this depth occupies.
+template <class Op>
+constexpr int64_t column_units(int64_t depth_units) {
+  if constexpr (HasPieces<Op>) {
+    return round_up(depth_units, Op::kStepDepth) / 2 * Op::kPieces;
+  } else {
+    return depth_units;
+  }
+}
+
 // Floats (Reals) that a right operand of this depth and number of columns occupies.
 template <class Op>
 constexpr int64_t panel_units(int64_t depth_units, int64_t columns) {
-  return depth_units * round_up(columns, Op::S::kWidth);
+  return column_units<Op>(depth_units) * round_up(columns, Op::S::kWidth);
 }
 
 template <class Op>
 constexpr int64_t panel_width(int64_t column, int64_t columns) {
   return smaller(kPanel<Op>, round_up(columns - column, Op::S::kWidth));
+}
+
+// Units of a packed row of a left operand.
+template <class Op>
+constexpr int64_t row_units(int64_t width) {
+  if constexpr (HasPieces<Op>) {
+    return column_units<Op>(width);
+  } else {
+    return round_up(units_of<Op>(width), Op::S::kWidth);
+  }
 }
 
 // Left operand: n rows of `width` elements to n rows of `stride` units.
@@ -46,6 +89,27 @@ bool pack_rows_from(typename Op::Unit* to, int64_t stride, const char* const* ro
       const auto v = Op::template load_units<kSource>(rows[r], u, width);
       flag = Op::flag_nonfinite(flag, v);
       S::store(to + r * stride + u, v);
+    }
+  }
+  return !Op::is_set(flag);
+}
+
+// The same in pieces: a row is [steps of depth][pieces][kTileUnits].
+template <class Op, DType kSource>
+bool pack_rows_in_pieces(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
+                         int64_t width) {
+  using S = typename Op::S;
+  auto flag = Op::no_flag();
+  for (int64_t r = 0; r < n; ++r) {
+    typename Op::Unit* at = to + r * stride;
+    for (int64_t d = 0; d < width; d += Op::kStepDepth) {
+      const auto first = load_elements<S, kSource>(rows[r], d, width);
+      const auto second = load_second_half<Op, kSource>(rows[r], d, width);
+      flag = Op::flag_nonfinite(Op::flag_nonfinite(flag, first), second);
+      for (const auto& piece : Op::split(first, second).units) {
+        S::store(at, piece);
+        at += Op::kTileUnits;
+      }
     }
   }
   return !Op::is_set(flag);
@@ -77,6 +141,41 @@ bool pack_transposed_from(typename Op::Unit* to, const char* const* rows, int64_
   return !Op::is_set(flag);
 }
 
+// The same in pieces.
+template <class Op, DType kSource>
+bool pack_transposed_in_pieces(typename Op::Unit* to, const char* const* rows, int64_t n,
+                               int64_t width) {
+  using S = typename Op::S;
+  constexpr int W = S::kWidth;
+  auto flag = Op::no_flag();
+  for (int64_t c = 0; c < n; c += W) {
+    const int64_t panel = c / kPanel<Op> * kPanel<Op>;
+    const int64_t stride = panel_width<Op>(panel, n);
+    typename Op::Unit* at = to + panel * column_units<Op>(width) + (c - panel);
+    for (int64_t d = 0; d < width; d += Op::kStepDepth) {
+      typename S::Vec block[Op::kPieces][W];
+      for (int r = 0; r < W; ++r) {
+        auto first = S::set1(0), second = first;
+        if (c + r < n) {
+          first = load_elements<S, kSource>(rows[c + r], d, width);
+          second = load_second_half<Op, kSource>(rows[c + r], d, width);
+        }
+        flag = Op::flag_nonfinite(Op::flag_nonfinite(flag, first), second);
+        const auto pieces = Op::split_right(first, second);
+        for (int piece = 0; piece < Op::kPieces; ++piece) block[piece][r] = pieces.units[piece];
+      }
+      for (auto& square : block) S::transpose(square);
+      for (int u = 0; u < W; ++u) {
+        for (const auto& square : block) {
+          S::store(at, square[u]);
+          at += stride;
+        }
+      }
+    }
+  }
+  return !Op::is_set(flag);
+}
+
 // Right operand whose depth is the n rows and whose columns are their width; only the rows of
 // `part` are written, which begins at a whole unit and ends at one or with the last row.
 template <class Op, DType kSource>
@@ -103,6 +202,38 @@ bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange 
   return !Op::is_set(flag);
 }
 
+// The same in pieces: `part` begins at a whole step of depth and ends at one or with the last row.
+template <class Op, DType kSource>
+bool pack_stacked_in_pieces(typename Op::Unit* to, const char* const* rows, KeyRange part,
+                            int64_t n, int64_t width) {
+  using S = typename Op::S;
+  auto flag = Op::no_flag();
+  const auto load = [&](int64_t row, int64_t column) {
+    const auto v = row < n && column < width ? load_elements<S, kSource>(rows[row], column, width)
+                                             : S::set1(0);
+    flag = Op::flag_nonfinite(flag, v);
+    return v;
+  };
+  for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
+    const int64_t stride = panel_width<Op>(panel, width);
+    typename Op::Unit* at =
+        to + panel * column_units<Op>(n) + stride * column_units<Op>(part.begin);
+    for (int64_t d = part.begin; d < part.end; d += Op::kStepDepth) {
+      for (int64_t u = 0; u < Op::kTileUnits; ++u) {
+        for (int64_t c = 0; c < stride; c += S::kWidth) {
+          const auto pieces =
+              Op::split_right(load(d + u, panel + c), load(d + u + Op::kTileUnits, panel + c));
+          for (int piece = 0; piece < Op::kPieces; ++piece) {
+            S::store(at + piece * stride + c, pieces.units[piece]);
+          }
+        }
+        at += Op::kPieces * stride;
+      }
+    }
+  }
+  return !Op::is_set(flag);
+}
+
 // Calls f<dtype>() for the source dtype; float64 comes with float64 operands only.
 template <class Op, class F>
 bool with_source(DType dtype, F&& f) {
@@ -121,7 +252,11 @@ template <class Op>
 bool pack_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, DType dtype,
                int64_t n, int64_t width) {
   return with_source<Op>(dtype, [&]<DType kSource>() {
-    return pack_rows_from<Op, kSource>(to, stride, rows, n, width);
+    if constexpr (HasPieces<Op>) {
+      return pack_rows_in_pieces<Op, kSource>(to, stride, rows, n, width);
+    } else {
+      return pack_rows_from<Op, kSource>(to, stride, rows, n, width);
+    }
   });
 }
 
@@ -129,7 +264,11 @@ template <class Op>
 bool pack_transposed(typename Op::Unit* to, const char* const* rows, DType dtype, int64_t n,
                      int64_t width) {
   return with_source<Op>(dtype, [&]<DType kSource>() {
-    return pack_transposed_from<Op, kSource>(to, rows, n, width);
+    if constexpr (HasPieces<Op>) {
+      return pack_transposed_in_pieces<Op, kSource>(to, rows, n, width);
+    } else {
+      return pack_transposed_from<Op, kSource>(to, rows, n, width);
+    }
   });
 }
 
@@ -137,7 +276,11 @@ template <class Op>
 bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, KeyRange part,
                   int64_t n, int64_t width) {
   return with_source<Op>(dtype, [&]<DType kSource>() {
-    return pack_stacked_from<Op, kSource>(to, rows, part, n, width);
+    if constexpr (HasPieces<Op>) {
+      return pack_stacked_in_pieces<Op, kSource>(to, rows, part, n, width);
+    } else {
+      return pack_stacked_from<Op, kSource>(to, rows, part, n, width);
+    }
   });
 }
 

@@ -96,7 +96,8 @@ class PositionGradients {
     product.columns = product.b_columns = width;
     product.depth = reach.end - reach.begin;
     product.accumulate = accumulates;
-    product.skip_zeros = !table_finite_;
+    product.is_finite = table_finite_;
+    product.skip_zeros = true;
     multiply_by_vectors(product);
   }
 
@@ -115,7 +116,8 @@ class PositionGradients {
     product.columns = product.b_columns = width;
     product.depth = lines.end - lines.begin;
     product.accumulate = true;
-    product.skip_zeros = !features_finite_;
+    product.is_finite = features_finite_;
+    product.skip_zeros = true;
     multiply_by_vectors<P, true>(product);
   }
 

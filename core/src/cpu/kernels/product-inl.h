@@ -13,7 +13,8 @@ template <class Op>
 struct Product {
   using Real = typename Op::S::Real;
   const typename Op::Unit* a = nullptr;
-  int64_t a_stride = 0;  // units from row to row; from depth to depth if kDepthMajor
+  bool a_is_packed = false;  // or computed: in pieces, or as Reals
+  int64_t a_stride = 0;      // units from row to row; from depth to depth if kDepthMajor
   const typename Op::Unit* b = nullptr;
   int64_t b_depth = 0;  // units of depth the panels were packed with
   int64_t b_begin = 0;  // the unit of that depth at which A's depth begins
@@ -24,6 +25,7 @@ struct Product {
   int64_t columns = 0;    // wanted, from B's first; C's rows hold them rounded up to whole vectors
   int64_t depth = 0;      // units
   bool accumulate = false;
+  bool is_finite = true;  // all of B
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
 };

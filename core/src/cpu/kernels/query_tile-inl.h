@@ -23,8 +23,8 @@ struct GradientWidths {
   int64_t value_columns;  // Kv in whole vectors
 
   explicit GradientWidths(const Problem& p)
-      : key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
-        value_units(round_up(units_of<Op>(p.Kv), Op::S::kWidth)),
+      : key_units(row_units<Op>(p.K)),
+        value_units(row_units<Op>(p.Kv)),
         key_columns(round_up(p.K, Op::S::kWidth)),
         value_columns(round_up(p.Kv, Op::S::kWidth)) {}
 };
@@ -133,10 +133,10 @@ struct QueryTile {
   bool has_large_lse = false;
   Real* delta;  // [kTileQueries]: rowsum(dO * O) - dLSE
 
-  QueryTile(Scratch& scratch, const GradientWidths<Op>& w) {
+  QueryTile(Scratch& scratch, const Problem& p, const GradientWidths<Op>& w) {
     ranges = scratch.take<KeyRange>(kTileQueries);
-    queries = scratch.take<Unit>(panel_units<Op>(w.key_units, kTileQueries));
-    grad_out = scratch.take<Unit>(panel_units<Op>(w.value_units, kTileQueries));
+    queries = scratch.take<Unit>(panel_units<Op>(units_of<Op>(p.K), kTileQueries));
+    grad_out = scratch.take<Unit>(panel_units<Op>(units_of<Op>(p.Kv), kTileQueries));
     queries_stacked =
         scratch.take<Unit>(panel_units<Op>(units_of<Op>(kTileQueries), w.key_columns));
     grad_out_stacked =
@@ -179,14 +179,14 @@ struct QueryTile {
   // What computing scores takes.
   void load_queries(const Problem& p, const char** rows) {
     query_rows(rows, p, p.query, sequence, key_head, first, n);
-    pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
+    queries_finite = pack_transposed<Op>(queries, rows, p.query.dtype, n, p.K);
   }
 
   // What computing P and dS takes.
   void load(const BackwardProblem& p, const char** rows) {
     load_queries(p, rows);
     query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
-    pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
+    grad_out_finite = pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
     has_large_lse = false;
     for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
     for (int64_t r = n; r < kTileQueries; ++r) {
@@ -198,9 +198,9 @@ struct QueryTile {
   // What multiplying with P^T and dS^T takes.
   void load_stacked(const BackwardProblem& p, const char** rows) {
     query_rows(rows, p, p.query, sequence, key_head, first, n);
-    queries_finite = pack_stacked<Op>(queries_stacked, rows, p.query.dtype, n, p.K);
+    pack_stacked<Op>(queries_stacked, rows, p.query.dtype, n, p.K);
     query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
-    grad_out_finite = pack_stacked<Op>(grad_out_stacked, rows, p.grad_out.dtype, n, p.Kv);
+    pack_stacked<Op>(grad_out_stacked, rows, p.grad_out.dtype, n, p.Kv);
   }
 
  private:

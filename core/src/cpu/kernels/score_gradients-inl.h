@@ -20,7 +20,7 @@ struct ScoreGradients {
 
   ScoreGradients(Scratch& scratch, const BackwardProblem& p, const GradientWidths<Op>& w)
       : keys(scratch, w, kTileKeys),
-        queries(scratch, w),
+        queries(scratch, p, w),
         tile(scratch, p, false),
         rows(scratch.take<const char*>(larger(kTileKeys, kTileQueries))) {}
 

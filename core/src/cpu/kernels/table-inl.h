@@ -21,11 +21,13 @@ using DoubleOperand = SingleOperand<VecArray<double, sizeof(typename S::Vec) / s
 
 template <class Op>
 struct Kernels {
+  using ByVectors = typename Op::ByVectors;
+
   // Sequences that are for one way of computing and for the other take turns with the workspace.
   static size_t forward_workspace(const ForwardProblem& p, int workers) {
     const bool may_decode = p.sequences || p.G * p.Mq <= kDecodeRows;
     const bool may_tile = p.G * p.most_queries > kDecodeRows;
-    return static_cast<size_t>(larger(may_decode ? decode_workspace<Op>(p, workers) : 0,
+    return static_cast<size_t>(larger(may_decode ? decode_workspace<ByVectors>(p, workers) : 0,
                                       may_tile ? tiled_forward_workspace<Op>(p, workers) : 0));
   }
   static void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
@@ -34,7 +36,7 @@ struct Kernels {
       (is_decode(p, p.sequence(s)) ? decodes : tiles) = true;
     }
     if (p.sequences) clear_outside_sequences<typename Op::S>(p);
-    if (decodes) decode_forward<Op>(p, workspace, runner);
+    if (decodes) decode_forward<ByVectors>(p, workspace, runner);
     if (tiles) tiled_forward<Op>(p, workspace, runner);
   }
   // The passes of a backward take turns with what the split lses leave of the workspace.
@@ -70,15 +72,17 @@ struct Kernels {
     run_merge<MergeOperand, MergeBackward>(p, runner);
   }
   static size_t linear_workspace(const LinearProblem& p, int workers) {
-    return static_cast<size_t>(linear_layer_workspace<Op>(p, workers));
+    return static_cast<size_t>(linear_layer_workspace<ByVectors>(p, workers));
   }
 };
 
 template <class Op>
 constexpr KernelTable make_kernel_table() {
   using K = Kernels<Op>;
-  return {K::forward_workspace, K::forward,        K::backward_workspace, K::backward,
-          K::merge_forward,     K::merge_backward, K::linear_workspace,   linear_layer<Op>};
+  return {K::forward_workspace,  K::forward,
+          K::backward_workspace, K::backward,
+          K::merge_forward,      K::merge_backward,
+          K::linear_workspace,   linear_layer<typename K::ByVectors>};
 }
 
 }  // namespace

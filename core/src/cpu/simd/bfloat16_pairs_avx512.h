@@ -17,6 +17,7 @@ struct BFloat16Pairs {
   using Unit = float;  // only a 32-bit container; never computed with as a float
   using Vec = __m512;
   using Flag = __mmask32;
+  using ByVectors = BFloat16Pairs;
   struct Registers {};
   static constexpr int kDepth = 2;
   static constexpr int kTileRows = S::kTileRows;

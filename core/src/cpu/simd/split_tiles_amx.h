@@ -1,0 +1,130 @@
+// Reals as sums of bfloat16 pieces, whose products AMX multiplies: three pieces are a float32 to
+// the bit, two a float16.
+// Source: Henry, Tang and Heinecke 2019, arXiv:1904.06376, section II.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/kernels/operand-inl.h"
+#include "cpu/simd/bfloat16_pairs_avx512.h"
+#include "cpu/simd/tile_registers_amx.h"
+#include "cpu/simd/vec_avx512.h"
+
+namespace attn::cpu {
+namespace {
+
+// What is packed is units of pieces; a computed left operand is Reals until it is multiplied. Unit
+// u of a step of depth pairs its elements u and u + kTileUnits.
+template <int kPieceCount>
+struct SplitTiles : SingleOperand<VecAvx512> {
+  using Registers = TileRegisters;
+  static constexpr int kPieces = kPieceCount;
+  static constexpr int64_t kTileRows = Tiles::kRows;
+  static constexpr int64_t kTileColumns = Tiles::kColumns;
+  static constexpr int64_t kTileUnits = Tiles::kUnits;
+  static constexpr int64_t kStepDepth = 2 * kTileUnits;  // elements
+
+  struct Pieces {
+    Vec units[kPieces];  // from the largest piece to the smallest
+  };
+
+  // The units that pair the lanes of two vectors. Each piece is cut off rather than rounded, which
+  // cannot overflow. What is infinite has NaN for its second piece.
+  static Pieces split(Vec first, Vec second) {
+    Pieces pieces;
+#pragma GCC unroll 3
+    for (int piece = 0; piece < kPieces; ++piece) {
+      pieces.units[piece] = pair(first, second);
+      first = S::sub(first, cut(first)), second = S::sub(second, cut(second));
+    }
+    return pieces;
+  }
+
+  // The same for a right operand: what is not finite is whole in the first piece.
+  static Pieces split_right(Vec first, Vec second) {
+    Pieces pieces = split(finite_lanes(first), finite_lanes(second));
+    const Vec others = pair(nonfinite_lanes(first), nonfinite_lanes(second));
+    pieces.units[0] = _mm512_or_ps(pieces.units[0], others);
+    return pieces;
+  }
+
+  // The finite elements of units, and 0; those that are not, and 0.
+  static Vec finite_elements(Vec units) { return BFloat16Pairs::finite_elements(units); }
+  static Vec nonfinite_elements(Vec units) { return BFloat16Pairs::nonfinite_elements(units); }
+  static Vec first_of_pairs(Vec units) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(units), 16));
+  }
+  static Vec second_of_pairs(Vec units) { return cut(units); }
+
+  // C = A B over `steps` of depth. A row of B has the pieces of `columns` units one after the
+  // other. Of two pieces the product of the smaller ones is wanted where A is as exact as they are.
+  template <bool kLower, bool kRight, class Left>
+  static void multiply_tiles(const Left& a, const Unit* b, int64_t columns, int64_t steps, float* c,
+                             int64_t c_stride, bool wants_smallest) {
+    using Sums = TileSums<kLower, kRight>;
+    const auto left = [&]<int kPiece>(int64_t step) {
+      Sums::load_left(a.units + (step * kPieces + kPiece) * a.piece_stride, a.row_stride);
+    };
+    const auto right = [&]<int kPiece>(int64_t step) {
+      Sums::load_right(b + (step * kTileUnits * kPieces + kPiece) * columns, kPieces * columns);
+    };
+    Sums::begin(c, c_stride, false);
+    // Small products first: added to large ones, each would be rounded as these are.
+    for (int64_t step = 0; step < steps; ++step) {
+      left.template operator()<0>(step);
+      right.template operator()<kPieces - 1>(step);
+      Sums::add_products();
+      if constexpr (kPieces == 3) {
+        right.template operator()<1>(step);
+        Sums::add_products();
+        left.template operator()<1>(step);
+        Sums::add_products();
+        right.template operator()<0>(step);
+        Sums::add_products();
+        left.template operator()<2>(step);
+      } else {
+        left.template operator()<1>(step);
+        if (wants_smallest) Sums::add_products();
+        right.template operator()<0>(step);
+      }
+      Sums::add_products();
+    }
+    for (int64_t step = 0; step < steps; ++step) {
+      left.template operator()<0>(step);
+      right.template operator()<0>(step);
+      Sums::add_products();
+    }
+    Sums::store(c, c_stride);
+  }
+
+ private:
+  static constexpr int kHighHalf = static_cast<int>(0xffff0000);
+
+  // The larger half of the bits.
+  static Vec cut(Vec v) {
+    const __m512i mask = _mm512_set1_epi32(kHighHalf);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), mask));
+  }
+  static Vec pair(Vec first, Vec second) {
+    const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(first), 16);
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(cut(second))));
+  }
+
+  static __mmask16 nonfinite(Vec v) {
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
+  }
+  static Vec finite_lanes(Vec v) { return _mm512_mask_mov_ps(v, nonfinite(v), S::set1(0)); }
+  // A NaN may have no bit in the larger half: it gets one.
+  static Vec nonfinite_lanes(Vec v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(
+        nonfinite(v), _mm512_mask_or_epi32(bits, is_nan, bits, _mm512_set1_epi32(0x00400000))));
+  }
+};
+
+}  // namespace
+}  // namespace attn::cpu
