@@ -1,5 +1,5 @@
-// Matrix products by tile registers of Reals in bfloat16 pieces: A is cut into them here, B was
-// when it was packed.
+// Matrix products by tile registers of Reals in bfloat16 pieces: what was packed is in pieces, a
+// computed left operand is cut into them here.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace attn::cpu {
 namespace {
 
-constexpr int64_t kMostSteps = 4;  // of depth whose pieces are there at once
+constexpr int64_t kMostSteps = 4;  // of depth that are multiplied at once
 
 // A left operand in pieces, of which each step of depth has a row's after each other.
 template <class Op>

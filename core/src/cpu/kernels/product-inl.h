@@ -13,7 +13,7 @@ template <class Op>
 struct Product {
   using Real = typename Op::S::Real;
   const typename Op::Unit* a = nullptr;
-  bool a_is_packed = false;  // or computed: in pieces, or as Reals
+  bool a_is_packed = false;  // by pack_rows, or computed: of pieces only if packed
   int64_t a_stride = 0;      // units from row to row; from depth to depth if kDepthMajor
   const typename Op::Unit* b = nullptr;
   int64_t b_depth = 0;  // units of depth the panels were packed with
