@@ -178,12 +178,8 @@ class ForwardBlock {
     kept_ = kept_keys(p_, sequence_, begin, n);
     if (kept_ == TileMask::kNothing || !find_wanted_panels(begin, n)) return;
     const FiniteTile finite = pack_tile(begin, n);
-    const int64_t strips = (rows_ + t_.strip_rows - 1) / t_.strip_rows;
     for (int64_t strip = 0; strip < rows_;) {
       const int64_t rows = rows_of_strip(strip);
-      if (!p_.blocks) {
-        prefetch_next_tile(begin + n, strip / t_.strip_rows, strips);
-      }
       each_run(strip, rows, begin, n,
                [&](KeyRange columns) { attend_strip(strip, rows, begin, n, columns, finite); });
       strip += rows;
@@ -249,20 +245,6 @@ class ForwardBlock {
                                        rows, p_.key.dtype, count, p_.K);
     key_rows(rows, p_.value, sequence_, key_head_, begin + part.begin, count);
     finite.values &= pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, part, n, p_.Kv);
-  }
-
-  // Fetches this strip's share of the tile that comes next, while this one computes: its rows lie
-  // too far apart for the hardware to foresee.
-  void prefetch_next_tile(int64_t begin, int64_t strip, int64_t strips) const {
-    const int64_t share = (t_.keys + strips - 1) / strips;
-    const int64_t from = begin + strip * share;
-    const int64_t to = smaller(from + share, smaller(begin + t_.keys, sequence_.Mkv));
-    for (int64_t j = from; j < to; ++j) {
-      const int64_t row = sequence_.key_row(j);
-      prefetch_row(p_.key.row(sequence_.b, row, key_head_), p_.K * element_bytes(p_.key.dtype));
-      prefetch_row(p_.value.row(sequence_.b, row, key_head_),
-                   p_.Kv * element_bytes(p_.value.dtype));
-    }
   }
 
   // A few rows against columns of the tile that one of them sees.
