@@ -44,8 +44,14 @@ struct SplitTiles : SingleOperand<VecAvx512> {
 
   // The same for a right operand: what is not finite is whole in the first piece.
   static Pieces split_right(Vec first, Vec second) {
-    Pieces pieces = split(finite_lanes(first), finite_lanes(second));
-    const Vec others = pair(nonfinite_lanes(first), nonfinite_lanes(second));
+    const __mmask16 first_others = nonfinite(first), second_others = nonfinite(second);
+    if ((first_others | second_others) == 0) [[likely]]
+      return split(first, second);
+    const Vec zero = S::set1(0);
+    Pieces pieces = split(_mm512_mask_mov_ps(first, first_others, zero),
+                          _mm512_mask_mov_ps(second, second_others, zero));
+    const Vec others = pair(_mm512_maskz_mov_ps(first_others, quiet(first)),
+                            _mm512_maskz_mov_ps(second_others, quiet(second)));
     pieces.units[0] = _mm512_or_ps(pieces.units[0], others);
     return pieces;
   }
@@ -116,13 +122,12 @@ struct SplitTiles : SingleOperand<VecAvx512> {
     const __m512i exponent = _mm512_set1_epi32(0x7f800000);
     return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
   }
-  static Vec finite_lanes(Vec v) { return _mm512_mask_mov_ps(v, nonfinite(v), S::set1(0)); }
   // A NaN may have no bit in the larger half: it gets one.
-  static Vec nonfinite_lanes(Vec v) {
+  static Vec quiet(Vec v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(
-        nonfinite(v), _mm512_mask_or_epi32(bits, is_nan, bits, _mm512_set1_epi32(0x00400000))));
+    return _mm512_castsi512_ps(
+        _mm512_mask_or_epi32(bits, is_nan, bits, _mm512_set1_epi32(0x00400000)));
   }
 };
 
