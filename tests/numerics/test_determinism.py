@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from attn_ops import memory_efficient_attention
+from attn_ops.fmha.attn_bias import LocalAttentionFromBottomRightMask
 from numerics import library
 from numerics.cases import DTYPES, Case, Shape, make_problem
 from reference.problem import Mask, Problem, Results
@@ -123,3 +125,17 @@ def test_masks_that_exclude_nothing_change_nothing():
         masked_out, masked_lse = library.forward(replace(problem, mask=mask))
         torch.testing.assert_close(masked_out, out, rtol=0, atol=1e-6)
         torch.testing.assert_close(masked_lse, lse, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("first", [1, 37, 100])
+@pytest.mark.parametrize("window", [(40, 50), (150, 3), (5, 300)], ids=str)
+def test_a_windowed_row_has_the_bits_it_has_without_the_rows_before(window, first, dtype):
+    """Wherever the keys begin that the rows beside it see."""
+    torch.manual_seed(0)
+    mask = LocalAttentionFromBottomRightMask(*window)
+    query, key, value = (torch.randn(1, M, 1, 32).to(dtype) for M in (230, 900, 900))
+    together = memory_efficient_attention(query, key, value, mask)
+    assert same_bits(
+        memory_efficient_attention(query[:, first:], key, value, mask), together[:, first:]
+    )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attn_ops import memory_efficient_attention
 from numerics import library
 from numerics.cases import DTYPES
 from reference.problem import Mask, Problem
@@ -33,3 +34,15 @@ def test_the_largest_score_takes_all(Mq, Mkv, sign, scale, dtype):
     assert results.grad_value[:, chosen].eq(Mq).all()
     assert results.grad_value.sum() == Mq
     assert results.grad_query.eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 8, 30])
+def test_the_backward_computes_the_scores_of_the_forward(size, dtype):
+    """Then the probability of the only key is 1 there too, however the products are rounded."""
+    torch.manual_seed(0)
+    query, key = (size * torch.randn(1, M, 2, 64).to(dtype) for M in (130, 1))
+    value = torch.ones(1, 1, 2, 8, dtype=dtype, requires_grad=True)
+    memory_efficient_attention(query, key, value).sum().backward()
+    assert value.grad is not None
+    torch.testing.assert_close(value.grad, torch.full_like(value, 130), rtol=1e-6, atol=0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attn_ops import memory_efficient_attention
 from numerics import library
 from numerics.cases import Case, Shape, make_problem
 from reference.error_rule import assert_accurate
@@ -30,3 +31,13 @@ def test_gradients_from_a_wider_output(shape, dtype):
     problem = make_problem(Case(shape, "causal_bottom_right", dtype))
     problem = replace(problem, grad_out=problem.grad_out.float())
     assert_accurate(library.run(problem), problem)
+
+
+def test_a_wide_output_of_narrow_inputs_leans_to_no_side():
+    torch.manual_seed(0)
+    query, key = (torch.randn(1, M, 2, 64, dtype=torch.float16) for M in (100, 3000))
+    value = 1 + torch.rand(1, 3000, 2, 64).half()
+    out = memory_efficient_attention(query, key, value, output_dtype=torch.float32)
+    q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
+    exact = ((q @ k.mT / 8).softmax(-1) @ v).transpose(1, 2)
+    assert (out.double() - exact).mean().abs() < 4e-6

@@ -176,7 +176,7 @@ class BackwardBlock {
   // Whether the tile's rows are of one block of queries, and key blocks begin at whole units and at
   // whole counters of dropout's draws.
   bool sees_one_block_list() const {
-    if (!p_.blocks || p_.blocks.size % larger(kDepthStep<Op>, kDrawsPerCounter) != 0) return false;
+    if (!p_.blocks || p_.blocks.size % larger(Op::kDepth, kDrawsPerCounter) != 0) return false;
     const QueryRow first = s_.tile.query(p_, 0), last = s_.tile.query(p_, s_.tile.n - 1);
     return first.h == last.h && first.i / p_.blocks.size == last.i / p_.blocks.size;
   }

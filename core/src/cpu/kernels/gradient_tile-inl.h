@@ -134,6 +134,7 @@ class GradientTile {
     product.columns = product.b_columns = tile.n;
     product.a = block.keys + offset * w.key_units;
     product.a_is_packed = true;
+    product.is_turned = true;  // the forward has queries for rows
     product.a_stride = w.key_units;
     product.b = tile.queries;
     product.b_depth = product.depth = units_of<Op>(p.K);

@@ -105,8 +105,10 @@ constexpr int64_t kDepthBlock = 256;
 template <class Op, bool kDepthMajor = false>
 void multiply_by_vectors(Product<Op> p) {
   const int64_t depth = p.depth;
-  for (int64_t d = 0; d < depth; d += kDepthBlock) {
-    p.depth = smaller(kDepthBlock, depth - d);
+  // Blocks end where they would of a product with all of B's depth: what a row makes of it is the
+  // same wherever its own part begins.
+  for (int64_t d = 0; d < depth; d += p.depth) {
+    p.depth = smaller(kDepthBlock - (p.b_begin + d) % kDepthBlock, depth - d);
     for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {
       const int64_t width = panel_width<Op>(column, p.b_columns);
       const int64_t wanted = panel_width<Op>(column, p.columns);

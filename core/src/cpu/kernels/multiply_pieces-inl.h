@@ -16,11 +16,11 @@ template <class Op>
 struct LeftTiles {
   const typename Op::Unit* units;
   int64_t row_stride, piece_stride;  // in units
-  bool is_exact;                     // the pieces are all there is of the numbers
+  bool is_packed;
 
   LeftTiles from(int64_t row, int64_t step) const {
     return {units + row * row_stride + step * Op::kPieces * piece_stride, row_stride, piece_stride,
-            is_exact};
+            is_packed};
   }
 };
 
@@ -32,6 +32,12 @@ struct PanelOfPieces {
   int64_t width, wanted;  // columns
 };
 
+// Elements [begin, begin + n) of a left operand's depth. `lead` elements of B come before them in
+// the first step: 0 unless A is [depth][rows].
+struct DepthPart {
+  int64_t begin, n, lead;
+};
+
 // Two tiles of rows of a left operand of Reals, cut into pieces.
 template <class Op, bool kDepthMajor>
 class LeftPieces {
@@ -41,15 +47,17 @@ class LeftPieces {
 
   LeftTiles<Op> tiles() const { return {units_, Op::kTileUnits, kRows * Op::kTileUnits, false}; }
 
-  // Rows [first, first + n) of the product's A, and `depth` elements of them from `begin` on.
-  void load(const Product<Op>& p, int64_t first, int64_t n, int64_t begin, int64_t depth) {
-    for (int64_t d = 0; d < depth; d += Op::kStepDepth) {
-      const int64_t rest = depth - d;
+  // Rows [first, first + n) of the product's A, and some of their depth.
+  void load(const Product<Op>& p, int64_t first, int64_t n, const DepthPart& part) {
+    for (int64_t d = 0; d < part.lead + part.n; d += Op::kStepDepth) {
+      const int64_t begin = part.begin - part.lead + d;
+      const int64_t rest = part.lead + part.n - d;
       if constexpr (kDepthMajor) {
-        const Unit* at = p.a + (begin + d) * p.a_stride + first;
-        for (int64_t r = 0; r < n; r += S::kWidth) turn(at + r, p.a_stride, r, d, rest);
+        const KeyRange there{larger(part.lead - d, 0), rest};
+        const Unit* at = p.a + begin * p.a_stride + first;
+        for (int64_t r = 0; r < n; r += S::kWidth) turn(at + r, p.a_stride, r, d, there);
       } else {
-        const Unit* at = p.a + first * p.a_stride + begin + d;
+        const Unit* at = p.a + first * p.a_stride + begin;
         for (int64_t r = 0; r < n; ++r) {
           const Unit* row = at + r * p.a_stride;
           store(r, d, load_vector(row, rest), load_vector(row + S::kWidth, rest - S::kWidth));
@@ -69,14 +77,14 @@ class LeftPieces {
     return load_elements<S, DType::kFloat32>(reinterpret_cast<const char*>(at), 0, rest);
   }
 
-  // Rows [r, r + kWidth), a step of whose depth lies stride units apart.
-  void turn(const Unit* at, int64_t stride, int64_t r, int64_t d, int64_t rest) {
+  // Rows [r, r + kWidth), a step of whose depth lies stride units apart, as far as it is there.
+  void turn(const Unit* at, int64_t stride, int64_t r, int64_t d, KeyRange there) {
     constexpr int W = S::kWidth;
+    const auto load = [&](int64_t u) {
+      return there.begin <= u && u < there.end ? S::load(at + u * stride) : S::set1(0);
+    };
     Vec first[W], second[W];
-    for (int l = 0; l < W; ++l) {
-      first[l] = l < rest ? S::load(at + l * stride) : S::set1(0);
-      second[l] = W + l < rest ? S::load(at + (W + l) * stride) : S::set1(0);
-    }
+    for (int l = 0; l < W; ++l) first[l] = load(l), second[l] = load(W + l);
     S::transpose(first);
     S::transpose(second);
     for (int l = 0; l < W; ++l) store(r + l, d, first[l], second[l]);
@@ -108,14 +116,14 @@ void add_sums(typename S::Real* c, int64_t c_stride, const typename S::Real* sum
 }
 
 // Two tiles of rows in pieces, or fewer, against one panel.
-template <class Op, bool kLower>
+template <class Op, bool kLower, bool kTurned>
 void multiply_panel_of_pieces(const LeftTiles<Op>& a, const PanelOfPieces<Op>& b, int64_t rows,
                               typename Op::S::Real* c, int64_t c_stride, bool accumulate) {
   const auto multiply = [&]<bool kRight>(int64_t n) {
     constexpr int64_t kWidth = (kRight ? 2 : 1) * Op::kTileColumns;
     const auto to = [&](typename Op::S::Real* sums, int64_t stride) {
-      Op::template multiply_tiles<kLower, kRight>(a, b.units + n, b.width, b.steps, sums, stride,
-                                                  a.is_exact);
+      Op::template multiply_tiles<kLower, kRight, kTurned>(a, b.units + n, b.width, b.steps, sums,
+                                                           stride);
     };
     if (!accumulate) return to(c + n, c_stride);
     alignas(64) typename Op::S::Real sums[2 * Op::kTileRows * kWidth];
@@ -179,18 +187,21 @@ void add_nonfinite_pieces(const LeftTiles<Op>& a, const PanelOfPieces<Op>& b, bo
   }
 }
 
-// Rows [r, r + 2 kTileRows) of the product, as far as there are, over `depth` from `begin` on.
+// Rows [r, r + 2 kTileRows) of the product, as far as there are, over some of their depth.
 template <class Op>
 void multiply_rows_in_pieces(const Product<Op>& p, const LeftTiles<Op>& a, int64_t r, int64_t rows,
-                             int64_t begin, int64_t depth) {
-  const bool accumulate = p.accumulate || begin > 0;
-  const auto multiply = rows > Op::kTileRows ? multiply_panel_of_pieces<Op, true>
-                                             : multiply_panel_of_pieces<Op, false>;
+                             const DepthPart& part) {
+  const bool accumulate = p.accumulate || part.begin > 0;
+  const bool has_lower = rows > Op::kTileRows;
+  const auto multiply = p.is_turned ? has_lower ? multiply_panel_of_pieces<Op, true, true>
+                                                : multiply_panel_of_pieces<Op, false, true>
+                        : has_lower ? multiply_panel_of_pieces<Op, true, false>
+                                    : multiply_panel_of_pieces<Op, false, false>;
   for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {
     const int64_t width = panel_width<Op>(column, p.b_columns);
     const PanelOfPieces<Op> b{.units = p.b + column * column_units<Op>(p.b_depth) +
-                                       width * column_units<Op>(p.b_begin + begin),
-                              .steps = (depth + Op::kStepDepth - 1) / Op::kStepDepth,
+                                       width * column_units<Op>(p.b_begin + part.begin - part.lead),
+                              .steps = (part.lead + part.n + Op::kStepDepth - 1) / Op::kStepDepth,
                               .width = width,
                               .wanted = panel_width<Op>(column, p.columns)};
     typename Op::S::Real* c = p.c + r * p.c_stride + column;
@@ -205,7 +216,8 @@ void multiply_rows_in_pieces(const Product<Op>& p, const LeftTiles<Op>& a, int64
   }
 }
 
-// A row's sums are the same whatever other rows there are, and whatever is not finite.
+// A row's sums are the same whatever other rows there are, and whatever is not finite: a part ends
+// where one would of a product with all of B's depth.
 template <class Op, bool kDepthMajor>
 void multiply_in_pieces(const Product<Op>& p, typename Op::Registers& registers) {
   LeftPieces<Op, kDepthMajor> computed;
@@ -214,12 +226,17 @@ void multiply_in_pieces(const Product<Op>& p, typename Op::Registers& registers)
     const int64_t rows = smaller(p.rows - r, 2 * Op::kTileRows);
     registers.configure(smaller(rows, Op::kTileRows), larger(rows - Op::kTileRows, 1),
                         Op::kTileUnits);
-    for (int64_t begin = 0; begin < p.depth; begin += kMostSteps * Op::kStepDepth) {
-      const int64_t depth = smaller(p.depth - begin, kMostSteps * Op::kStepDepth);
-      if (!p.a_is_packed) computed.load(p, r, rows, begin, depth);
+    for (int64_t begin = 0; begin < p.depth;) {
+      constexpr int64_t kMost = kMostSteps * Op::kStepDepth;
+      const int64_t at = p.b_begin + begin;
+      const DepthPart part{.begin = begin,
+                           .n = smaller(p.depth - begin, kMost - at % kMost),
+                           .lead = at % Op::kStepDepth};
+      if (!p.a_is_packed) computed.load(p, r, rows, part);
       const LeftTiles<Op> a =
           p.a_is_packed ? packed.from(r, begin / Op::kStepDepth) : computed.tiles();
-      multiply_rows_in_pieces(p, a, r, rows, begin, depth);
+      multiply_rows_in_pieces(p, a, r, rows, part);
+      begin += part.n;
     }
   }
 }

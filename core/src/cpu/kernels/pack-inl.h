@@ -33,12 +33,6 @@ concept HasTiles = requires { Op::kTileUnits; };
 template <class Op>
 concept HasPieces = requires { Op::kPieces; };
 
-// Elements of a right operand's depth that are packed together.
-template <class Op>
-constexpr int64_t kDepthStep = Op::kDepth;
-template <HasPieces Op>
-constexpr int64_t kDepthStep<Op> = Op::kStepDepth;
-
 constexpr int64_t kRowsAhead = 16;  // whose memory is asked for while rows are packed
 
 // Asks for elements [column, column + count) of a row, if there is one. Always inlined: GCC takes a
@@ -121,7 +115,7 @@ bool pack_rows_in_pieces(typename Op::Unit* to, int64_t stride, const char* cons
       const auto first = load_elements<S, kSource>(rows[r], d, width);
       const auto second = load_second_half<Op, kSource>(rows[r], d, width);
       flag = Op::flag_nonfinite(Op::flag_nonfinite(flag, first), second);
-      for (const auto& piece : Op::split(first, second).units) {
+      for (const auto& piece : Op::split_packed(first, second).units) {
         S::store(at, piece);
         at += Op::kTileUnits;
       }
@@ -178,7 +172,7 @@ bool pack_transposed_in_pieces(typename Op::Unit* to, const char* const* rows, i
           second = load_second_half<Op, kSource>(rows[c + r], d, width);
         }
         flag = Op::flag_nonfinite(Op::flag_nonfinite(flag, first), second);
-        const auto pieces = Op::split_right(first, second);
+        const auto pieces = Op::split_packed(first, second);
         for (int piece = 0; piece < Op::kPieces; ++piece) block[piece][r] = pieces.units[piece];
       }
       for (auto& square : block) S::transpose(square);
@@ -246,7 +240,7 @@ bool pack_stacked_in_pieces(typename Op::Unit* to, const char* const* rows, KeyR
         }
         for (int64_t c = 0; c < stride; c += S::kWidth) {
           const auto pieces =
-              Op::split_right(load(d + u, panel + c), load(d + u + Op::kTileUnits, panel + c));
+              Op::split_packed(load(d + u, panel + c), load(d + u + Op::kTileUnits, panel + c));
           for (int piece = 0; piece < Op::kPieces; ++piece) {
             S::store(at + piece * stride + c, pieces.units[piece]);
           }

@@ -25,7 +25,8 @@ struct Product {
   int64_t columns = 0;    // wanted, from B's first; C's rows hold them rounded up to whole vectors
   int64_t depth = 0;      // units
   bool accumulate = false;
-  bool is_finite = true;  // all of B
+  bool is_turned = false;  // rounds as the product with A and B exchanged does
+  bool is_finite = true;   // all of B
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
 };

@@ -30,26 +30,19 @@ struct SplitTiles : SingleOperand<VecAvx512> {
     Vec units[kPieces];  // from the largest piece to the smallest
   };
 
-  // The units that pair the lanes of two vectors. Each piece is cut off rather than rounded, which
-  // cannot overflow. What is infinite has NaN for its second piece.
-  static Pieces split(Vec first, Vec second) {
-    Pieces pieces;
-#pragma GCC unroll 3
-    for (int piece = 0; piece < kPieces; ++piece) {
-      pieces.units[piece] = pair(first, second);
-      first = S::sub(first, cut(first)), second = S::sub(second, cut(second));
-    }
-    return pieces;
-  }
+  // The units that pair the lanes of two vectors. The largest piece is cut off rather than rounded,
+  // which cannot overflow; the last one is the nearest. What is infinite has NaN for its second.
+  static Pieces split(Vec first, Vec second) { return split_after<1>(first, second); }
 
-  // The same for a right operand: what is not finite is whole in the first piece.
-  static Pieces split_right(Vec first, Vec second) {
+  // The same for what is packed: what is not finite is whole in the first piece. Of two pieces both
+  // are rounded: products of second ones that are left out have either sign and do not add up.
+  static Pieces split_packed(Vec first, Vec second) {
     const __mmask16 first_others = nonfinite(first), second_others = nonfinite(second);
     if ((first_others | second_others) == 0) [[likely]]
-      return split(first, second);
+      return split_after<0>(first, second);
     const Vec zero = S::set1(0);
-    Pieces pieces = split(_mm512_mask_mov_ps(first, first_others, zero),
-                          _mm512_mask_mov_ps(second, second_others, zero));
+    Pieces pieces = split_after<0>(_mm512_mask_mov_ps(first, first_others, zero),
+                                   _mm512_mask_mov_ps(second, second_others, zero));
     const Vec others = pair(_mm512_maskz_mov_ps(first_others, quiet(first)),
                             _mm512_maskz_mov_ps(second_others, quiet(second)));
     pieces.units[0] = _mm512_or_ps(pieces.units[0], others);
@@ -65,49 +58,75 @@ struct SplitTiles : SingleOperand<VecAvx512> {
   static Vec second_of_pairs(Vec units) { return cut(units); }
 
   // C = A B over `steps` of depth. A row of B has the pieces of `columns` units one after the
-  // other. Of two pieces the product of the smaller ones is wanted where A is as exact as they are.
-  template <bool kLower, bool kRight, class Left>
+  // other. kTurned: rounds as B A would. Of two pieces the product of the second ones is wanted
+  // where A is as exact as they are.
+  template <bool kLower, bool kRight, bool kTurned, class Left>
   static void multiply_tiles(const Left& a, const Unit* b, int64_t columns, int64_t steps, float* c,
-                             int64_t c_stride, bool wants_smallest) {
+                             int64_t c_stride) {
     using Sums = TileSums<kLower, kRight>;
-    const auto left = [&]<int kPiece>(int64_t step) {
+    const auto load_a = [&]<int kPiece>(int64_t step) {
       Sums::load_left(a.units + (step * kPieces + kPiece) * a.piece_stride, a.row_stride);
     };
-    const auto right = [&]<int kPiece>(int64_t step) {
+    const auto load_b = [&]<int kPiece>(int64_t step) {
       Sums::load_right(b + (step * kTileUnits * kPieces + kPiece) * columns, kPieces * columns);
+    };
+    const auto load_first = [&]<int kPiece>(int64_t step) {
+      if constexpr (kTurned) load_b.template operator()<kPiece>(step);
+      if constexpr (!kTurned) load_a.template operator()<kPiece>(step);
+    };
+    const auto load_second = [&]<int kPiece>(int64_t step) {
+      if constexpr (kTurned) load_a.template operator()<kPiece>(step);
+      if constexpr (!kTurned) load_b.template operator()<kPiece>(step);
     };
     Sums::begin(c, c_stride, false);
     // Small products first: added to large ones, each would be rounded as these are.
     for (int64_t step = 0; step < steps; ++step) {
-      left.template operator()<0>(step);
-      right.template operator()<kPieces - 1>(step);
+      load_first.template operator()<0>(step);
+      load_second.template operator()<kPieces - 1>(step);
       Sums::add_products();
       if constexpr (kPieces == 3) {
-        right.template operator()<1>(step);
+        load_second.template operator()<1>(step);
         Sums::add_products();
-        left.template operator()<1>(step);
-        Sums::add_products();
-        right.template operator()<0>(step);
-        Sums::add_products();
-        left.template operator()<2>(step);
-      } else {
-        left.template operator()<1>(step);
-        if (wants_smallest) Sums::add_products();
-        right.template operator()<0>(step);
       }
+      load_first.template operator()<1>(step);
+      if (kPieces == 3 || a.is_packed) Sums::add_products();
+      load_second.template operator()<0>(step);
       Sums::add_products();
+      if constexpr (kPieces == 3) {
+        load_first.template operator()<2>(step);
+        Sums::add_products();
+      }
     }
     for (int64_t step = 0; step < steps; ++step) {
-      left.template operator()<0>(step);
-      right.template operator()<0>(step);
+      load_first.template operator()<0>(step);
+      load_second.template operator()<0>(step);
       Sums::add_products();
     }
     Sums::store(c, c_stride);
   }
 
  private:
+  // Of two pieces those from kRounded on are rounded.
+  template <int kRounded>
+  [[gnu::always_inline]] static Pieces split_after(Vec first, Vec second) {
+    Pieces pieces;
+#pragma GCC unroll 3
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const bool rounds = kPieces == 2 && piece >= kRounded;
+      const Vec a = rounds ? rounded(first) : first, b = rounds ? rounded(second) : second;
+      pieces.units[piece] = pair(a, b);
+      first = S::sub(first, cut(a)), second = S::sub(second, cut(b));
+    }
+    return pieces;
+  }
+
   static constexpr int kHighHalf = static_cast<int>(0xffff0000);
 
+  // Cut, this is the nearest number of 16 bits; NaN that lacks a bit there has one after the first
+  // piece was taken away.
+  static Vec rounded(Vec v) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000)));
+  }
   // The larger half of the bits.
   static Vec cut(Vec v) {
     const __m512i mask = _mm512_set1_epi32(kHighHalf);
