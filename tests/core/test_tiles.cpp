@@ -83,7 +83,7 @@ struct Operands {
     pack_rows<Op>(packed.data(), stride, rows.data(), kDType, shape.rows, shape.depth);
     // What lies beyond the depth and the rows is not to be read as numbers.
     computed.assign(shape.rows * round_up(units, 16), NAN);
-    depth_major.assign(units * lines, NAN);
+    depth_major.assign(units * lines + 16, NAN);  // whole vectors from any row on
     for (int64_t r = 0; r < shape.rows; ++r) {
       const float* row = HasPieces<Op> ? &left[r * shape.depth] : &packed[r * stride];
       for (int64_t u = 0; u < units; ++u) {
