@@ -21,7 +21,7 @@ struct ForwardTiling {
   static constexpr int64_t kTileBytes = 128 * 1024;         // of packed keys and values
   // Of queries and outputs; CPUs with tiles have larger caches.
   static constexpr int64_t kBlockBytes = (HasTiles<Op> ? 1024 : 512) * 1024;
-  // With block sparsity few rows of a block use what it packs: more of them must share.
+  // With block sparsity, where few rows of a block use what it packs, more than this gains nothing.
   static constexpr int64_t kSparseBlockBytes = 768 * 1024;
 
   int64_t key_units;      // units of a packed query or key

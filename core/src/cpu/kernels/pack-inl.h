@@ -33,7 +33,7 @@ concept HasTiles = requires { Op::kTileUnits; };
 template <class Op>
 concept HasPieces = requires { Op::kPieces; };
 
-constexpr int64_t kRowsAhead = 16;  // whose memory is asked for while rows are packed
+constexpr int64_t kPackedAhead = 16;  // rows whose memory is asked for while others are packed
 
 // Asks for elements [column, column + count) of a row, if there is one. Always inlined: GCC takes a
 // function that only prefetches for one without effect, and drops the call.
@@ -139,7 +139,7 @@ bool pack_transposed_from(typename Op::Unit* to, const char* const* rows, int64_
     for (int64_t u = 0; u < depth; u += W) {
       typename S::Vec block[W];
       for (int r = 0; r < W; ++r) {
-        prefetch_elements<kSource>(rows, c + r + kRowsAhead, n, u * Op::kDepth, W * Op::kDepth);
+        prefetch_elements<kSource>(rows, c + r + kPackedAhead, n, u * Op::kDepth, W * Op::kDepth);
         block[r] = c + r < n ? Op::template load_units<kSource>(rows[c + r], u, width) : S::set1(0);
         flag = Op::flag_nonfinite(flag, block[r]);
       }
@@ -165,7 +165,7 @@ bool pack_transposed_in_pieces(typename Op::Unit* to, const char* const* rows, i
     for (int64_t d = 0; d < width; d += Op::kStepDepth) {
       typename S::Vec block[Op::kPieces][W];
       for (int r = 0; r < W; ++r) {
-        prefetch_elements<kSource>(rows, c + r + kRowsAhead, n, d, Op::kStepDepth);
+        prefetch_elements<kSource>(rows, c + r + kPackedAhead, n, d, Op::kStepDepth);
         auto first = S::set1(0), second = first;
         if (c + r < n) {
           first = load_elements<S, kSource>(rows[c + r], d, width);
@@ -202,7 +202,8 @@ bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange 
       const char* const* step = rows + d * Op::kDepth;
       const int64_t present = n - d * Op::kDepth;
       for (int64_t r = 0; r < Op::kDepth; ++r) {
-        prefetch_elements<kSource>(rows, d * Op::kDepth + r + kRowsAhead, n, panel, stride);
+        prefetch_elements<kSource>(rows, d * Op::kDepth + r + kPackedAhead, part.end, panel,
+                                   stride);
       }
       for (int64_t c = 0; c < stride; c += S::kWidth) {
         const auto v = panel + c < width
@@ -236,7 +237,7 @@ bool pack_stacked_in_pieces(typename Op::Unit* to, const char* const* rows, KeyR
       for (int64_t u = 0; u < Op::kTileUnits; ++u) {
         for (int64_t half = 0; half < 2; ++half) {
           const int64_t ahead = d + u + half * Op::kTileUnits + Op::kStepDepth;
-          prefetch_elements<kSource>(rows, ahead, n, panel, stride);
+          prefetch_elements<kSource>(rows, ahead, part.end, panel, stride);
         }
         for (int64_t c = 0; c < stride; c += S::kWidth) {
           const auto pieces =
