@@ -17,6 +17,7 @@ SHAPES = (
     Shape(2, 150, 333, 4, 2, 40, 24),
     Shape(1, 1, 9000, 4, 1, 64, 64),  # decoding: the keys are split
     Shape(3, 2, 700, 8, 8, 16, 16),
+    Shape(1, 7, 1500, 3, 3, 40, 72),  # decoding by tile registers
     Shape(1, 700, 70, 1, 1, 32, 32),
 )
 MASKS = ("none", "causal_bottom_right", "all_parts", "bias_per_key", "bias_single")
@@ -87,7 +88,7 @@ def test_query_head_alone(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1]], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 def test_grouped_heads_are_expanded_heads(shape, dtype):
     problem = make_problem(Case(shape, "causal_bottom_right", dtype))
     expanded = replace(

@@ -14,6 +14,8 @@ from reference.problem import Mask, Problem
 
 SHAPE = Shape(B=2, Mq=70, Mkv=300, Hq=4, Hkv=2, K=24, Kv=40)
 DECODE = replace(SHAPE, Mq=1)
+DECODE_BY_TILES = replace(SHAPE, Mq=3)
+"""Of enough query rows per key head for tile registers, where there are some."""
 EXCLUDED = slice(130, 190)
 """Keys that no query sees in the masks below; some share a tile with keys that are seen."""
 
@@ -47,7 +49,7 @@ def make(shape: Shape, dtype: torch.dtype, mask: Mask) -> Problem:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("canary", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", ["keep", "bias", "bias_float32", "bias_and_dropout"])
-@pytest.mark.parametrize("shape", [SHAPE, DECODE], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, DECODE, DECODE_BY_TILES], ids=str)
 def test_canary_behind_a_bias_reaches_no_result(shape, kind, canary, dtype):
     problem = make(shape, dtype, mask_of(kind, dtype))
     poisoned = replace(
@@ -76,10 +78,15 @@ def test_canary_in_tiles_that_a_keep_mask_hides_reaches_no_result(dtype):
 @pytest.mark.parametrize("canary", [math.nan, math.inf])
 @pytest.mark.parametrize(
     "mask",
-    [Mask(right=9), Mask(left=5, right=20), Mask(left=3, right=9, dropout_p=0.2)],
-    ids=["causal", "window", "window_and_dropout"],
+    [
+        Mask(right=9),
+        Mask(right=14),
+        Mask(left=5, right=20),
+        Mask(left=3, right=9, dropout_p=0.2),
+    ],
+    ids=["causal", "causal_by_vectors", "window", "window_and_dropout"],
 )
-@pytest.mark.parametrize("shape", [SHAPE, DECODE], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, DECODE, DECODE_BY_TILES], ids=str)
 def test_canary_outside_the_band_reaches_no_result(shape, mask, canary, dtype):
     problem = make(shape, dtype, mask)
     unseen = slice(shape.Mq + mask.right, None)
@@ -109,7 +116,7 @@ def test_canary_reaches_only_the_queries_that_see_it(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [SHAPE, DECODE], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, DECODE, DECODE_BY_TILES], ids=str)
 @pytest.mark.parametrize("field", ["query", "key", "value"])
 def test_allowed_nan_makes_its_rows_nan(field, shape, dtype):
     problem = make(shape, dtype, Mask())

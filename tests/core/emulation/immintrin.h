@@ -150,13 +150,6 @@ inline __m256i cvtepi32_epi16(__m512i v) {
   return result;
 }
 
-inline __mmask32 cmpeq_epi16_mask(__m512i a, __m512i b) {
-  const Pairs x(a), y(b);
-  __mmask32 result = 0;
-  for (int l = 0; l < 32; ++l) result |= static_cast<__mmask32>(x.lane[l] == y.lane[l]) << l;
-  return result;
-}
-
 // The compiler reduces by halves: lane l with lane l + 8, then l + 4, l + 2, l + 1.
 template <class F>
 inline float reduce_by_halves(__m512 v, F&& join) {
@@ -258,7 +251,6 @@ inline void tile_dpbf16ps(int sums, int a, int b) {
 #define _mm512_zextsi256_si512(v) emulation::zextsi256_si512(v)
 #define _mm512_cvtepu16_epi32(v) emulation::cvtepu16_epi32(v)
 #define _mm512_cvtepi32_epi16(v) emulation::cvtepi32_epi16(v)
-#define _mm512_cmpeq_epi16_mask(a, b) emulation::cmpeq_epi16_mask(a, b)
 #define _mm512_shuffle_f32x4(a, b, lanes) simde_mm512_shuffle_f32x4(a, b, lanes)
 #define _mm512_reduce_add_ps(v) emulation::reduce_add_ps(v)
 #define _mm512_reduce_max_ps(v) emulation::reduce_max_ps(v)

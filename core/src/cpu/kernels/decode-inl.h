@@ -36,16 +36,10 @@ class DecodeSplit {
 
   void run() {
     for (int64_t head = 0; head < heads_; ++head) load_queries(head);
-    const KeyRange all = keys_of_all(sequence_);
-    const int64_t end = smaller(end_, all.end);
-    int64_t begin = larger(begin_, all.begin / Tiling::kTileKeys * Tiling::kTileKeys);
-    const auto tile_at = [&](int64_t key) {
-      return KeyRange{smaller(key, end), smaller(key + Tiling::kTileKeys, end)};
-    };
-    for (; begin < end; begin += Tiling::kTileKeys) {
-      DecodeTile<Op>(p_, t_, s_, sequence_, {first_head_, first_head_ + heads_}, tile_at(begin))
-          .attend(tile_at(begin + Tiling::kTileKeys));
+    if constexpr (HasTiles<Op>) {
+      if (decodes_by_tiles<Op>(rows_)) return attend<true>();
     }
+    attend<false>();
   }
 
   // The result, if this is the only split.
@@ -88,6 +82,22 @@ class DecodeSplit {
   }
 
  private:
+  template <bool kByTiles>
+  void attend() {
+    typename Op::Registers registers;
+    const KeyRange heads{first_head_, first_head_ + heads_};
+    const KeyRange all = keys_of_all(sequence_);
+    const int64_t end = smaller(end_, all.end);
+    int64_t begin = larger(begin_, all.begin / Tiling::kTileKeys * Tiling::kTileKeys);
+    const auto tile_at = [&](int64_t key) {
+      return KeyRange{smaller(key, end), smaller(key + Tiling::kTileKeys, end)};
+    };
+    for (; begin < end; begin += Tiling::kTileKeys) {
+      DecodeTile<Op, kByTiles>(p_, t_, s_, registers, sequence_, heads, tile_at(begin))
+          .attend(tile_at(begin + Tiling::kTileKeys));
+    }
+  }
+
   Real* out(int64_t r) { return s_.state.out + r * t_.value_columns; }
 
   int64_t partial_row(int64_t head, int64_t split) const {
@@ -98,12 +108,15 @@ class DecodeSplit {
   void load_queries(int64_t head) {
     const char* rows[kDecodeRows];
     query_rows(rows, p_, p_.query, sequence_, first_head_ + head, 0, rows_);
-    pack_rows<Op>(queries(head), t_.key_units, rows, p_.query.dtype, rows_, p_.K);
+    typename Op::Unit* const queries = s_.queries + head * t_.query_units;
+    if (decodes_by_tiles<Op>(rows_)) {
+      pack_transposed<Op>(queries, rows, p_.query.dtype, rows_, p_.K);
+    } else {
+      pack_rows<Op>(queries, t_.key_units, rows, p_.query.dtype, rows_, p_.K);
+    }
     for (int64_t r = 0; r < rows_; ++r) s_.state.running[head * t_.rows + r] = {};
     clear(out(head * t_.rows), rows_ * t_.value_columns);
   }
-
-  typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.rows * t_.key_units; }
 
   void merge_state(RunningSoftmax<Real>& running, Real* sum, const RunningSoftmax<Real>& more,
                    const Real* out) {

@@ -2,116 +2,37 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/kernels/blocks-inl.h"
-#include "cpu/kernels/decode_products-inl.h"
+#include "cpu/kernels/decode_by_tiles-inl.h"
+#include "cpu/kernels/decode_tiling-inl.h"
 #include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/position_row-inl.h"
-#include "cpu/kernels/rows_ahead-inl.h"
 
 namespace attn::cpu {
 namespace {
 
-template <class Op>
-struct DecodeTiling {
-  using Real = typename Op::S::Real;
-  static constexpr int64_t kSplitKeys = 1024;
-  static constexpr int64_t kTileKeys = 64;
-  static constexpr int64_t kLeastStepKeys = larger(8, Op::S::kWidth);
-  static constexpr int64_t kStepBytes = 16384;     // of keys whose runs are read together
-  static constexpr int64_t kRunBytes = 8192;       // of neighbouring heads' rows, read in one go
-  static constexpr int64_t kShortRunBytes = 2048;  // at most: read key by key, and asked for ahead
-  static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
-
-  int64_t rows;           // of one key head, at most: G * Mq
-  int64_t key_units;      // units of a packed query
-  int64_t value_columns;  // Kv in whole vectors
-  int64_t splits;         // of the longest sequence
-  int64_t heads;          // key heads per task
-  int64_t groups;         // of heads, per sequence
-  int64_t run_bytes;      // of a key's rows for the heads of a task
-  int64_t step_keys;      // whole vectors
-  int64_t wave;           // sequences whose partial results are kept at a time
-  int64_t tasks;          // per wave: a split of a group each
-
-  explicit DecodeTiling(const Problem& p)
-      : rows(smaller(p.G * p.most_queries, kDecodeRows)),
-        key_units(round_up(units_of<Op>(p.K), Op::S::kWidth)),
-        value_columns(round_up(p.Kv, Op::S::kWidth)),
-        splits(splits_of(p.most_keys)),
-        heads(smaller(larger(kRunBytes / (p.K * element_bytes(p.key.dtype)), 1), p.Hkv)),
-        groups((p.Hkv + heads - 1) / heads),
-        run_bytes(heads * p.K * element_bytes(p.key.dtype)),
-        step_keys(step_keys_of(run_bytes)) {
-    const int64_t partial_bytes =
-        p.Hkv * splits * rows * (value_columns + 2) * static_cast<int64_t>(sizeof(Real));
-    wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
-    wave = larger(smaller(wave, p.num_sequences), 1);
-    tasks = wave * groups * splits;
-  }
-
-  static int64_t step_keys_of(int64_t run_bytes) {
-    const int64_t keys = kStepBytes / run_bytes / kLeastStepKeys * kLeastStepKeys;
-    return smaller(larger(keys, kLeastStepKeys), kTileKeys);
-  }
-  static int64_t splits_of(int64_t keys) { return larger((keys + kSplitKeys - 1) / kSplitKeys, 1); }
-};
-
-// What a split found for one query row.
-template <class Op>
-struct DecodeState {
-  using Real = typename Op::S::Real;
-  RunningSoftmax<Real>* running;  // [count]
-  Real* out;                      // [count, value_columns]
-
-  DecodeState(Scratch& scratch, const DecodeTiling<Op>& t, int64_t count)
-      : running(scratch.take<RunningSoftmax<Real>>(count)),
-        out(scratch.take<Real>(count * t.value_columns)) {}
-};
-
-template <class Op>
-struct DecodeScratch {
-  using Real = typename Op::S::Real;
-  using Unit = typename Op::Unit;
-  Unit* queries;          // [heads, rows, key_units]
-  DecodeState<Op> state;  // [heads, rows]
-  Real* scores;           // [heads, rows, kTileKeys]
-  Unit* converted;        // [step_keys, key_units or value_columns]
-  TileMask* masks;        // [heads]: of the tile, for the rows of each
-  RowWeights<SingleOperand<typename Op::S>> weights;
-  Real* positions;  // [kTileKeys]: what they add to a row
-  // Rows of the first of the heads; those of the others follow at the stride of heads.
-  const char* key_rows[DecodeTiling<Op>::kTileKeys];
-  const char* value_rows[DecodeTiling<Op>::kTileKeys];
-
-  DecodeScratch(Scratch& scratch, const Problem& p, const DecodeTiling<Op>& t)
-      : queries(scratch.take<Unit>(t.heads * t.rows * t.key_units)),
-        state(scratch, t, t.heads * t.rows),
-        scores(scratch.take<Real>(t.heads * t.rows * DecodeTiling<Op>::kTileKeys)),
-        converted(scratch.take<Unit>(t.step_keys * larger(t.key_units, t.value_columns))),
-        masks(scratch.take<TileMask>(t.heads)),
-        weights(scratch, DecodeTiling<Op>::kTileKeys),
-        positions(scratch.take<Real>(p.positions ? DecodeTiling<Op>::kTileKeys : 0)) {}
-};
-
-// Some keys against the rows of a group of key heads.
+// Some keys against the rows of a group of key heads, multiplied by tile registers or by vectors.
 //
 // Keys are walked in steps, and all heads take a step before the next: the rows of neighbouring
 // heads follow each other, so that memory is read in a few long runs.
-template <class Op>
+template <class Op, bool kByTiles>
 class DecodeTile {
  public:
   using S = typename Op::S;
   using Real = typename S::Real;
   using Tiling = DecodeTiling<Op>;
-  // Probabilities are not rounded: converting values costs no more than pairing their rows.
-  using ValueOp = SingleOperand<S>;
+  // For vectors probabilities are not rounded: converting values costs no more than pairing them.
+  using ValueOp = std::conditional_t<kByTiles, Op, SingleOperand<S>>;
 
   DecodeTile(const ForwardProblem& p, const Tiling& t, DecodeScratch<Op>& s,
-             const Sequence& sequence, KeyRange heads, KeyRange keys)
+             typename Op::Registers& registers, const Sequence& sequence, KeyRange heads,
+             KeyRange keys)
       : p_(p),
         t_(t),
         s_(s),
+        registers_(registers),
         sequence_(sequence),
         rows_(p.G * sequence.Mq),
         first_head_(heads.begin),
@@ -168,6 +89,8 @@ class DecodeTile {
   Real* scores(int64_t head, int64_t r) {
     return s_.scores + (head * t_.rows + r) * Tiling::kTileKeys;
   }
+  // The probabilities take the place of the scores.
+  typename ValueOp::Unit* units(int64_t head, int64_t r) { return scores(head, r); }
   static int64_t offset(const HeadRows& x, int64_t head) {
     return head * x.stride_h * element_bytes(x.dtype);
   }
@@ -182,26 +105,28 @@ class DecodeTile {
     return any;
   }
 
-  // Calls f(head, k, n, rows, ahead) with the rows of keys [k, k + n) for each head that sees the
-  // tile, and `ahead` to ask `times` times meanwhile for the step that comes next: of `operand`, or
-  // the first one of `then`.
+  // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile.
+  // Each call has `moments` to ask in for the step that comes next: of `operand`, or the first one
+  // of `then`, before which there are some more.
   template <class F>
-  void each_step(const Operand& operand, const Operand& then, int64_t times, F&& f) {
+  void each_step(const Operand& operand, const Operand& then, int64_t moments, int64_t more,
+                 F&& f) {
     // Of few rows and long runs the hardware's own prefetching is ahead.
     const bool asks = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
     for (int64_t k = 0; k < n_; k += t_.step_keys) {
       const int64_t n = smaller(t_.step_keys, n_ - k);
-      RowsAhead ahead = k + n < n_ ? operand.step(k + n, t_.step_keys, heads_)
-                                   : then.step(0, t_.step_keys, heads_);
-      if (asks) ahead.share(heads_ * times);
+      const bool is_last = k + n == n_;
+      ahead_ =
+          is_last ? then.step(0, t_.step_keys, heads_) : operand.step(k + n, t_.step_keys, heads_);
+      if (asks) ahead_.spread_over(heads_ * moments + (is_last ? more : 0));
       for (int64_t head = 0; head < heads_; ++head) {
         if (s_.masks[head] == TileMask::kNothing) {
-          ahead.ask(times);
+          ahead_.ask(moments);
           continue;
         }
         const char* rows[Tiling::kTileKeys];
         for (int64_t j = 0; j < n; ++j) rows[j] = operand.rows[k + j] + offset(operand.x, head);
-        f(head, k, n, rows, ahead);
+        f(head, k, n, rows);
       }
     }
   }
@@ -211,7 +136,8 @@ class DecodeTile {
   template <class To, DType kSource>
   bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {
     if ((kSource == To::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
-    convert_rows<To, kSource>(s_.converted, stride, rows, n, width);
+    RowsAhead none;
+    convert_rows<To, kSource>(s_.converted, stride, rows, n, width, none);
     for (int64_t j = 0; j < n; ++j) {
       rows[j] = reinterpret_cast<const char*>(s_.converted + j * stride);
     }
@@ -220,16 +146,33 @@ class DecodeTile {
 
   template <DType kSource>
   void score() {
+    if constexpr (kByTiles) return score_by_tiles<kSource>();
     if (scores_heads_together()) {
       if (heads_ % S::kWidth == 0) return score_together<kSource, S::kWidth>();
       return score_together<kSource, 2>();
     }
-    each_step(keys(n_), values(), t_.step_keys / S::kWidth * rows_,
-              [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
+    const int64_t moments = t_.step_keys / S::kWidth * rows_ * (t_.key_units / S::kWidth);
+    each_step(keys(n_), values(), moments, softmax_moments(),
+              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 if (convert<Op, kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
-                  score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth, ahead);
+                  score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth);
                 } else {
-                  score_step<kSource>(head, k, n, rows, p_.K, ahead);
+                  score_step<kSource>(head, k, n, rows, p_.K);
+                }
+              });
+  }
+
+  template <DType kSource>
+  void score_by_tiles() {
+    each_step(keys(n_), values(), moments_of_scores_by_tiles(t_.step_keys), softmax_moments(),
+              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+                for (int64_t j = 0; j < n; j += kTilesOfKeys<Op>) {
+                  const int64_t count = smaller(kTilesOfKeys<Op>, n - j);
+                  convert_rows<Op, kSource>(s_.converted, t_.key_units, rows + j, count, p_.K,
+                                            ahead_);
+                  score_keys_by_tiles<Op>(scores(head, 0) + k + j, Tiling::kTileKeys, queries(head),
+                                          rows_, s_.converted, t_.key_units, count,
+                                          units_of<Op>(p_.K), registers_, ahead_);
                 }
               });
   }
@@ -251,20 +194,18 @@ class DecodeTile {
           rows[i] = s_.key_rows[smaller(k + i, n_ - 1)] + head * head_bytes;
         }
         score_heads<Op, kSource, kHeads>(scores(head, 0) + k, t_.rows * Tiling::kTileKeys,
-                                         queries(head, 0), t_.rows * t_.key_units, rows, head_bytes,
-                                         p_.K);
+                                         queries(head), t_.query_units, rows, head_bytes, p_.K);
       }
     }
   }
 
   template <DType kSource>
-  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
-                  RowsAhead& ahead) {
+  void score_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
     const auto of_rows = [&]<int kRows>(int64_t r) {
       for (int64_t j = 0; j < round_up(n, S::kWidth); j += S::kWidth / kRows) {
-        ahead.ask();
-        score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys, queries(head, r),
-                                       t_.key_units, rows + j, n - j, width);
+        score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys,
+                                       queries(head) + r * t_.key_units, t_.key_units, rows + j,
+                                       n - j, width, ahead_);
       }
     };
     int64_t r = 0;
@@ -274,9 +215,9 @@ class DecodeTile {
     for (; r < rows_; ++r) of_rows.template operator()<1>(r);
   }
 
-  const typename Op::Unit* queries(int64_t head, int64_t r) {
-    return s_.queries + (head * t_.rows + r) * t_.key_units;
-  }
+  int64_t softmax_moments() const { return heads_ * rows_ * kRowMoments; }
+
+  const typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.query_units; }
 
   void softmax(const MaskedKeys<ValueOp, true>& keys, int64_t head) {
     ScoreRow<ValueOp> weighed[kDecodeRows];
@@ -294,7 +235,12 @@ class DecodeTile {
     for (int64_t r = 0; r < rows_; ++r) {
       const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
       const KeyRange seen = sequence_.keys_of(at.i);
+      ahead_.ask(kRowMoments);
       keys.exponentiate(weighed[r], at, seen, s_.state.running[head * t_.rows + r]);
+      if (ValueOp::kDepth > 1 && sees_few(seen)) {
+        add_rests<S>(out(head, r), s_.weights.rests, p_, sequence_, first_head_ + head, seen,
+                     keys.range());
+      }
       if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
           seen.end < begin_ + n_) {
         s_.masks[head] = TileMask::kPart;
@@ -305,16 +251,33 @@ class DecodeTile {
   // `following` are the keys of the tile that comes next.
   template <DType kSource>
   void add_values(int64_t following) {
+    if constexpr (kByTiles) return add_values_by_tiles<kSource>(following);
     const int64_t blocks = rows_ / 4 + rows_ % 4 / 2 + rows_ % 2;
-    each_step(values(), keys(following), blocks * (t_.value_columns / S::kWidth),
-              [&](int64_t head, int64_t k, int64_t n, const char** rows, RowsAhead& ahead) {
+    const int64_t moments = blocks * (t_.value_columns / S::kWidth) * t_.step_keys;
+    each_step(values(), keys(following), moments, 0,
+              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
                   add_step_skipping_zeros<kSource>(head, k, n, rows);
                 } else if (convert<ValueOp, kSource>(rows, n, p_.Kv, t_.value_columns, S::kWidth)) {
-                  add_step<ValueOp::kDType>(head, k, n, rows, t_.value_columns, ahead);
+                  add_step<ValueOp::kDType>(head, k, n, rows, t_.value_columns);
                 } else {
-                  add_step<kSource>(head, k, n, rows, p_.Kv, ahead);
+                  add_step<kSource>(head, k, n, rows, p_.Kv);
                 }
+              });
+  }
+
+  template <DType kSource>
+  void add_values_by_tiles(int64_t following) {
+    each_step(values(), keys(following), moments_of_packed_values<Op>(t_.step_keys, p_.Kv), 0,
+              [&](int64_t head, int64_t k, int64_t n, const char** rows) {
+                Product<Op> product;
+                product.a = units(head, 0) + k / Op::kDepth;
+                product.a_stride = Tiling::kTileKeys;
+                product.c = out(head, 0);
+                product.c_stride = t_.value_columns;
+                product.rows = rows_;
+                add_packed_values<Op, kSource>(product, s_.converted, rows, n, p_.Kv, registers_,
+                                               ahead_);
               });
   }
 
@@ -330,14 +293,12 @@ class DecodeTile {
   }
 
   template <DType kSource>
-  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width,
-                RowsAhead& ahead) {
+  void add_step(int64_t head, int64_t k, int64_t n, const char* const* rows, int64_t width) {
     const auto of_rows = [&]<int kRows, int kVectors>(int64_t r) {
       const auto of_columns = [&]<int kCount>(int64_t column) {
-        ahead.ask(kCount);
         accumulate_values<S, kSource, kRows, kCount>(out(head, r), t_.value_columns,
                                                      scores(head, r) + k, Tiling::kTileKeys, rows,
-                                                     n, column, width);
+                                                     n, column, width, ahead_);
       };
       int64_t c = 0;
       const auto of_runs = [&]<int kCount>() {
@@ -373,11 +334,15 @@ class DecodeTile {
     }
   }
 
+  static constexpr int64_t kRowMoments = 8;  // that the softmax of a row has
+
   const ForwardProblem& p_;
   const Tiling& t_;
   DecodeScratch<Op>& s_;
+  typename Op::Registers& registers_;
   const Sequence& sequence_;
   const int64_t rows_, first_head_, heads_, begin_, n_;
+  RowsAhead ahead_;
 };
 
 }  // namespace

@@ -82,12 +82,13 @@ struct ForwardScratch {
   Real* scores;                   // [strip_rows, score_stride]
   Unit* units;                    // [strip_rows, unit_stride], of probabilities
   bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
-  RowWeights<Op> weights;
+  RowWeights<typename Op::S> weights;
   StripPositions<typename Op::S> positions;
   typename Op::Registers registers;
 
   ForwardScratch(Scratch& scratch, const Problem& p, const ForwardTiling<Op>& t)
-      : weights(scratch, t.keys), positions(scratch, p, t.block_rows, t.strip_rows, t.keys) {
+      : weights(scratch, t.keys, Op::kDepth > 1),
+        positions(scratch, p, t.block_rows, t.strip_rows, t.keys) {
     queries = scratch.take<Unit>(t.block_rows * t.key_units);
     out = scratch.take<Real>(t.block_rows * t.value_columns);
     running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
@@ -318,7 +319,9 @@ class ForwardBlock {
     for (int64_t r = part.begin; r < part.end; ++r) {
       const int64_t i = strip + r;
       keys.exponentiate(weighed[r - part.begin], query(i), seen(i), s_.running[i]);
-      if (Op::kDepth > 1 && sees_few(seen(i))) add_rests(out(i), seen(i), range);
+      if (Op::kDepth > 1 && sees_few(seen(i))) {
+        add_rests<S>(out(i), s_.weights.rests, p_, sequence_, key_head_, seen(i), range);
+      }
     }
   }
 
@@ -330,17 +333,6 @@ class ForwardBlock {
     if (!p_.bias || r >= rows) return;
     const QueryRow at = query(strip + r);
     prefetch_tensor_bias(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll});
-  }
-
-  // Adds what rounding took from the probabilities of these of the keys.
-  void add_rests(Real* out, KeyRange seen, KeyRange keys) const {
-    const int64_t end = smaller(seen.end, keys.end);
-    for (int64_t j = larger(seen.begin, keys.begin); j < end; ++j) {
-      const Real rest = s_.weights.rests[j - keys.begin];
-      if (rest == Real(0)) continue;  // excluded keys may have any value
-      const char* value = p_.value.row(sequence_.b, sequence_.key_row(j), key_head_);
-      add_scaled_row<S>(out, rest, value, p_.value.dtype, p_.Kv);
-    }
   }
 
   const ForwardProblem& p_;

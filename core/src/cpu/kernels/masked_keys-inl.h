@@ -13,17 +13,17 @@ namespace attn::cpu {
 namespace {
 
 // Room for the biases, the scores of positions and the dropout factors of a row of a tile.
-template <class Op>
+template <class S>
 struct RowWeights {
-  using Real = typename Op::S::Real;
+  using Real = typename S::Real;
   Real* bias;
   Real* dropout;
-  Real* rests;  // of the probabilities of a row that sees few keys
+  Real* rests;  // of the probabilities of a row that sees few keys, if `with_rests`
 
-  RowWeights(Scratch& scratch, int64_t keys)
-      : bias(scratch.take<Real>(keys + 2 * Op::S::kWidth)),
+  RowWeights(Scratch& scratch, int64_t keys, bool with_rests)
+      : bias(scratch.take<Real>(keys + 2 * S::kWidth)),
         dropout(scratch.take<Real>(round_up(keys, 64))),
-        rests(scratch.take<Real>(Op::kDepth > 1 ? round_up(keys, 64) : 0)) {}
+        rests(scratch.take<Real>(with_rests ? round_up(keys, 64) : 0)) {}
 };
 
 // Some keys of a sequence under the whole mask: what rows against them share is worked out once.
@@ -35,7 +35,7 @@ class MaskedKeys {
 
   // `is_kept`: the tensor bias adds nothing to any of them.
   MaskedKeys(const Problem& p, const Sequence& sequence, KeyRange keys,
-             const RowWeights<Op>& weights, bool is_kept)
+             const RowWeights<S>& weights, bool is_kept)
       : p_(p),
         sequence_(sequence),
         keys_(keys),
@@ -92,7 +92,7 @@ class MaskedKeys {
   const Problem& p_;
   const Sequence& sequence_;
   const KeyRange keys_;
-  const RowWeights<Op>& weights_;
+  const RowWeights<S>& weights_;
   const bool is_kept_, has_bias_;
   const Real scale_, softcap_;
 };
@@ -101,6 +101,19 @@ template <class S>
 void scale_row(typename S::Real* row, int64_t n, typename S::Real factor) {
   for (int64_t c = 0; c < n; c += S::kWidth) {
     S::store(row + c, S::mul(S::load(row + c), S::set1(factor)));
+  }
+}
+
+// Adds to a row that sees few keys what rounding took from its probabilities of `keys`.
+template <class S>
+void add_rests(typename S::Real* out, const typename S::Real* rests, const ForwardProblem& p,
+               const Sequence& sequence, int64_t key_head, KeyRange seen, KeyRange keys) {
+  const int64_t end = smaller(seen.end, keys.end);
+  for (int64_t j = larger(seen.begin, keys.begin); j < end; ++j) {
+    const auto rest = rests[j - keys.begin];
+    if (rest == 0) continue;  // excluded keys may have any value
+    const char* value = p.value.row(sequence.b, sequence.key_row(j), key_head);
+    add_scaled_row<S>(out, rest, value, p.value.dtype, p.Kv);
   }
 }
 

@@ -188,24 +188,32 @@ bool pack_transposed_in_pieces(typename Op::Unit* to, const char* const* rows, i
 }
 
 // Right operand whose depth is the n rows and whose columns are their width; only the rows of
-// `part` are written, which begins at a whole unit and ends at one or with the last row.
-template <class Op, DType kSource>
+// `part` are written, which begins at a whole unit and ends at one or with the last row. Before
+// each unit's columns of a panel it calls ask(unit, first column, columns).
+template <class Op, DType kSource, class F>
 bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange part, int64_t n,
-                       int64_t width) {
+                       int64_t width, F&& ask) {
   using S = typename Op::S;
   const int64_t depth = units_of<Op>(n);
   auto flag = Op::no_flag();
-  for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
-    const int64_t stride = panel_width<Op>(panel, width);
-    typename Op::Unit* at = to + panel * depth;
-    for (int64_t d = part.begin / Op::kDepth; d < units_of<Op>(part.end); ++d) {
-      const char* const* step = rows + d * Op::kDepth;
-      const int64_t present = n - d * Op::kDepth;
-      for (int64_t r = 0; r < Op::kDepth; ++r) {
-        prefetch_elements<kSource>(rows, d * Op::kDepth + r + kPackedAhead, part.end, panel,
-                                   stride);
+  for (int64_t d = part.begin / Op::kDepth; d < units_of<Op>(part.end); ++d) {
+    const char* const* step = rows + d * Op::kDepth;
+    const int64_t present = n - d * Op::kDepth;
+    for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
+      const int64_t stride = panel_width<Op>(panel, width);
+      typename Op::Unit* at = to + panel * depth;
+      ask(d, panel, stride);
+      int64_t c = 0;
+      if constexpr (Op::kDepth == 2 && kSource == Op::kDType) {
+        for (; present > 1 && panel + c + 2 * S::kWidth <= smaller(width, panel + stride);
+             c += 2 * S::kWidth) {
+          const auto [first, second] = Op::load_column_pairs(step, panel + c);
+          flag = Op::flag_nonfinite(Op::flag_nonfinite(flag, first), second);
+          S::store(at + d * stride + c, first);
+          S::store(at + d * stride + c + S::kWidth, second);
+        }
       }
-      for (int64_t c = 0; c < stride; c += S::kWidth) {
+      for (; c < stride; c += S::kWidth) {
         const auto v = panel + c < width
                            ? Op::template load_columns<kSource>(step, present, panel + c, width)
                            : S::set1(0);
@@ -298,7 +306,13 @@ bool pack_stacked(typename Op::Unit* to, const char* const* rows, DType dtype, K
     if constexpr (HasPieces<Op>) {
       return pack_stacked_in_pieces<Op, kSource>(to, rows, part, n, width);
     } else {
-      return pack_stacked_from<Op, kSource>(to, rows, part, n, width);
+      return pack_stacked_from<Op, kSource>(
+          to, rows, part, n, width, [&](int64_t unit, int64_t column, int64_t columns) {
+            for (int64_t r = 0; r < Op::kDepth; ++r) {
+              prefetch_elements<kSource>(rows, unit * Op::kDepth + r + kPackedAhead, part.end,
+                                         column, columns);
+            }
+          });
     }
   });
 }

@@ -4,9 +4,13 @@
 #include <cstdint>
 
 #include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/rows_ahead-inl.h"
 
 namespace attn::cpu {
 namespace {
+
+// Moments that the product of a left operand with a pair of tiles' columns has to ask in.
+constexpr int64_t kTilePairMoments = 16;
 
 // C is [rows, columns] Reals, A a left operand of rows * depth units, B a right operand in panels.
 template <class Op>
@@ -29,6 +33,7 @@ struct Product {
   bool is_finite = true;   // all of B
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
+  RowsAhead* ahead = nullptr;  // to ask by tiles meanwhile, if not null
 };
 
 }  // namespace

@@ -186,7 +186,6 @@ template <class Op>
   using Real = typename S::Real;
   const KeyRange seen = row.seen();
   clear_units<Op>(row.units, {0, seen.begin});
-  clear_units<Op>(row.units, {seen.end, row.n});
   // With nothing seen yet any finite reference serves: every probability is 2^-infinity, or NaN.
   const auto maximum = S::set1(running.maximum == -kInfinity<Real> ? Real(0) : running.maximum);
   const auto scale = S::set1(row.scale);
@@ -211,6 +210,8 @@ template <class Op>
     if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
     Op::store_units(row.units + c / Op::kDepth, p);
   }
+  // Last: of pairs, these units may lie where scores were.
+  clear_units<Op>(row.units, {seen.end, row.n});
   running.total += S::reduce_add(sum);
 }
 

@@ -1,6 +1,8 @@
 // Fills a kernel table with what multiplies by one operand.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/kernel_table.h"
 #include "cpu/kernels/backward-inl.h"
 #include "cpu/kernels/bias_gradient-inl.h"
@@ -22,12 +24,14 @@ using DoubleOperand = SingleOperand<VecArray<double, sizeof(typename S::Vec) / s
 template <class Op>
 struct Kernels {
   using ByVectors = typename Op::ByVectors;
+  // Few rows do not repay cutting keys into pieces.
+  using ForDecoding = std::conditional_t<HasPieces<Op>, ByVectors, Op>;
 
   // Sequences that are for one way of computing and for the other take turns with the workspace.
   static size_t forward_workspace(const ForwardProblem& p, int workers) {
     const bool may_decode = p.sequences || p.G * p.Mq <= kDecodeRows;
     const bool may_tile = p.G * p.most_queries > kDecodeRows;
-    return static_cast<size_t>(larger(may_decode ? decode_workspace<ByVectors>(p, workers) : 0,
+    return static_cast<size_t>(larger(may_decode ? decode_workspace<ForDecoding>(p, workers) : 0,
                                       may_tile ? tiled_forward_workspace<Op>(p, workers) : 0));
   }
   static void forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
@@ -36,7 +40,7 @@ struct Kernels {
       (is_decode(p, p.sequence(s)) ? decodes : tiles) = true;
     }
     if (p.sequences) clear_outside_sequences<typename Op::S>(p);
-    if (decodes) decode_forward<ByVectors>(p, workspace, runner);
+    if (decodes) decode_forward<ForDecoding>(p, workspace, runner);
     if (tiles) tiled_forward<Op>(p, workspace, runner);
   }
   // The passes of a backward take turns with what the split lses leave of the workspace.

@@ -16,8 +16,11 @@ struct BFloat16Pairs {
   using S = VecAvx512;
   using Unit = float;  // only a 32-bit container; never computed with as a float
   using Vec = __m512;
-  using Flag = __mmask32;
+  using Flag = __m512i;  // the largest magnitudes, as bits
   using ByVectors = BFloat16Pairs;
+  struct Pair {
+    Vec first, second;
+  };
   struct Registers {};
   static constexpr int kDepth = 2;
   static constexpr int kTileRows = S::kTileRows;
@@ -50,6 +53,16 @@ struct BFloat16Pairs {
     return interleave(first, load_halves<kSource, false>(rows[1], column, width));
   }
 
+  // The units of 32 whole columns of two rows of bfloat16, in two vectors.
+  static Pair load_column_pairs(const char* const* rows, int64_t column) {
+    // Unpacking takes the low halves of 128-bit lanes, then the high ones.
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i a = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(rows[0] + 2 * column));
+    const __m512i b = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(rows[1] + 2 * column));
+    return {_mm512_castsi512_ps(_mm512_unpacklo_epi16(a, b)),
+            _mm512_castsi512_ps(_mm512_unpackhi_epi16(a, b))};
+  }
+
   static void store_units(Unit* units, Vec v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(units), round(v));
   }
@@ -75,9 +88,11 @@ struct BFloat16Pairs {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), kept));
   }
 
-  static Flag no_flag() { return 0; }
-  static Flag flag_nonfinite(Flag flag, Vec v) { return flag | nonfinite(v); }
-  static bool is_set(Flag flag) { return flag != 0; }
+  static Flag no_flag() { return _mm512_setzero_si512(); }
+  static Flag flag_nonfinite(Flag flag, Vec v) { return _mm512_max_epu16(flag, magnitudes(v)); }
+  static bool is_set(Flag flag) {
+    return _mm512_cmpge_epu16_mask(flag, _mm512_set1_epi16(kInfinityBits)) != 0;
+  }
 
   // The elements of v that are finite, and 0; those that are not, and 0.
   static Vec finite_elements(Vec v) {
@@ -88,9 +103,13 @@ struct BFloat16Pairs {
   }
 
  private:
-  static Flag nonfinite(Vec v) {
-    const __m512i exponent = _mm512_set1_epi16(0x7f80);
-    return _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
+  static constexpr int16_t kInfinityBits = 0x7f80;
+
+  static __m512i magnitudes(Vec v) {
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi16(0x7fff));
+  }
+  static __mmask32 nonfinite(Vec v) {
+    return _mm512_cmpge_epu16_mask(magnitudes(v), _mm512_set1_epi16(kInfinityBits));
   }
 
   static __mmask32 first_lanes(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
