@@ -145,3 +145,15 @@ def test_canary_in_a_query_without_keys_reaches_no_gradient(dtype):
     clean, mine = library.run(problem), library.run(poisoned)
     for name in ("out", "lse", "grad_query", "grad_key", "grad_value"):
         assert torch.equal(getattr(mine, name), getattr(clean, name)), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("queries", [1, 5, 16, 17, 40])
+@pytest.mark.parametrize("keys", [20, 90])
+def test_allowed_infinity_in_a_value_stays_one(keys, queries, dtype):
+    problem = make(Shape(Mq=queries, Mkv=keys, K=16, Kv=16), dtype, Mask())
+    value = problem.value.clone()
+    value[:, 3, :, 5] = math.inf
+    out, _ = library.forward(replace(problem, value=value))
+    assert torch.all(out[..., 5].isposinf())
+    assert torch.all(out[..., :5].isfinite())

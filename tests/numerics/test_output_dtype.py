@@ -11,7 +11,7 @@ from numerics.cases import Case, Shape, make_problem
 from reference.error_rule import assert_accurate
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = (Shape(2, 37, 301, 4, 2, 24, 40), Shape(2, 1, 1301, 4, 2, 24, 40))
+SHAPES = (Shape(2, 37, 301, 4, 2, 24, 40), Shape(2, 1, 1301, 4, 2, 24, 40), Shape(2, 3, 301, 4, 2, 24, 40))
 
 
 @pytest.mark.parametrize("output_dtype", DTYPES)
@@ -41,3 +41,14 @@ def test_a_wide_output_of_narrow_inputs_leans_to_no_side():
     q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
     exact = ((q @ k.mT / 8).softmax(-1) @ v).transpose(1, 2)
     assert (out.double() - exact).mean().abs() < 4e-6
+
+
+@pytest.mark.parametrize("queries", [1, 4, 5, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_decoding_does_not_round_probabilities_to_the_inputs_dtype(queries, dtype):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, M, 2, 64).to(dtype) for M in (queries, 300, 300))
+    out = memory_efficient_attention(query, key, value, output_dtype=torch.float32)
+    q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
+    exact = ((q @ k.mT / 8).softmax(-1) @ v).transpose(1, 2)
+    assert (out.double() - exact).abs().max() < 1e-5

@@ -248,7 +248,7 @@ class BackwardBlock {
         const Real rest = s_.gradients.rests[(j - begin) * kTileQueries + r];
         if (rest == Real(0)) continue;  // excluded keys may hold anything
         const char* key = p_.key.row(sequence_.b, sequence_.key_row(j), key_head_);
-        add_scaled_row<S>(queries_.row(r), rest, key, p_.key.dtype, p_.K);
+        add_rest<S>(queries_.row(r), rest, key, p_.key.dtype, p_.K);
       }
     }
   }

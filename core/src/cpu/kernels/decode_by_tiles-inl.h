@@ -18,7 +18,7 @@ constexpr int64_t moments_of_scores_by_tiles(int64_t keys) { return 2 * keys; }
 template <class Op>
 constexpr int64_t moments_of_packed_values(int64_t keys, int64_t width) {
   return (width + kPanel<Op> - 1) / kPanel<Op> * units_of<Op>(keys) +
-         width / (2 * Op::kTileColumns) * kTilePairMoments;
+         2 * (width / (2 * Op::kTileColumns)) * kTilePairMoments;
 }
 
 // Scores of `rows` query rows against n keys, at most kTilesOfKeys, each of `key_units` units. The
@@ -53,11 +53,12 @@ void score_keys_by_tiles(typename Op::S::Real* scores, int64_t score_stride,
 }
 
 // Adds the product of rows of probabilities and n rows of values to the rows' sums: `product` has
-// the former as A, and the latter as C. `packed` gets the values.
+// the former as A, and the latter as C; `rests` are what rounding took from A. `packed` gets the
+// values.
 template <class Op, DType kSource>
-void add_packed_values(Product<Op> product, typename Op::Unit* packed, const char* const* values,
-                       int64_t n, int64_t width, typename Op::Registers& registers,
-                       RowsAhead& ahead) {
+void add_packed_values(Product<Op> product, const typename Op::Unit* rests,
+                       typename Op::Unit* packed, const char* const* values, int64_t n,
+                       int64_t width, typename Op::Registers& registers, RowsAhead& ahead) {
   product.is_finite = pack_stacked_from<Op, kSource>(packed, values, {0, n}, n, width,
                                                      [&](auto...) { ahead.ask(); });
   product.b = packed;
@@ -66,6 +67,9 @@ void add_packed_values(Product<Op> product, typename Op::Unit* packed, const cha
   product.accumulate = true;
   product.skip_zeros = true;
   product.ahead = &ahead;
+  multiply(product, registers);
+  product.a = rests;
+  product.only_finite = true;
   multiply(product, registers);
 }
 

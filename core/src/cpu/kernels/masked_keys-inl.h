@@ -18,7 +18,7 @@ struct RowWeights {
   using Real = typename S::Real;
   Real* bias;
   Real* dropout;
-  Real* rests;  // of the probabilities of a row that sees few keys, if `with_rests`
+  Real* rests;  // of a row's probabilities, if `with_rests`
 
   RowWeights(Scratch& scratch, int64_t keys, bool with_rests)
       : bias(scratch.take<Real>(keys + 2 * S::kWidth)),
@@ -27,7 +27,8 @@ struct RowWeights {
 };
 
 // Some keys of a sequence under the whole mask: what rows against them share is worked out once.
-template <class Op, bool kBlocksAsBias>
+// kDecodes: blocks come as biases, and rounding's rests are wanted of every row.
+template <class Op, bool kDecodes>
 class MaskedKeys {
  public:
   using S = typename Op::S;
@@ -41,7 +42,7 @@ class MaskedKeys {
         keys_(keys),
         weights_(weights),
         is_kept_(is_kept),
-        has_bias_(has_score_bias(p, is_kept) || (kBlocksAsBias && p.blocks)),
+        has_bias_(has_score_bias(p, is_kept) || (kDecodes && p.blocks)),
         scale_(static_cast<Real>(p.scale * kLog2E)),
         softcap_(static_cast<Real>(p.softcap * kLog2E)) {}
 
@@ -69,7 +70,7 @@ class MaskedKeys {
       load_dropout_row(weights_.dropout, p_.dropout, scores_at(at));
       row.dropout = weights_.dropout;
     }
-    if (sees_few(seen)) row.rests = weights_.rests;
+    if (kDecodes || sees_few(seen)) row.rests = weights_.rests;
     exponentiate_row(row, running);
   }
 
@@ -80,7 +81,7 @@ class MaskedKeys {
 
   [[gnu::noinline]] const Real* load_bias(QueryRow at, const Real* positions) const {
     const ScoresAt scores = scores_at(at);
-    if constexpr (kBlocksAsBias) {
+    if constexpr (kDecodes) {
       load_bias_row_with_blocks<S>(weights_.bias, p_, scores);
     } else {
       load_bias_row<S>(weights_.bias, p_, scores);
@@ -101,19 +102,6 @@ template <class S>
 void scale_row(typename S::Real* row, int64_t n, typename S::Real factor) {
   for (int64_t c = 0; c < n; c += S::kWidth) {
     S::store(row + c, S::mul(S::load(row + c), S::set1(factor)));
-  }
-}
-
-// Adds to a row that sees few keys what rounding took from its probabilities of `keys`.
-template <class S>
-void add_rests(typename S::Real* out, const typename S::Real* rests, const ForwardProblem& p,
-               const Sequence& sequence, int64_t key_head, KeyRange seen, KeyRange keys) {
-  const int64_t end = smaller(seen.end, keys.end);
-  for (int64_t j = larger(seen.begin, keys.begin); j < end; ++j) {
-    const auto rest = rests[j - keys.begin];
-    if (rest == 0) continue;  // excluded keys may have any value
-    const char* value = p.value.row(sequence.b, sequence.key_row(j), key_head);
-    add_scaled_row<S>(out, rest, value, p.value.dtype, p.Kv);
   }
 }
 

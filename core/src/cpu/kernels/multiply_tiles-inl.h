@@ -156,7 +156,7 @@ template <class Op, bool kDepthMajor>
       part.columns = wanted;
       part.accumulate = p.accumulate || unit > 0;
       multiply_by_tiles<Op, kDepthMajor>(part, registers);
-      for (int64_t r = 0; r < p.rows; ++r) {
+      for (int64_t r = 0; r < p.rows && !p.only_finite; ++r) {
         add_nonfinite(slice, part.a + (kDepthMajor ? r : r * p.a_stride),
                       kDepthMajor ? p.a_stride : 1, depth, width, wanted, part.c + r * p.c_stride);
       }

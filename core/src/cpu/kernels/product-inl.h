@@ -10,7 +10,7 @@ namespace attn::cpu {
 namespace {
 
 // Moments that the product of a left operand with a pair of tiles' columns has to ask in.
-constexpr int64_t kTilePairMoments = 16;
+constexpr int64_t kTilePairMoments = 8;
 
 // C is [rows, columns] Reals, A a left operand of rows * depth units, B a right operand in panels.
 template <class Op>
@@ -33,6 +33,8 @@ struct Product {
   bool is_finite = true;   // all of B
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
+  // With skip_zeros by tiles: 0 for all of B that is not finite. A's rests have any sign.
+  bool only_finite = false;
   RowsAhead* ahead = nullptr;  // to ask by tiles meanwhile, if not null
 };
 
