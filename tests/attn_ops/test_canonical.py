@@ -124,7 +124,17 @@ WRONG_MASKS = {
     "bias rank": (
         (Q4, K4, V4),
         LowerTriangularMask().add_bias(rand(5, 7)),
-        "add the leading ones, bias[None, None, ...]",
+        "got [5, 7]; pass bias[None, None, :, :] if its axes are [Mq, Mkv]",
+    ),
+    "bias of padding": (
+        (Q4, K4, V4),
+        LowerTriangularMask().add_bias(rand(2, 7)),
+        "got [2, 7]; pass bias[:, None, None, :] if its axes are [B, Mkv]",
+    ),
+    "bias without B": (
+        (Q4, K4, V4),
+        LowerTriangularMask().add_bias(rand(4, 1, 7)),
+        "got [4, 1, 7]; pass bias[None, :, :, :] if its axes are [H, Mq, Mkv]",
     ),
     "bias dtype": (
         (Q4, K4, V4),
@@ -148,6 +158,18 @@ def test_mask_that_does_not_fit_is_refused_by_name(case, requires_grad):
     with pytest.raises(ValueError, match="memory_efficient_attention: ") as raised:
         memory_efficient_attention(query.detach().requires_grad_(requires_grad), key, value, mask)
     assert message in str(raised.value)
+
+
+def test_advice_on_a_bias_names_every_way_and_none_where_none_fits():
+    square = rand(4, 4, 2, 8)
+    with pytest.raises(ValueError, match="if its axes are") as raised:
+        memory_efficient_attention(square, square, square, rand(4, 4))
+    assert str(raised.value).endswith(
+        "; pass bias[:, None, None, :] if its axes are [B, Mkv], or bias[None, None, :, :] if its "
+        "axes are [Mq, Mkv]"
+    )
+    with pytest.raises(ValueError, match=r"got \[6, 9\]$"):
+        memory_efficient_attention(square, square, square, rand(6, 9))
 
 
 def test_queries_beyond_the_sequences_see_nothing():

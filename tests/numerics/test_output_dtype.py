@@ -11,7 +11,11 @@ from numerics.cases import Case, Shape, make_problem
 from reference.error_rule import assert_accurate
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = (Shape(2, 37, 301, 4, 2, 24, 40), Shape(2, 1, 1301, 4, 2, 24, 40), Shape(2, 3, 301, 4, 2, 24, 40))
+SHAPES = (
+    Shape(2, 37, 301, 4, 2, 24, 40),
+    Shape(2, 1, 1301, 4, 2, 24, 40),
+    Shape(2, 3, 301, 4, 2, 24, 40),
+)
 
 
 @pytest.mark.parametrize("output_dtype", DTYPES)

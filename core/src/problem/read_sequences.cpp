@@ -46,7 +46,7 @@ void check_starts(const char* name, const int32_t* start, int64_t count, int64_t
     if (start[s] < before || start[s] > rows) {
       refuse_argument(
           "expected %s not to descend and to stay within %s's %lld rows, got %s[%lld] = %d after "
-          "%lld; pass the cumulative lengths",
+          "%lld; pass the lengths summed up once",
           name, owner, static_cast<ll>(rows), name, static_cast<ll>(s), start[s],
           static_cast<ll>(before));
     }

@@ -3,6 +3,8 @@
 Every error a user can make with a mask's tensors is raised here.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -153,11 +155,10 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
         size != 1 and size != expected  # noqa: PLR1714
         for size, expected in zip(bias.shape, full, strict=True)
     ):
-        missing = len(full) - bias.dim()
-        advice = f"; add the leading ones, bias[{'None, ' * missing}...]" if missing > 0 else ""
         raise ValueError(
             f"{WHO}: expected attn_bias {_BIAS_LAYOUTS[query.dim()]} = {list(full)}, all "
-            f"{len(full)} axes, where any extent may be 1, got {list(bias.shape)}{advice}"
+            f"{len(full)} axes, where any extent may be 1, got {list(bias.shape)}"
+            f"{_advice_on_axes(bias.shape, full, _BIAS_LAYOUTS[query.dim()])}"
         )
     bias = _readable("attn_bias", bias, query, torch.bool)
     if query.dim() == 3:
@@ -165,6 +166,20 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
     elif query.dim() == 5:
         bias = _flatten_bias_heads(bias, *heads)
     return _unrepeat(bias)
+
+
+def _advice_on_axes(shape: Sequence[int], full: Sequence[int], layout: str) -> str:
+    """Say how a bias that lacks axes would fit, by what its own axes may be; the last are keys."""
+    names = layout.strip("[]").split(", ")
+    ways = []
+    for axes in combinations(range(len(full)), len(shape)):
+        ends_with_keys = len(axes) > 0 and axes[-1] == len(full) - 1
+        fits = all(size in (1, full[axis]) for size, axis in zip(shape, axes, strict=True))
+        if ends_with_keys and fits and len(shape) < len(full):
+            index = ", ".join(":" if axis in axes else "None" for axis in range(len(full)))
+            own = ", ".join(names[axis] for axis in axes)
+            ways.append(f"bias[{index}] if its axes are [{own}]")
+    return f"; pass {', or '.join(ways)}" if ways else ""
 
 
 def _per_head(name: str, tensor: Tensor, inputs: Inputs, trailing: int = 0) -> Tensor:

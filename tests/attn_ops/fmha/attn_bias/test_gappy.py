@@ -170,3 +170,10 @@ def test_rows_of_key_end_at_the_last_start():
     mask.check_fits(2, 9)
     with pytest.raises(ValueError, match=r"key with 9 rows, for .* of lengths \[3, 2\], got 8"):
         mask.check_fits(2, 8)
+
+
+def test_windows_are_checked():
+    with pytest.raises(ValueError, match="window_left of 0 or more, got -1"):
+        BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask.from_seqlens_local_gappy(
+            [1], [0, 4], [3], window_left=-1, window_right=0
+        )

@@ -203,3 +203,42 @@ def test_pages_must_hold_the_keys():
     mask = BlockDiagonalPaddedKeysMask.from_seqlens([1], 4, [3])
     with pytest.raises(AssertionError, match="at most the padding 2"):
         mask.make_paged(torch.zeros(1, 1, dtype=torch.int32), 2, PagedBlockDiagonalPaddedKeysMask)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_windows_of_no_key_are_refused(window):
+    tables = torch.zeros(2, 2, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"window_size in \[1, 2\*\*63\), got"):
+        BlockDiagonalCausalLocalAttentionPaddedKeysMask.from_seqlens_local(
+            [1, 1], 4, [3, 2], window_size=window
+        )
+    with pytest.raises(ValueError, match=r"window_size in \[1, 2\*\*63\), got"):
+        PagedBlockDiagonalCausalLocalPaddedKeysMask.from_seqlens_local(
+            [1, 1], [3, 2], tables, page_size=2, window_size=window
+        )
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "error", "message"),
+    [
+        (-1, 0, ValueError, "window_left of 0 or more, got -1"),
+        (0, -2, ValueError, "window_right of 0 or more, got -2"),
+        (1.5, 0, TypeError, "an int as window_left, got 1.5"),
+    ],
+)
+def test_windows_on_both_sides_are_checked(left, right, error, message):
+    with pytest.raises(error, match=message):
+        BlockDiagonalLocalAttentionPaddedKeysMask.from_seqlens_local(
+            [1, 1], 4, [3, 2], window_left=left, window_right=right
+        )
+
+
+@pytest.mark.parametrize("padding", [4.0, None, [3, 2]])
+def test_padding_is_an_int(padding):
+    with pytest.raises(TypeError, match="an int as kv_padding, got"):
+        BlockDiagonalPaddedKeysMask.from_seqlens([1, 1], padding, [3, 2])
+
+
+def test_lengths_are_a_list():
+    with pytest.raises(TypeError, match=r"lengths as a list of Python ints or .* got 5"):
+        BlockDiagonalMask.from_seqlens(5)

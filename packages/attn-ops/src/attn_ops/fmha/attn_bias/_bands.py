@@ -29,6 +29,22 @@ def window_from_bottom_right(left: int, right: int) -> Band:
     return Band(left=left, right=right, anchor=ANCHOR_BOTTOM_RIGHT)
 
 
+def check_sides(who: object, window_left: int, window_right: int) -> None:
+    """Check the window of a mask with keys on both sides of the diagonal.
+
+    Raises: TypeError if one is no int; ValueError if one is negative.
+    """
+    name = type(who).__name__
+    for side, value in (("left", window_left), ("right", window_right)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name}: expected an int as window_{side}, got {value!r}")
+        if value < 0:
+            raise ValueError(
+                f"{name}: expected window_{side} of 0 or more, got {value}; as many as there are "
+                "keys bound nothing"
+            )
+
+
 def check_window(who: object, window_size: int) -> None:
     """Check the window of a causal mask.
 

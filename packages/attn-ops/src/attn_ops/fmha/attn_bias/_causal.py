@@ -35,12 +35,7 @@ class LocalAttentionFromBottomRightMask(AttentionBias):
     window_right: int
 
     def __post_init__(self) -> None:
-        for name, value in (("left", self.window_left), ("right", self.window_right)):
-            if value < 0:
-                raise ValueError(
-                    f"LocalAttentionFromBottomRightMask: expected window_{name} of 0 or more, got "
-                    f"{value}"
-                )
+        _bands.check_sides(self, self.window_left, self.window_right)
 
     def mask_spec(self) -> MaskSpec:
         """Return the parts that kernels evaluate."""

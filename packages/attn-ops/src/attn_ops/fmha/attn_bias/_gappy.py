@@ -138,6 +138,10 @@ class BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask(BlockDiagonalGappy
     window_left: int
     window_right: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _bands.check_sides(self, self.window_left, self.window_right)
+
     @classmethod
     def from_seqlens_local_gappy(
         cls,

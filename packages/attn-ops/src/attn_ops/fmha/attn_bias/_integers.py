@@ -6,7 +6,7 @@ host unless someone asks: what Python knows of them then is only what it was tol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import index
 from typing import Final
@@ -153,13 +153,18 @@ def _checked_ints(numbers: Sequence[int]) -> list[int]:
 
 
 def checked_lengths(
-    lengths: Lengths, device: torch.device | str | None, max_seqlen: int | None
+    lengths: Iterable[int] | Tensor, device: torch.device | str | None, max_seqlen: int | None
 ) -> tuple[Integers, int | None, int | None]:
     """Return the lengths, the most they may grow to and the least; None where not known.
 
-    Raises: ValueError if a length is negative or above `max_seqlen`.
+    Raises: ValueError if a length is negative or above `max_seqlen`; TypeError if they are no ints.
     """
-    integers = Integers.of(lengths, device)
+    if not isinstance(lengths, Iterable):
+        raise TypeError(
+            "attn_bias: expected lengths as a list of Python ints or an int32 or int64 tensor [n], "
+            f"got {lengths!r}"
+        )
+    integers = Integers.of(lengths if isinstance(lengths, Tensor) else list(lengths), device)
     if not integers.are_known:
         return integers, max_seqlen, None
     known = integers.tolist()

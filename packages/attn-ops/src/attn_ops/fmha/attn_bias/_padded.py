@@ -118,6 +118,10 @@ class BlockDiagonalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
     window_left: int
     window_right: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _bands.check_sides(self, self.window_left, self.window_right)
+
     @classmethod
     def from_seqlens_local(
         cls,
@@ -149,6 +153,10 @@ class BlockDiagonalCausalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMas
     _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalLocalPaddedKeysMask"
 
     _window_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _bands.check_window(self, self._window_size)
 
     @classmethod
     def from_seqlens_local(

@@ -173,6 +173,10 @@ class PagedBlockDiagonalCausalLocalPaddedKeysMask(PagedBlockDiagonalPaddedKeysMa
 
     _window_size: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _bands.check_window(self, self._window_size)
+
     @classmethod
     def from_seqlens_local(
         cls,

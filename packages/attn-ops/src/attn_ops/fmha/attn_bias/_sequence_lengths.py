@@ -63,8 +63,7 @@ class _SeqLenInfo:
         Raises: ValueError if a length is negative or above `max_seqlen`; TypeError if one is no
         int.
         """
-        lengths = seqlens if isinstance(seqlens, Tensor) else list(seqlens)
-        integers, most, least = checked_lengths(lengths, device, max_seqlen)
+        integers, most, least = checked_lengths(seqlens, device, max_seqlen)
         return cls(integers.starts(), most, least)
 
     @property
@@ -149,8 +148,7 @@ class _SeqLenInfo:
 
         Raises: AssertionError if there are more or fewer than before, or one above `max_seqlen`.
         """
-        lengths = seqlens if isinstance(seqlens, Tensor) else list(seqlens)
-        integers, most, least = checked_lengths(lengths, self.seqstart.device, None)
+        integers, most, least = checked_lengths(seqlens, self.seqstart.device, None)
         starts = integers.starts()
         check_update(starts, self.seqstart, most, self._max_seqlen)
         self._starts.copy_(starts)

@@ -151,8 +151,11 @@ class _PaddedSeqLenInfo(_SpacedSeqLenInfo):
     ) -> _PaddedSeqLenInfo:
         """Divide a dimension of length padding * n.
 
-        Raises: AssertionError if a length is above `padding`; ValueError if one is negative.
+        Raises: AssertionError if a length is above `padding`; ValueError if one is negative;
+        TypeError if `padding` is no int.
         """
+        if not hasattr(padding, "__index__"):
+            raise TypeError(f"attn_bias: expected an int as kv_padding, got {padding!r}")
         integers, most, least = checked_lengths(seqlens, device, None)
         return cls._padded(integers, padding, most, least)
 
