@@ -64,7 +64,7 @@ WRONG_VALUES = {
         {},
         "stride 1, got 0",
     ),
-    "bias rank": (lambda: (Q4, K4, V4), {"attn_bias": rand(5, 7)}, "bias[None, None, ...]"),
+    "bias rank": (lambda: (Q4, K4, V4), {"attn_bias": rand(5, 7)}, "bias[None, None, :, :]"),
     "bias keys": (lambda: (Q4, K4, V4), {"attn_bias": rand(2, 4, 5, 8)}, "got [2, 4, 5, 8]"),
     "bias heads": (lambda: (Q4, K4, V4), {"attn_bias": rand(2, 2, 5, 7)}, "got [2, 2, 5, 7]"),
     "bias of 5-D": (lambda: (Q5, K5, V5), {"attn_bias": rand(2, 6, 5, 7)}, "[B, G, H, Mq, Mkv]"),
