@@ -84,7 +84,7 @@ def test_canary_in_tiles_that_a_keep_mask_hides_reaches_no_result(dtype):
         Mask(left=5, right=20),
         Mask(left=3, right=9, dropout_p=0.2),
     ],
-    ids=["causal", "causal_by_vectors", "window", "window_and_dropout"],
+    ids=["causal", "causal_across_vectors", "window", "window_and_dropout"],
 )
 @pytest.mark.parametrize("shape", [SHAPE, DECODE, DECODE_BY_TILES], ids=str)
 def test_canary_outside_the_band_reaches_no_result(shape, mask, canary, dtype):

@@ -133,7 +133,10 @@ class BlockDiagonalCausalWithOffsetGappyKeysMask(BlockDiagonalGappyKeysMask):
 
 @dataclass(eq=False)
 class BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask(BlockDiagonalGappyKeysMask):
-    """Let query i see its keys i + s - window_left <= j <= i + s + window_right."""
+    """Let query i see its keys i + s - window_left <= j <= i + s + window_right.
+
+    Raises: TypeError if a window is no int; ValueError if one is negative.
+    """
 
     window_left: int
     window_right: int

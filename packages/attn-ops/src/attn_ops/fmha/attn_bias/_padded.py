@@ -57,7 +57,8 @@ class BlockDiagonalPaddedKeysMask(PackedMask[_PaddedSeqLenInfo]):
         device: where query and key are; default: that of the tensors, or of this build's kernels.
         max_q_seqlen: what query lengths changed in place may grow to.
         Raises: AssertionError if there are not as many key lengths as query lengths, or one is
-            above `kv_padding`; ValueError if one is negative.
+            above `kv_padding`; ValueError if one is negative; TypeError if one, or `kv_padding`,
+            is no int.
         """
         del causal_diagonal
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=device, max_seqlen=max_q_seqlen)
@@ -113,7 +114,10 @@ class BlockDiagonalCausalWithOffsetPaddedKeysMask(BlockDiagonalPaddedKeysMask):
 
 @dataclass(eq=False)
 class BlockDiagonalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
-    """Let query i see its keys in use i + s - window_left <= j <= i + s + window_right."""
+    """Let query i see its keys in use i + s - window_left <= j <= i + s + window_right.
+
+    Raises: TypeError if a window is no int; ValueError if one is negative.
+    """
 
     window_left: int
     window_right: int
@@ -148,7 +152,10 @@ class BlockDiagonalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
 
 @dataclass(eq=False)
 class BlockDiagonalCausalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
-    """Let query i of each sequence see its keys in use i + s - window_size < j <= i + s."""
+    """Let query i of each sequence see its keys in use i + s - window_size < j <= i + s.
+
+    Raises: TypeError if the window is no int; ValueError if it is not positive.
+    """
 
     _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalLocalPaddedKeysMask"
 

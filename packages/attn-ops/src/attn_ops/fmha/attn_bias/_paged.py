@@ -169,7 +169,10 @@ class PagedBlockDiagonalCausalWithOffsetPaddedKeysMask(PagedBlockDiagonalPaddedK
 
 @dataclass(eq=False)
 class PagedBlockDiagonalCausalLocalPaddedKeysMask(PagedBlockDiagonalPaddedKeysMask):
-    """Let query i of each sequence see its keys i + s - window_size < j <= i + s."""
+    """Let query i of each sequence see its keys i + s - window_size < j <= i + s.
+
+    Raises: TypeError if the window is no int; ValueError if it is not positive.
+    """
 
     _window_size: int
 
