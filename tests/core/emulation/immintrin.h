@@ -85,15 +85,13 @@ inline __m512bh cvtne2ps_pbh(__m512 high, __m512 low) {
 }
 
 // a * 2^floor(b), rounded once.
-inline __m512 maskz_scalef_ps(__mmask16 keep, __m512 a, __m512 b) {
+inline __m512 scalef_ps(__m512 a, __m512 b) {
   const Floats x(a), n(b);
   Floats result;
   for (int l = 0; l < 16; ++l) {
-    const float scaled = std::isnan(n.lane[l])
-                             ? n.lane[l]
-                             : std::ldexp(x.lane[l], static_cast<int>(std::floor(std::fmin(
-                                                         std::fmax(n.lane[l], -1e3f), 1e3f))));
-    result.lane[l] = keep >> l & 1 ? scaled : 0.0f;
+    const float power = std::floor(std::fmin(std::fmax(n.lane[l], -1e3f), 1e3f));
+    result.lane[l] =
+        std::isnan(n.lane[l]) ? n.lane[l] : std::ldexp(x.lane[l], static_cast<int>(power));
   }
   return result;
 }
@@ -236,13 +234,13 @@ inline void tile_dpbf16ps(int sums, int a, int b) {
 #define _tile_zero(tile) emulation::tile_zero(tile)
 #define _tile_dpbf16ps(sums, a, b) emulation::tile_dpbf16ps(sums, a, b)
 #undef _mm512_dpbf16_ps
-#undef _mm512_maskz_scalef_ps
+#undef _mm512_scalef_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_shuffle_f32x4
 #define _mm512_dpbf16_ps(sum, a, b) emulation::dpbf16_ps(sum, a, b)
 #define _mm512_cvtneps_pbh(v) emulation::cvtneps_pbh(v)
 #define _mm512_cvtne2ps_pbh(high, low) emulation::cvtne2ps_pbh(high, low)
-#define _mm512_maskz_scalef_ps(keep, a, b) emulation::maskz_scalef_ps(keep, a, b)
+#define _mm512_scalef_ps(a, b) emulation::scalef_ps(a, b)
 #define _mm512_reduce_ps(v, floor) emulation::fraction_ps(v)
 #define _mm512_cvtph_ps(halves) emulation::cvtph_ps(halves)
 #define _mm512_cvtps_ph(v, rounding) emulation::cvtps_ph<(rounding) & ~_MM_FROUND_NO_EXC>(v)

@@ -117,7 +117,7 @@ class GradientTile {
       auto sum = S::mul(S::load(total + r), S::exp2(S::sub(before, reference)));
       for (int64_t key = 0; key < block.n; ++key) {
         const auto x = S::load(probabilities + key * kTileQueries + r);
-        sum = S::add(sum, S::exp2(S::sub(x, reference)));
+        sum = S::add(sum, Op::exp2(S::sub(x, reference)));
       }
       S::store(maximum + r, most);
       S::store(total + r, sum);
@@ -328,7 +328,7 @@ class GradientTile {
     x = S::sub(x, S::load(a.lse_maximum + r));
     if (kMasked && a.lse_rest) x = S::sub(x, S::load(a.lse_rest + r));
     if (kMasked) x = exclude(a, key, r, x);
-    const auto p = S::exp2(x);
+    const auto p = Op::exp2(x);
     auto grad = S::load(a.grad_scores + at);
     dropped = p;
     if (a.dropout) {

@@ -71,6 +71,8 @@ struct SingleOperand {
   // Stores the units that pair two rows of Reals.
   static void store_paired_rows(Unit*, Vec, Vec) {}
 
+  // 2^x, as exact as a unit of it will be.
+  static Vec exp2(Vec x) { return S::exp2(x); }
   // What becoming a unit takes from v.
   static Vec rest(Vec) { return S::set1(Unit(0)); }
 

@@ -193,7 +193,7 @@ template <class Op>
   const auto probabilities = [&](int64_t c) {
     // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
     // to be, too: 2 to the power of what rounding took from it alone might be infinite, or 0.
-    const auto p = S::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
+    const auto p = Op::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
     sum = S::add(sum, p);
     return p;
   };

@@ -30,6 +30,9 @@ struct SplitTiles : SingleOperand<VecAvx512> {
     Vec units[kPieces];  // from the largest piece to the smallest
   };
 
+  // What is cut into two pieces loses more to that.
+  static Vec exp2(Vec x) { return kPieces == 2 ? S::rough_exp2(x) : S::exp2(x); }
+
   // The units that pair the lanes of two vectors. The largest piece is cut off rather than rounded,
   // which cannot overflow; the last one is the nearest. What is infinite has NaN for its second.
   static Pieces split(Vec first, Vec second) { return split_after<1>(first, second); }

@@ -35,16 +35,22 @@ struct VecAvx512 {
   static Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
 
   static Vec exp2(Vec x) {
-    // Unlike shifting into the exponent, vscalef needs no bounds: it saturates by itself. It would
-    // keep subnormals, though, where the other instruction sets flush; NaN stays.
-    const Mask is_kept = _mm512_cmp_ps_mask(x, set1(kExp2Lowest + 0.5f), _CMP_NLT_UQ);
-    const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const Vec r = fraction(x);
     Vec p = fma(set1(kExp2FractionC5), r, set1(kExp2FractionC4));
     p = fma(p, r, set1(kExp2FractionC3));
     p = fma(p, r, set1(kExp2FractionC2));
     p = fma(p, r, set1(kExp2FractionC1));
     p = fma(p, r, set1(1.0f));
-    return _mm512_maskz_scalef_ps(is_kept, p, x);  // by floor(x)
+    return _mm512_scalef_ps(p, x);
+  }
+  // To 3.5e-6.
+  static Vec rough_exp2(Vec x) {
+    const Vec r = fraction(x);
+    Vec p = fma(set1(kRoughExp2C4), r, set1(kRoughExp2C3));
+    p = fma(p, r, set1(kRoughExp2C2));
+    p = fma(p, r, set1(kRoughExp2C1));
+    p = fma(p, r, set1(1.0f));
+    return _mm512_scalef_ps(p, x);
   }
 
   static bool any(Mask m) { return m != 0; }
@@ -114,6 +120,12 @@ struct VecAvx512 {
   }
 
  private:
+  // x - floor(x), and vscalef multiplies by 2^floor(x): unlike shifting into the exponent it needs
+  // no bounds, but saturates, flushes what is subnormal while a task runs, and keeps NaN.
+  static Vec fraction(Vec x) {
+    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  }
+
   // The sums of neighbouring 128-bit lanes, first a's, then b's.
   static Vec add_neighbours(Vec a, Vec b) {
     return add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
