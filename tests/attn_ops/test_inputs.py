@@ -107,12 +107,14 @@ WRONG_TYPES = {
     "key": (lambda: (Q4, K4.numpy(), V4), {}, "a torch.Tensor as key"),
     "value": (lambda: (Q4, K4, [1.0]), {}, "a torch.Tensor as value"),
     "p": (lambda: (Q4, K4, V4), {"p": "0.5"}, "a number as p"),
+    "p as a flag": (lambda: (Q4, K4, V4), {"p": True}, "probability of dropping, got <class 'bool"),
     "scale tensor": (
         lambda: (Q4, K4, V4),
         {"scale": torch.tensor(0.3)},
         "a number or None as scale",
     ),
     "scale": (lambda: (Q4, K4, V4), {"scale": "1"}, "a number or None as scale"),
+    "scale as a flag": (lambda: (Q4, K4, V4), {"scale": True}, "as scale, got <class 'bool"),
     "output_dtype": (lambda: (Q4, K4, V4), {"output_dtype": "float32"}, "torch.dtype"),
     "mask class": (
         lambda: (Q4, K4, V4),
@@ -128,6 +130,7 @@ WRONG_TYPES = {
     "mask as a list": (lambda: (Q4, K4, V4), {"attn_bias": [[0.0]]}, "a tensor or a mask, got [["),
     "sink": (lambda: (Q4, K4, V4), {"sink": [0.0] * 4}, "a torch.Tensor as sink"),
     "softcap": (lambda: (Q4, K4, V4), {"softcap": "30"}, "a number or None as softcap"),
+    "softcap as a flag": (lambda: (Q4, K4, V4), {"softcap": True}, "as softcap, got <class 'bool"),
 }
 
 
@@ -148,6 +151,12 @@ def test_wrong_type_names_the_argument(case):
     make, options, message = WRONG_TYPES[case]
     with pytest.raises(TypeError, match=re.escape(message)):
         memory_efficient_attention(*make(), **options)
+
+
+def test_no_dropout_may_be_false():
+    # As `training and 0.1` is.
+    out = memory_efficient_attention(Q4, K4, V4, p=False, softcap=9.0)
+    assert torch.equal(out, memory_efficient_attention(Q4, K4, V4, softcap=9.0))
 
 
 def refusal_of(*arguments):

@@ -195,18 +195,25 @@ def _check_kind_of_bias(attn_bias: object) -> None:
 
 def _check_numbers(inputs: Inputs) -> None:
     p, scale, softcap = inputs.p, inputs.scale, inputs.softcap
-    if not isinstance(p, (int, float)):
-        raise TypeError(f"{WHO}: expected a number as p, got {type(p)}")
+    if p is not False and not _is_number(p):  # `self.training and p` is False, and drops nothing
+        raise TypeError(
+            f"{WHO}: expected a number as p, the probability of dropping, got {type(p)}"
+        )
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{WHO}: expected a dropout probability p in [0, 1], got {p}")
-    if scale is not None and not isinstance(scale, (int, float)):
+    if scale is not None and not _is_number(scale):
         raise TypeError(f"{WHO}: expected a number or None as scale, got {type(scale)}")
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"{WHO}: expected a finite scale, got {scale}")
-    if softcap is not None and not isinstance(softcap, (int, float)):
+    if softcap is not None and not _is_number(softcap):
         raise TypeError(f"{WHO}: expected a number or None as softcap, got {type(softcap)}")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"{WHO}: expected a finite softcap above 0, or None, got {softcap}")
+
+
+def _is_number(value: object) -> bool:
+    """Return whether it is one; True is an int to Python alone, and would drop everything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_output_dtype(inputs: Inputs) -> None:
