@@ -1,5 +1,7 @@
 """Packed sequences: what each class lets queries see, and how tensors are joined and cut."""
 
+import re
+
 import pytest
 import torch
 
@@ -272,3 +274,20 @@ def test_joining_needs_tensors_of_sequences():
         BlockDiagonalMask.from_tensor_lists_qkv([], [])
     with pytest.raises(ValueError, match=r"\[B, M, \*\] to join, got \[3\] at 1"):
         BlockDiagonalMask.from_tensor_list([torch.zeros(1, 2), torch.zeros(3)])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 8), (1, 3, 4, 7), (1, 3, 8)])
+def test_parts_of_other_heads_or_widths_are_named(shape):
+    first, other = torch.randn(1, 5, 4, 8), torch.randn(shape)
+    parts, others = [first, torch.randn(1, 3, 4, 8)], [first, other]
+
+    def refusal_of(name):
+        told = f"expected {name} [B, M, 4, 8] to join, as the first is, got {list(shape)} at 1"
+        return pytest.raises(ValueError, match=re.escape(told))
+
+    with refusal_of("tensors"):
+        BlockDiagonalMask.from_tensor_list(others)
+    with refusal_of("keys"):
+        BlockDiagonalMask.from_tensor_lists_qkv(parts, others)
+    with refusal_of("values"):
+        BlockDiagonalMask.from_tensor_lists_qkv(parts, parts, others)

@@ -74,9 +74,10 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
         tensors: B_i sequences of M_i rows each; what follows, as [H, K], is the same for all. So a
             tensor [M, H, K] counts as M sequences of H rows: give a sequence as [1, M, H, K].
         Returns: the mask, which lets each of the B_i see itself alone, and the joined tensor.
-        Raises: ValueError if there are no tensors, or one has fewer than two axes.
+        Raises: ValueError if there are no tensors, one has fewer than two axes, or other extents
+            than the first beyond these.
         """
-        _check_parts(cls, tensors)
+        _check_parts(cls, "tensors", tensors)
         lengths = [x.shape[1] for x in tensors for _ in range(x.shape[0])]
         mask = cls.from_seqlens(lengths, device=tensors[0].device)
         return replace(mask, _batch_sizes=[x.shape[0] for x in tensors]), _join(tensors)
@@ -92,7 +93,7 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
 
         Returns: the mask, and the joined queries, keys, and values or None.
         Raises: AssertionError if the lists, their batch sizes or the lengths of keys and values
-            differ; ValueError if there are no tensors, or one has fewer than two axes.
+            differ; ValueError if there are no tensors, or those of a list cannot be joined.
         """
         values = tensors_k if tensors_v is None else tensors_v
         if not len(tensors_q) == len(tensors_k) == len(values):
@@ -100,7 +101,8 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
                 f"{cls.__name__}: expected as many keys and values as queries, got "
                 f"{len(tensors_q)} queries, {len(tensors_k)} keys, {len(values)} values"
             )
-        _check_parts(cls, [*tensors_q, *tensors_k, *values])
+        for name, tensors in (("queries", tensors_q), ("keys", tensors_k), ("values", values)):
+            _check_parts(cls, name, tensors)
         for i, (q, k, v) in enumerate(zip(tensors_q, tensors_k, values, strict=True)):
             if q.shape[0] != k.shape[0] or k.shape[:2] != v.shape[:2]:
                 raise AssertionError(
@@ -277,13 +279,19 @@ def _are_same(q_seqlen: Lengths, kv_seqlen: Lengths) -> bool:
     return list(q_seqlen) == list(kv_seqlen)
 
 
-def _check_parts(mask_type: type, tensors: Sequence[Tensor]) -> None:
+def _check_parts(mask_type: type, name: str, tensors: Sequence[Tensor]) -> None:
     if not tensors:
         raise ValueError(f"{mask_type.__name__}: expected one tensor or more to join, got none")
     for i, tensor in enumerate(tensors):
         if tensor.dim() < 2:
             raise ValueError(
-                f"{mask_type.__name__}: expected tensors [B, M, *] to join, got "
+                f"{mask_type.__name__}: expected {name} [B, M, *] to join, got "
+                f"{list(tensor.shape)} at {i}"
+            )
+        if tensor.shape[2:] != tensors[0].shape[2:]:
+            layout = ", ".join(("B", "M", *map(str, tensors[0].shape[2:])))
+            raise ValueError(
+                f"{mask_type.__name__}: expected {name} [{layout}] to join, as the first is, got "
                 f"{list(tensor.shape)} at {i}"
             )
 
