@@ -291,3 +291,18 @@ def test_parts_of_other_heads_or_widths_are_named(shape):
         BlockDiagonalMask.from_tensor_lists_qkv(parts, others)
     with refusal_of("values"):
         BlockDiagonalMask.from_tensor_lists_qkv(parts, parts, others)
+
+
+@pytest.mark.parametrize(
+    ("mask_type", "maker"),
+    [
+        (BlockDiagonalCausalLocalAttentionMask, "make_local_attention"),
+        (
+            BlockDiagonalCausalLocalAttentionFromBottomRightMask,
+            "make_local_attention_from_bottomright",
+        ),
+    ],
+)
+def test_lengths_without_the_window_are_refused(mask_type, maker):
+    with pytest.raises(TypeError, match=rf"from_seqlens\(\.\.\.\)\.{maker}\(window_size\)"):
+        mask_type.from_seqlens([1], [2])

@@ -177,3 +177,9 @@ def test_windows_are_checked():
         BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask.from_seqlens_local_gappy(
             [1], [0, 4], [3], window_left=-1, window_right=0
         )
+
+
+def test_lengths_without_the_window_are_refused():
+    arguments = "q_seqlen, kv_seqstarts, kv_seqlen, window_left, window_right"
+    with pytest.raises(TypeError, match=rf"call from_seqlens_local_gappy\({arguments}\)"):
+        BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask.from_seqlens([1], [0, 2], [2])

@@ -242,3 +242,16 @@ def test_padding_is_an_int(padding):
 def test_lengths_are_a_list():
     with pytest.raises(TypeError, match=r"lengths as a list of Python ints or .* got 5"):
         BlockDiagonalMask.from_seqlens(5)
+
+
+@pytest.mark.parametrize(
+    ("mask_type", "windows"),
+    [
+        (BlockDiagonalCausalLocalAttentionPaddedKeysMask, "window_size"),
+        (BlockDiagonalLocalAttentionPaddedKeysMask, "window_left, window_right"),
+    ],
+)
+def test_lengths_without_the_window_are_refused(mask_type, windows):
+    call = rf"call from_seqlens_local\(q_seqlen, kv_padding, kv_seqlen, {windows}\)"
+    with pytest.raises(TypeError, match=rf"^{mask_type.__name__}\.from_seqlens: .*; {call}"):
+        mask_type.from_seqlens([1], 4, [2])

@@ -241,3 +241,10 @@ def test_lengths_changed_in_place_change_the_mask():
     assert spec.sequences.k_len.tolist() == [1, 3]
     batch = formulas.Batch([1, 1], [1, 3])
     assert torch.equal(materialized(mask, batch), expected(batch, formulas.every_key, tables, 2))
+
+
+def test_lengths_without_the_window_are_refused():
+    tables = torch.zeros(1, 2, dtype=torch.int32)
+    call = r"from_seqlens_local\(q_seqlen, kv_seqlen, block_tables, page_size, window_size\)"
+    with pytest.raises(TypeError, match=f"expected a window besides the lengths, .*call {call}"):
+        PagedBlockDiagonalCausalLocalPaddedKeysMask.from_seqlens([1], [2], tables, 2)

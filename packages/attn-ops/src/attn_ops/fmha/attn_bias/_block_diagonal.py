@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,8 +59,9 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
         max_q_seqlen, max_kv_seqlen: what lengths changed in place may grow to; default: the
             greatest, unknown for tensors on another device (kernels then need more scratch).
         Raises: AssertionError if there are not as many key lengths as query lengths; ValueError
-            if a length is negative or above its maximum.
+            if a length is negative or above its maximum; TypeError if the class has a window.
         """
+        cls._check_needs_no_window()
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=device, max_seqlen=max_q_seqlen)
         if kv_seqlen is None or _are_same(q_seqlen, kv_seqlen):
             return cls(q_seqinfo=q_seqinfo, k_seqinfo=q_seqinfo)
@@ -237,6 +238,10 @@ class BlockDiagonalCausalLocalAttentionMask(BlockDiagonalCausalMask):
     that lies beyond all windows: as many queries as keys and window together, or more.
     """
 
+    _made_by: ClassVar[str] = (
+        "BlockDiagonalMask.from_seqlens(...).make_local_attention(window_size)"
+    )
+
     _window_size: int = 0
 
     def __post_init__(self) -> None:
@@ -262,6 +267,10 @@ class BlockDiagonalCausalLocalAttentionFromBottomRightMask(BlockDiagonalCausalFr
 
     Raises: ValueError if `_window_size` is not positive, or a sequence has fewer keys than queries.
     """
+
+    _made_by: ClassVar[str] = (
+        "BlockDiagonalMask.from_seqlens(...).make_local_attention_from_bottomright(window_size)"
+    )
 
     _window_size: int = 0
 

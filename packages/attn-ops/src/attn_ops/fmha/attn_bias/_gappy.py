@@ -55,8 +55,10 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
         device: where query and key are; default: that of the tensors, or of this build's kernels.
         max_q_seqlen, max_kv_seqlen: what lengths changed in place may grow to.
         Raises: AssertionError if there are not as many key lengths as query lengths; ValueError
-            if there are none, or not one start more, or a length is negative.
+            if there are none, or not one start more, or a length is negative; TypeError if the
+            class has a window.
         """
+        cls._check_needs_no_window()
         check_alike(cls, len(q_seqlen), len(kv_seqlen))
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=device, max_seqlen=max_q_seqlen)
         k_seqinfo = _GappySeqInfo.from_seqlens_gappy(
@@ -137,6 +139,10 @@ class BlockDiagonalLocalAttentionFromBottomRightGappyKeysMask(BlockDiagonalGappy
 
     Raises: TypeError if a window is no int; ValueError if one is negative.
     """
+
+    _made_by: ClassVar[str] = (
+        "from_seqlens_local_gappy(q_seqlen, kv_seqstarts, kv_seqlen, window_left, window_right)"
+    )
 
     window_left: int
     window_right: int

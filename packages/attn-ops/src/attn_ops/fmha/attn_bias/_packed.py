@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar
 
 import torch
 
@@ -27,6 +27,9 @@ class PackedMask(AttentionBias, Generic[KeyInfo]):
     Raises: AssertionError if queries and keys are divided into different numbers of sequences.
     """
 
+    _made_by: ClassVar[str] = ""
+    """What makes it from lengths and a window, if it has one; `from_seqlens` then refuses."""
+
     q_seqinfo: _SeqLenInfo
     """Where each sequence's queries are."""
     k_seqinfo: KeyInfo
@@ -37,6 +40,14 @@ class PackedMask(AttentionBias, Generic[KeyInfo]):
             raise AssertionError(
                 f"{type(self).__name__}: expected as many sequences of keys as of queries, got "
                 f"{self.k_seqinfo.count} and {self.q_seqinfo.count}"
+            )
+
+    @classmethod
+    def _check_needs_no_window(cls) -> None:
+        if cls._made_by:
+            raise TypeError(
+                f"{cls.__name__}.from_seqlens: expected a window besides the lengths, got none; "
+                f"call {cls._made_by}"
             )
 
     def to(self, device: torch.device | str) -> Self:

@@ -58,9 +58,10 @@ class BlockDiagonalPaddedKeysMask(PackedMask[_PaddedSeqLenInfo]):
         max_q_seqlen: what query lengths changed in place may grow to.
         Raises: AssertionError if there are not as many key lengths as query lengths, or one is
             above `kv_padding`; ValueError if one is negative; TypeError if one, or `kv_padding`,
-            is no int.
+            is no int, or the class has a window.
         """
         del causal_diagonal
+        cls._check_needs_no_window()
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=device, max_seqlen=max_q_seqlen)
         k_seqinfo = _PaddedSeqLenInfo.from_seqlens_padded(kv_seqlen, kv_padding, device=device)
         return cls(q_seqinfo=q_seqinfo, k_seqinfo=k_seqinfo)
@@ -119,6 +120,10 @@ class BlockDiagonalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMask):
     Raises: TypeError if a window is no int; ValueError if one is negative.
     """
 
+    _made_by: ClassVar[str] = (
+        "from_seqlens_local(q_seqlen, kv_padding, kv_seqlen, window_left, window_right)"
+    )
+
     window_left: int
     window_right: int
 
@@ -158,6 +163,7 @@ class BlockDiagonalCausalLocalAttentionPaddedKeysMask(BlockDiagonalPaddedKeysMas
     """
 
     _paged_name: ClassVar[str] = "PagedBlockDiagonalCausalLocalPaddedKeysMask"
+    _made_by: ClassVar[str] = "from_seqlens_local(q_seqlen, kv_padding, kv_seqlen, window_size)"
 
     _window_size: int
 

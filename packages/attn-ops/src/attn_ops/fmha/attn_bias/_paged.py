@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -143,8 +143,10 @@ class PagedBlockDiagonalPaddedKeysMask(PagedMask[_PaddedSeqLenInfo]):
         device: where query and key are; default: that of `block_tables`.
         max_q_seqlen: what query lengths changed in place may grow to.
         Raises: AssertionError if there are not as many key lengths as query lengths, or one is
-            more than its pages hold; ValueError if one is negative, or `PagedMask` refuses.
+            more than its pages hold; ValueError if one is negative, or `PagedMask` refuses;
+            TypeError if the class has a window.
         """
+        cls._check_needs_no_window()
         k_seqinfo = _paged_lengths(kv_seqlen, block_tables, page_size, device)
         where = block_tables.device if device is None else device
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=where, max_seqlen=max_q_seqlen)
@@ -173,6 +175,10 @@ class PagedBlockDiagonalCausalLocalPaddedKeysMask(PagedBlockDiagonalPaddedKeysMa
 
     Raises: TypeError if the window is no int; ValueError if it is not positive.
     """
+
+    _made_by: ClassVar[str] = (
+        "from_seqlens_local(q_seqlen, kv_seqlen, block_tables, page_size, window_size)"
+    )
 
     _window_size: int
 
