@@ -60,7 +60,14 @@ class UnknownMask(LowerTriangularMask):
 
 @pytest.mark.parametrize("attn_bias", [AttentionBias(), UnknownMask()])
 def test_kind_of_bias_without_an_operator_is_refused(attn_bias):
-    with pytest.raises(NotImplementedError, match="attn_bias type is "):
+    with pytest.raises(NotImplementedError, match="attn_bias type is ") as raised:
+        memory_efficient_attention(TENSOR, TENSOR, TENSOR, attn_bias)
+    assert f"{type(attn_bias)} (supported: None, tensors, and the classes of" in str(raised.value)
+
+
+def test_kind_of_bias_within_another_is_named():
+    attn_bias = UnknownMask().add_bias(fmha.attn_bias.AlibiBias.for_heads(1))
+    with pytest.raises(NotImplementedError, match=f"attn_bias type is {UnknownMask} "):
         memory_efficient_attention(TENSOR, TENSOR, TENSOR, attn_bias)
 
 

@@ -29,6 +29,13 @@ def can_lower(attn_bias: object) -> bool:
     return type(attn_bias) in MASK_CLASSES
 
 
+def refused_class(attn_bias: object) -> type:
+    """Return the class for which `can_lower` is false: that of `attn_bias`, or of what it holds."""
+    while type(attn_bias) is BiasedMask:
+        attn_bias = attn_bias.bias if can_lower(attn_bias.mask) else attn_bias.mask
+    return type(attn_bias)
+
+
 def lower(attn_bias: Tensor | AttentionBias | None) -> MaskSpec:
     """Return the parts that `attn_bias`, for which `can_lower`, stands for; all but dropout.
 

@@ -25,5 +25,12 @@ class LibraryOp(AttentionOpBase):
     SUPPORTS_PARTIAL = True
 
     @classmethod
-    def _takes(cls, attn_bias: object) -> bool:
-        return _lower.can_lower(attn_bias)  # a mask may hold another, of an unknown class
+    def _reasons_against(cls, attn_bias: object) -> list[str]:
+        if _lower.can_lower(attn_bias):
+            return []
+        reason = (
+            f"attn_bias type is {_lower.refused_class(attn_bias)} (supported: None, tensors, and "
+            "the classes of attn_ops.fmha.attn_bias themselves, for a subclass may mean something "
+            "else; pass one of these, or the tensor that materialize((1, 1, Mq, Mkv)) makes)"
+        )
+        return [reason]

@@ -68,16 +68,14 @@ class AttentionOpBase:
         if not cls.is_available():
             reasons.append("operator wasn't built - see `python -m attn_ops.info` for more info")
             return reasons
-        if not cls._takes(inp.attn_bias):
-            reasons.append(f"attn_bias type is {type(inp.attn_bias)}")
-        return reasons + cls._missing_options(inp)
+        return reasons + cls._reasons_against(inp.attn_bias) + cls._missing_options(inp)
 
     @classmethod
-    def _takes(cls, attn_bias: object) -> bool:
-        """Return whether the type is known: exactly, for a subclass may mean something else."""
-        if isinstance(attn_bias, Tensor):
-            return Tensor in cls.SUPPORTED_ATTN_BIAS_TYPES
-        return type(attn_bias) in cls.SUPPORTED_ATTN_BIAS_TYPES
+    def _reasons_against(cls, attn_bias: object) -> list[str]:
+        """Return why not, unless the type is known: exactly, for a subclass may mean anything."""
+        kind = Tensor if isinstance(attn_bias, Tensor) else type(attn_bias)
+        is_known = kind in cls.SUPPORTED_ATTN_BIAS_TYPES
+        return [] if is_known else [f"attn_bias type is {type(attn_bias)}"]
 
     @classmethod
     def _missing_options(cls, inp: Inputs) -> list[str]:
