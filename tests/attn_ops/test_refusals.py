@@ -54,8 +54,13 @@ REFUSALS = {
     ),
     "full pages": (5, 8, lambda: grown(paged(0, 1)), "got k_seqinfo.seqstart 0 and k_seqinfo.seq"),
     "page": (5, 8, lambda: paged(0, 4000), "attn_bias.block_tables[1, 0] to be one of key's 2"),
-    "rows of blocks": (5, 7, lambda: BLOCKS.from_lists([[0]], 3), "for 3 queries and 3 keys, and"),
     "block": (5, 7, lambda: BLOCKS.from_lists([[0], [9]], 3), "name blocks that key has"),
+    "heads of blocks": (
+        5,
+        7,
+        lambda: BLOCKS.from_pattern(torch.ones(3, 2, 3, dtype=torch.bool), 3),
+        "to be 4 or 1 as in query, got 3; make the mask for query's heads",
+    ),
     "lists of blocks": (
         5,
         7,
@@ -79,7 +84,9 @@ def test_refusal_names_what_the_user_knows(case, requires_grad):
     assert not [name for name in INNER_NAMES if name in told]
 
 
-@pytest.mark.parametrize("case", ["page", "block", "lists of blocks", "full cache", "full pages"])
+@pytest.mark.parametrize(
+    "case", ["page", "block", "heads of blocks", "lists of blocks", "full cache", "full pages"]
+)
 def test_lengths_are_told_only_where_they_are_at_fault(case):
     num_queries, num_keys, make_mask, _ = REFUSALS[case]
     query, key = rand(1, num_queries, 4, 8), rand(1, num_keys, 4, 8)

@@ -18,6 +18,7 @@ _TERMS = (
     (r"\bk_len\b", "k_seqinfo.seqlen"),
     (r"\bblock_table\b", "block_tables"),
     (r"; sort them$", "; name blocks that key has, in ascending order"),
+    (r"; reshape \S+\.offsets$", "; make the mask for query's heads, or for one"),
 )
 
 
@@ -41,7 +42,7 @@ def _mask_argument(inputs: Inputs) -> str:
 
 def _what_mask_is_for(text: str, inputs: Inputs) -> str:
     """Return which lengths would do, if the refusal is about those of query and key."""
-    if not re.search(r"\b(rows|extent)\b", text):
+    if not re.search(r"\brows\b", text):
         return ""
     attn_bias, lengths = inputs.attn_bias, (inputs.query.shape[1], inputs.key.shape[1])
     made_for = attn_bias.natural_shape() if isinstance(attn_bias, AttentionBias) else None

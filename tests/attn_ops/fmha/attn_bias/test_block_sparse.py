@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from attn_ops.fmha.attn_bias import BlockSparseMask
+from attn_ops import memory_efficient_attention
+from attn_ops.fmha.attn_bias import AlibiBias, BlockSparseMask
+
+NO_SLOPE = AlibiBias(torch.zeros(1))
 
 
 def expected(pattern, block_size, num_queries, num_keys, causal=False):
@@ -146,6 +149,18 @@ def test_materialize_refuses_more_queries_or_other_heads():
         mask.materialize((1, 2, 5, 4))
     with pytest.raises(ValueError, match=r"shape \[..., 2, Mq, Mkv\], as the mask has 2 heads"):
         mask.materialize((1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("add", [lambda mask: mask, lambda mask: mask.add_bias(NO_SLOPE)])
+@pytest.mark.parametrize(("rows", "blocks"), [(6, 2), (13, 4), (0, 0)])
+def test_calls_refuse_other_numbers_of_query_blocks(rows, blocks, add):
+    mask = add(BlockSparseMask.from_lists([[0], [0], [1]], block_size=4))
+    x = torch.randn(1, rows, 1, 8)
+    told = f"query with 12 rows, 3 blocks of 4 .*, got {rows}; make the mask for {blocks} blocks of"
+    with pytest.raises(ValueError, match=told):
+        memory_efficient_attention(x, x, x, mask)
+    x = torch.randn(1, 9, 1, 8)
+    assert memory_efficient_attention(x, x, x, mask).shape == x.shape
 
 
 def test_moving_keeps_everything():

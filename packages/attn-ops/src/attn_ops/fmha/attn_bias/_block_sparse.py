@@ -172,6 +172,22 @@ class BlockSparseMask(AttentionBias):
         band = _bands.CAUSAL if self.causal else _bands.EVERY_KEY
         return MaskSpec(band, blocks=Blocks(self.offsets, self.indices, self.block_size))
 
+    def check_fits(self, num_queries: int, num_keys: int) -> None:
+        """Check that there are as many blocks of queries as lists; keys the core alone compares.
+
+        Raises: ValueError if there are others.
+        """
+        del num_keys
+        if torch.compiler.is_compiling():
+            return  # the length would be a guard
+        blocks, size = self.offsets.shape[1] - 1, self.block_size
+        if -(-num_queries // size) != blocks:
+            raise ValueError(
+                f"memory_efficient_attention: expected query with {blocks * size} rows, {blocks} "
+                f"blocks of {size} of which the last may be incomplete, for this BlockSparseMask, "
+                f"got {num_queries}; make the mask for {-(-num_queries // size)} blocks of queries"
+            )
+
     def natural_shape(self) -> tuple[int, int]:
         """Return the Mq and Mkv it is made for."""
         last = int(self.indices.max()) + 1 if len(self.indices) > 0 else 0
