@@ -182,6 +182,14 @@ def test_transposing_is_hinted_at_where_it_makes_the_shapes_fit():
     assert "transpose" not in refusal_of(Q4, K4[:, :, :3], V4[:, :, :3])
 
 
+def test_transposing_is_not_hinted_at_where_heads_alone_are_wrong():
+    query, key = rand(2, 128, 8, 16), rand(2, 128, 3, 16)
+    told = refusal_of(query, key, key)
+    assert told.endswith("expected query's heads to be a multiple of key's, got 8, 3")
+    query, key = rand(2, 32, 1, 16), rand(2, 8, 20, 16)  # one query of 32 heads, as SDPA takes it
+    assert "SDPA's layout" in refusal_of(query, key, key)
+
+
 def test_pages_given_apart_are_hinted_at():
     tables = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
     mask = PagedBlockDiagonalPaddedKeysMask.from_seqlens([1, 1], [3, 1], tables, page_size=2)

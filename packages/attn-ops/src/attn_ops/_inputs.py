@@ -162,7 +162,8 @@ def _other_layout(inputs: Inputs) -> str | None:
     shapes = inputs.query.shape, inputs.key.shape, inputs.value.shape
     if len(shapes[0]) == 4:
         swapped = [(batch, second, first, width) for batch, first, second, width in shapes]
-        if not _broken_rules(*swapped):
+        # Wrong heads mostly fit as lengths, so that some tensor must have more heads than rows.
+        if any(x[2] > x[1] for x in shapes) and not _broken_rules(*swapped):
             return (
                 "these would fit as [B, H, M, K], SDPA's layout; call transpose(1, 2) on each of "
                 "them and on the result"
