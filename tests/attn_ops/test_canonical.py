@@ -141,6 +141,11 @@ WRONG_MASKS = {
         LowerTriangularMask().add_bias(rand(2, 4, 5, 7).half()),
         "attn_bias of query's dtype torch.float32",
     ),
+    "bias of integers": (
+        (Q4, K4, V4),
+        torch.ones(2, 1, 1, 7, dtype=torch.int64),
+        "got torch.int64; pass attn_bias.bool() if it is 1 for a key to keep, or attn_bias.float()",
+    ),
     "slopes": ((Q4, K4, V4), masks.AlibiBias(rand(3)), "slopes with one entry for each head"),
     "table": ((Q4, K4, V4), masks.RelativePositionBias(rand(2, 5)), "table with one entry for"),
     "table dtype": (

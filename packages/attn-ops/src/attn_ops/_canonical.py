@@ -208,7 +208,12 @@ def _readable(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) ->
     if query.dtype != torch.float32:
         allowed.append("torch.float32")
     allowed += [f"{dtype} (True keeps a key)" for dtype in others]
-    raise ValueError(f"{WHO}: expected {name} of {' or '.join(allowed)}, got {tensor.dtype}")
+    advice = ""
+    if torch.bool in others and not tensor.dtype.is_floating_point:
+        advice = f"; pass {name}.bool() if it is 1 for a key to keep, or {name}.float() to add it"
+    raise ValueError(
+        f"{WHO}: expected {name} of {' or '.join(allowed)}, got {tensor.dtype}{advice}"
+    )
 
 
 def _repeats(tensor: Tensor, axis: int) -> bool:
