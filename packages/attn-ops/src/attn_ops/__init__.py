@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from attn_ops import _library, _native
+from attn_ops import _absent, _library, _native
 
 __version__ = _native.version()
 
@@ -96,4 +96,4 @@ def __getattr__(name: str) -> object:
         return importlib.import_module("attn_ops.array")
     if name in _TORCH_NAMES:
         raise ImportError(f"attn_ops: {name} {_WHY_NO_TORCH}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise _absent.no_attribute(__name__, name)

@@ -1,5 +1,8 @@
 """Attention, its masks and its operators, under the names of `xformers.ops.fmha`."""
 
+from typing import TYPE_CHECKING
+
+from attn_ops import _absent
 from attn_ops import _flops as _flops  # registers its formulas
 from attn_ops import _position_op as _position_op  # registers its rules
 from attn_ops._attention import memory_efficient_attention
@@ -65,3 +68,8 @@ __all__ = [
     "merge_attentions",
     "multihead_attention_step_",
 ]
+
+if not TYPE_CHECKING:  # type checkers know that there is no such attribute
+
+    def __getattr__(name: str) -> object:
+        raise _absent.no_attribute(__name__, name)

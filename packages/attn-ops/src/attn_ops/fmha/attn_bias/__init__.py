@@ -5,6 +5,9 @@ Their names, fields and meaning are those of `xformers.ops.fmha.attn_bias`; beyo
 the number of keys minus that of queries, of each sequence if there are several.
 """
 
+from typing import TYPE_CHECKING
+
+from attn_ops import _absent
 from attn_ops.fmha.attn_bias._base import AttentionBias, BiasedMask
 from attn_ops.fmha.attn_bias._block_diagonal import (
     BlockDiagonalCausalFromBottomRightMask,
@@ -93,3 +96,8 @@ VARLEN_BIASES = (
     PagedBlockDiagonalGappyKeysMask,
 )
 """The classes of packed sequences: query, key and value have batch 1."""
+
+if not TYPE_CHECKING:  # type checkers know that there is no such attribute
+
+    def __getattr__(name: str) -> object:
+        raise _absent.no_attribute(__name__, name)
