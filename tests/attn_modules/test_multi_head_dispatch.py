@@ -1,6 +1,7 @@
 """The multi-head layer against its projections and heads, one head at a time."""
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import pytest
@@ -399,6 +400,20 @@ def test_arguments_that_do_not_fit_are_refused(attention, options, match):
         build(attention, **options)
     with pytest.raises(ValueError, match="multiples of num_heads"):
         MultiHeadDispatch(MODEL, 0, attention)
+
+
+@pytest.mark.parametrize(
+    ("attention", "advice"),
+    [
+        ("nystrom", "{'name': 'nystrom'}"),
+        (None, "{'name': 'local'}"),
+        (Foreign, "{'name': 'local'}"),
+    ],
+)
+def test_what_is_no_mechanism_is_refused(attention, advice):
+    told = f"a mechanism or a configuration such as {advice}, got {attention!r}"
+    with pytest.raises(TypeError, match=re.escape(told)):
+        MultiHeadDispatch(MODEL, HEADS, attention=attention)
 
 
 def test_configurations_are_built():

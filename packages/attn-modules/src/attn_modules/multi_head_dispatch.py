@@ -62,7 +62,8 @@ class MultiHeadDispatch(nn.Module):
     state_dict: `in_proj_container.{q,k,v}_proj.{weight,bias}` (as `InputProjection`), `proj.weight`
         [dim_model, dim_value] and `proj.bias` [dim_model], the names that xFormers uses, and what
         the mechanism has below `attention.`.
-    Raises: ValueError if widths do not fit, or an argument asks for what the mechanism skips.
+    Raises: ValueError if widths do not fit, or an argument asks for what the mechanism skips;
+        TypeError if `attention` is no mechanism; as `build_attention` for a configuration.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
 
     >>> from attn_modules import build_attention
@@ -98,6 +99,12 @@ class MultiHeadDispatch(nn.Module):
         self.vdim = dim_model if vdim is None else vdim
         if isinstance(attention, Mapping | AttentionConfig):
             attention = build_attention(attention)
+        if not isinstance(attention, nn.Module):
+            name = attention if isinstance(attention, str) else "local"
+            raise TypeError(
+                "MultiHeadDispatch: expected attention, a mechanism or a configuration such as "
+                f"{{'name': {name!r}}}, got {attention!r}"
+            )
         self.attention = attention
         biases = (bias,) * 4 if isinstance(bias, bool) else bias
         self._check_widths()
