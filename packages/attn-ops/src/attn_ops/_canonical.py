@@ -1,6 +1,7 @@
 """Views checked inputs as the one layout that operators read, and their mask as one `MaskSpec`.
 
-Every error a user can make with a mask's tensors is raised here.
+A mask that does not fit the inputs is refused here, but for the numbers in its tensors, which the
+core alone reads.
 """
 
 from collections.abc import Sequence
