@@ -12,6 +12,7 @@ from attn_ops import (
     LowerTriangularMask,
     memory_efficient_attention,
 )
+from attn_ops._attention import draw_dropout
 from attn_ops.fmha import cpu
 from attn_ops.fmha.attn_bias import BlockDiagonalCausalWithOffsetPaddedKeysMask, BlockSparseMask
 from eager_attention import make_inputs, softmax_attention
@@ -218,6 +219,14 @@ def test_dropout_backward_redraws_the_forward_mask():
     expected = torch.einsum("bihj,bjhv->bihv", scores.softmax(-1) * kept / 0.5, value)
     assert_close(out, expected)
     assert_close(gradients(out, inputs), gradients(expected, inputs))
+
+
+def test_dropout_is_refused_while_a_graph_is_captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(ValueError, match=r"expected p=0 while a CUDA graph is captured, got 0\.5"):
+        draw_dropout(0.5, torch.device("cuda"))
+    assert draw_dropout(0.0, torch.device("cuda")).p == 0.0
+    assert draw_dropout(0.5, torch.device("cpu")).p == 0.5
 
 
 def test_dropout_of_everything_gives_zero():

@@ -95,6 +95,14 @@ def test_decoding_is_captured_and_replayed(page_size):
     assert device.same_bits(out, xops.memory_efficient_attention_forward(query, key, value, mask))
 
 
+@pytest.mark.usefixtures("needs_cuda")
+def test_dropout_is_not_captured():
+    query = torch.randn(1, 16, 2, 64, device=device.DEVICE)
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(ValueError, match="while a CUDA graph is captured"), torch.cuda.graph(graph):
+        xops.memory_efficient_attention(query, query, query, p=0.5)
+
+
 def test_chunks_merge_to_the_whole():
     problem = make_problem(Case(Shape(2, 33, 400, 4, 4, 64, 64), "none", torch.float32))
     there = device.on_device(problem)

@@ -55,7 +55,8 @@ def memory_efficient_attention(
         float32 / log2(e), such as `torch.finfo`'s `min` of float32 or bfloat16, counts as -inf
         (for float64 queries only the lowest float64 does).
     p: the probability of dropping, always active if positive; drawn from torch's CPU generator,
-        so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p).
+        so `torch.manual_seed` repeats it. Kept probabilities are scaled by 1 / (1 - p). A CUDA
+        graph cannot capture the draw.
     scale: default K ** -0.5.
     op: None, which chooses the best operators; or (forward, backward), either of which may be
         None: classes such as `fmha.cpu.FwOp` and `fmha.cpu.BwOp`.
@@ -88,7 +89,7 @@ def memory_efficient_attention(
     inputs = cast_under_autocast(inputs)
     _inputs.check(inputs)
     _choose.choose_forward(inputs, forward)
-    call = canonical(inputs, draw_dropout(p))
+    call = canonical(inputs, draw_dropout(p, query.device))
     if wants_gradient(call):
         _choose.choose_backward(inputs, backward)
     out = run(attend, inputs, *call, scale, output_dtype)
@@ -189,10 +190,19 @@ def wants_gradient(call: CanonicalInputs) -> bool:
     return is_differentiated(call.query, call.key, call.value, *parameters)
 
 
-def draw_dropout(p: float) -> Dropout:
-    """Draw the seed as a tensor, so that `torch.compile` draws it anew at each call."""
+def draw_dropout(p: float, device: torch.device) -> Dropout:
+    """Draw the seed as a tensor, so that `torch.compile` draws it anew at each call.
+
+    Raises: ValueError if a CUDA graph is being captured, whose replays would all have this seed.
+    """
     if p == 0.0:
         return Dropout()
+    is_eager_cuda = device.type == "cuda" and not torch.compiler.is_compiling()
+    if is_eager_cuda and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"{_inputs.WHO}: expected p=0 while a CUDA graph is captured, got {p}: every replay "
+            "would drop the same; leave attention with dropout out of the graph"
+        )
     return Dropout(p, torch.randint(2**62, (2,), dtype=torch.int64, device="cpu"))
 
 

@@ -153,7 +153,7 @@ def memory_efficient_attention_backward(
     check(inputs)
     _choose.choose_backward(inputs, op)
     with torch.no_grad():
-        call = canonical(inputs, _dropout(p, dropout_seed), merge_repeats=False)
+        call = canonical(inputs, _dropout(p, dropout_seed, query.device), merge_repeats=False)
         _check_results(inputs, grad, output, lse, grad_lse)
         found = run(
             gradients,
@@ -224,12 +224,12 @@ def _prepare(
     inputs = cast_under_autocast(inputs)
     check(inputs)
     _choose.choose_forward(inputs, op)
-    return canonical(inputs, _dropout(inputs.p, dropout_seed))
+    return canonical(inputs, _dropout(inputs.p, dropout_seed, inputs.query.device))
 
 
-def _dropout(p: float, seed: Tensor | None) -> Dropout:
+def _dropout(p: float, seed: Tensor | None, device: torch.device) -> Dropout:
     if seed is None:
-        return draw_dropout(p)
+        return draw_dropout(p, device)
     check_is_tensor("dropout_seed", seed)
     if seed.shape != (2,) or seed.dtype != torch.int64 or seed.device.type != "cpu":
         raise ValueError(
