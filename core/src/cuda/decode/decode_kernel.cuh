@@ -6,6 +6,7 @@
 // Source: Dao et al. 2023, "Flash-Decoding for long-context inference".
 #pragma once
 
+#include "cuda/device/dropout.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/sequences.cuh"
@@ -23,6 +24,8 @@ struct DecodeShape {
   static constexpr int kWarps = kRowBytes <= 256 ? 4 : 2;
   static constexpr int kStages = kRowBytes <= 128 ? 3 : kRowBytes <= 512 ? 2 : 1;
   static constexpr int kThreads = kWarps * kWarpLanes;
+  // As many as shared memory of 227 KiB holds, for which registers are to suffice.
+  static constexpr int kResidentBlocks = kRowBytes <= 128 ? 4 : kRowBytes <= 256 ? 3 : 1;
 };
 
 struct DecodeArguments {
@@ -249,15 +252,21 @@ class DecodeSplit {
   }
 
   ATTN_DEVICE void drop(Sums<kTileKeys>& probabilities, int begin) const {
-    float kept[kTileKeys / 2];
-#pragma unroll 1  // the code of a draw is long
-    for (int at = 0; at < kTileKeys / 2; ++at) {
-      const int row = lane() / 4 + 8 * (at % 4 / 2);
-      const int j = begin + at / 4 * 8 + lane() % 4 * 2 + at % 2;
-      kept[at] = row < rows_ ? ScoreTerms{p_, s_, head_of(row)}.kept(query_of(row), j) : 1.0f;
-    }
+    const int key = begin + lane() % 4 * 2;
+    const uint32_t kept = kept_of_query_rows<kTileKeys / 8>([&](int r, int column) {
+      const int row = lane() / 4 + 8 * r;
+      return kept_keys(p_.dropout, s_.b, head_of(row), s_.q_begin + query_of(row),
+                       (key + column) / kDrawsPerCounter);
+    });
+    const float keep_scale = static_cast<float>(p_.dropout.keep_scale);
 #pragma unroll
-    for (int at = 0; at < kTileKeys / 2; ++at) probabilities.values[at / 4][at % 4] *= kept[at];
+    for (int n = 0; n < kTileKeys / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float& x = probabilities.values[n][e];
+        x = (kept >> (4 * n + e) & 1) != 0 ? x * keep_scale : 0.0f;
+      }
+    }
   }
 
   ATTN_DEVICE float* joined_sums(int warp) const {
@@ -378,7 +387,8 @@ class DecodeSplit {
 };
 
 template <class Element, int kWidth>
-ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((DecodeShape<Element, kWidth>::kThreads), 1)
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS((DecodeShape<Element, kWidth>::kThreads),
+                                    (DecodeShape<Element, kWidth>::kResidentBlocks))
     decode_kernel(ATTN_ARGUMENTS const DecodeArguments arguments) {
   if constexpr (kIsServed<Element>) {
     read_rows<true>(RowsRead::kAsTheyAre, [&](RowsRead read) {

@@ -1,11 +1,10 @@
-// The parts of the mask that weigh single scores: biases, blocks and dropout, of one element.
+// The parts of the mask that weigh single scores: biases and blocks, of one element.
 #pragma once
 
 #include "cuda/device/arithmetic.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/key_tiles.cuh"
 #include "cuda/device/warp.cuh"
-#include "problem/philox.h"
 #include "problem/problem.h"
 
 namespace attn::cuda {
@@ -103,21 +102,6 @@ struct ScoreTerms {
     if (problem.slopes) sum += slope_bias(distance(i, j));
     if (problem.table) sum += table_bias(distance(i, j));
     return sum;
-  }
-
-  // What dropout multiplies the probability with: 0 or 1 / (1 - p).
-  ATTN_DEVICE float kept(int i, int j) const {
-    const Dropout& dropout = problem.dropout;
-    const PhiloxWords words =
-        philox4x32_10(static_cast<uint32_t>(sequence.b), static_cast<uint32_t>(h),
-                      static_cast<uint32_t>(sequence.q_begin + i), static_cast<uint32_t>(j / 4),
-                      dropout.key[0], dropout.key[1]);
-    const int word = j % 4;
-    const uint32_t draw = word == 0   ? words.w[0]
-                          : word == 1 ? words.w[1]
-                          : word == 2 ? words.w[2]
-                                      : words.w[3];
-    return draw < dropout.threshold ? 0.0f : static_cast<float>(dropout.keep_scale);
   }
 };
 

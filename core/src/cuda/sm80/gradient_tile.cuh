@@ -6,6 +6,7 @@
 // arXiv:2307.08691, algorithm 2.
 #pragma once
 
+#include "cuda/device/dropout.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/sm80/backward_arguments.h"
@@ -186,15 +187,17 @@ struct GradientTile {
   template <bool kOfProducts, class Statistics>
   ATTN_DEVICE void differentiate_extended(const Place& place, BlocksSeen blocks,
                                           const ScoreFactors& factors, Statistics& statistics) {
-    float terms[4 * kBlocks], kept[4 * kBlocks];
+    float terms[4 * kBlocks];
     load_terms(terms, place, blocks);
-    load_kept(kept, place);
+    const uint32_t kept = kept_elements(place);
+    const float keep_scale = static_cast<float>(place.problem.dropout.keep_scale);
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const RowStatistics row = statistics(n, e);
-        const float term = terms[4 * n + e], keep = kept[4 * n + e];
+        const float term = terms[4 * n + e];
+        const float keep = (kept >> (4 * n + e) & 1) != 0 ? keep_scale : 0.0f;
         float& p = probabilities.values[n][e];
         float& grad = grad_scores.values[n][e];
         float cap_slope;
@@ -208,14 +211,30 @@ struct GradientTile {
     }
   }
 
-  ATTN_DEVICE static void load_kept(float (&kept)[4 * kBlocks], const Place& place) {
-    const ScoreTerms terms{place.problem, place.rows.sequence, place.h};
-    const bool drops = place.problem.dropout.enabled;
+  // Bit 4 n + e says whether dropout keeps element (n, e).
+  ATTN_DEVICE static uint32_t kept_elements(const Place& place) {
+    const Dropout& dropout = place.problem.dropout;
+    if (!dropout.enabled) return ~0u;
+    const Sequence& s = place.rows.sequence;
+    if constexpr (kStationary == Side::kQueries) {
+      return kept_of_query_rows<kBlocks>(dropout, s.b, place.h, place.first_row + own_row(0),
+                                         place.key(0, 0));
+    } else {
+      const int64_t first_key = place.first_row - s.k_begin;
+      if (!s.pages && first_key % kDrawsPerCounter == 0) {
+        return kept_of_key_rows<kBlocks>(dropout, s.b, place.h, s.q_begin + place.query(0, 0),
+                                         static_cast<int>(first_key) + own_row(0));
+      }
+      uint32_t kept = 0;
 #pragma unroll 1
-    for (int at = 0; at < 4 * kBlocks; ++at) {
-      const int n = at / 4, e = at % 4;
-      kept[at] =
-          drops && place.is_paired(n, e) ? terms.kept(place.query(n, e), place.key(n, e)) : 1.0f;
+      for (int at = 0; at < 4 * kBlocks; ++at) {
+        const int n = at / 4, e = at % 4;
+        const bool is_kept =
+            place.is_paired(n, e) &&
+            keeps_key(dropout, s.b, place.h, s.q_begin + place.query(n, e), place.key(n, e));
+        kept |= static_cast<uint32_t>(is_kept) << at;
+      }
+      return kept;
     }
   }
 };

@@ -4,7 +4,6 @@
 #include "cuda/device/dropout.cuh"
 #include "cuda/device/key_tiles.cuh"
 #include "cuda/device/score_terms.cuh"
-#include "cuda/device/shuffle.cuh"
 #include "cuda/sm80/products.cuh"
 
 namespace attn::cuda {
@@ -41,31 +40,16 @@ ATTN_DEVICE void apply_scale(Sums<kColumns>& scores, float scale, float softcap)
 }
 
 // Sets the probabilities that dropout drops to 0; the others are yet to be scaled. `row` is that of
-// the lane's first query in memory, `key` its first key. Each lane draws for one of its rows and
-// for a neighbour, which uses the other half of the same words.
+// the lane's first query in memory, `key` its first key.
 template <int kColumns>
 ATTN_DEVICE void apply_dropout(Sums<kColumns>& probabilities, const Dropout& dropout, int64_t b,
                                int64_t h, int64_t row, int key) {
-  const int mine = lane() % 2;
-  static_assert(kColumns / 8 * kDrawsPerCounter <= 32, "of each eight columns four bits");
-  uint32_t kept = 0;
-#pragma unroll 1  // the code of a draw is long
+  const uint32_t kept = kept_of_query_rows<kColumns / 8>(dropout, b, h, row, key);
+#pragma unroll
   for (int n = 0; n < kColumns / 8; ++n) {
-    const int quad = key / kDrawsPerCounter + 2 * n;
-    kept |= kept_keys(dropout, b, h, row + 8 * mine, quad) << kDrawsPerCounter * n;
-  }
-  const uint32_t other = shuffle_xor(kept, 1);
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const uint32_t words = (r == mine ? kept : other) >> 2 * mine;
-#pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        if ((words >> (kDrawsPerCounter * n + e) & 1) == 0) {
-          probabilities.values[n][2 * r + e] = 0.0f;
-        }
-      }
+    for (int e = 0; e < 4; ++e) {
+      if ((kept >> (4 * n + e) & 1) == 0) probabilities.values[n][e] = 0.0f;
     }
   }
 }
