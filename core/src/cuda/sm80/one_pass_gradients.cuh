@@ -1,10 +1,10 @@
 // dQ, dK and dV in one pass: a block of threads owns a tile of keys, keeps the sums of dK and dV in
 // registers, and adds to dQ of one tile of queries after the other.
 //
-// Blocks of a head add to the same dQ in the order of their keys, each in its turn, so that sums
-// round alike on every run. A block begins with what others have done by then, and the next one
-// follows it a few queries behind. Source: Dao 2023, arXiv:2307.08691, algorithm 2; the order is
-// that of its deterministic mode.
+// Blocks of a head add to the same dQ in turns, from the last keys to the first, so that sums round
+// alike on every run. Under a causal band or a window a block is the first to add to the queries it
+// begins with, so that it waits for nobody; those with keys before follow it a few queries behind.
+// Source: Dao 2023, arXiv:2307.08691, algorithm 2.
 #pragma once
 
 #include "cuda/device/turns.cuh"
@@ -37,7 +37,7 @@ ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& l
   }
 }
 
-// The tiles of keys that add to dQ of a tile of queries, in this order; none if first > last.
+// The tiles of keys that add to dQ of a tile of queries, from last to first; none if first > last.
 struct KeyTiles {
   int first, last;
 
@@ -46,6 +46,7 @@ struct KeyTiles {
     first = span.begin / kOnePassKeys;
     last = (span.end + kOnePassKeys - 1) / kOnePassKeys - 1;
   }
+  ATTN_DEVICE int turn_of(int tile) const { return last - tile; }
 };
 
 template <class Element, int kWidth>
@@ -113,7 +114,7 @@ class OnePass {
   // By one thread: the block's keys, and the queries that may see them.
   ATTN_DEVICE void find_facts(int ticket) const {
     const int key_tiles = tiles_of(p_.Mkv, kKeys), heads = static_cast<int>(p_.Hkv);
-    const int key_tile = ticket % key_tiles, b = ticket / key_tiles / heads;
+    const int key_tile = key_tiles - 1 - ticket % key_tiles, b = ticket / key_tiles / heads;
     const KeyBand band(p_.band, p_.sequence(b), 0);
     const int first_key = key_tile * kKeys, queries = static_cast<int>(p_.Mq);
     const auto clamped = [&](int i) { return i < 0 ? 0 : i < queries ? i : queries; };
@@ -194,13 +195,13 @@ class OnePass {
   // After the block's barrier: what it added to dQ of a step can be added to.
   ATTN_DEVICE void pass_turn_of(const Step& step) const {
     if (step.g < 0 || !p_.grad_query) return;
-    pass_turn(arguments_.turns + number_of(step), facts_.key_tile - key_tiles_of(step).first);
+    pass_turn(arguments_.turns + number_of(step), key_tiles_of(step).turn_of(facts_.key_tile));
   }
 
-  // In its turn: what the tiles of keys before this one have added, and its own.
+  // In its turn: what the tiles of keys after this one have added, and its own.
   ATTN_DEVICE void add_to_queries(const Step& step) const {
     const KeyTiles key_tiles = key_tiles_of(step);
-    const int turn = facts_.key_tile - key_tiles.first;
+    const int turn = key_tiles.turn_of(facts_.key_tile);
     constexpr int kFours = kQueryColumns / 8;  // of a row tile's sums
     Sums<kQueryColumns> sums[kRowTiles];
     FourFloats* const shared = static_cast<FourFloats*>(arguments_.sums) +
@@ -220,7 +221,7 @@ class OnePass {
       }
     }
     add_weighted_keys(sums);
-    if (facts_.key_tile == key_tiles.last) return store_queries(step, sums);
+    if (facts_.key_tile == key_tiles.first) return store_queries(step, sums);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
