@@ -8,7 +8,8 @@ namespace attn::cuda::emulation {
 
 Block* running_block = nullptr;
 
-Block::Block(int threads, size_t shared_bytes) : warps_(threads / kLanes), shared_(shared_bytes) {
+Block::Block(int threads, size_t shared_bytes)
+    : warps_(threads / kLanes), shared_(shared_bytes), awaited_words_(shared_bytes / kCopyWord) {
   for (int i = 0; i < threads; ++i) threads_.push_back(std::make_unique<Thread>());
   for (int i = 0; i < threads / kLanes; ++i) first_to_last_.push_back(i);
 }

@@ -12,6 +12,8 @@
 
 namespace attn::cuda::emulation {
 
+constexpr size_t kCopyWord = 4;  // copies are of so many bytes or multiples of it
+
 struct Copy {
   char bytes[16];
   size_t size;
@@ -49,6 +51,8 @@ class Block {
   int running() const { return running_; }
   Thread& thread() { return *threads_[running_]; }
   GuardedSharedMemory& shared() { return shared_; }
+  // The words of shared memory that copies are on their way to.
+  std::vector<bool>& awaited_words() { return awaited_words_; }
   bool is_below_a_stack(const void* address) const;
 
  private:
@@ -71,6 +75,7 @@ class Block {
   std::vector<int> first_to_last_;  // warps
   bool mixes_warps_ = false;        // otherwise the first that can run does
   GuardedSharedMemory shared_;
+  std::vector<bool> awaited_words_;
   Fiber host_;
   uint64_t random_ = 0;
   void (*kernel_)(const void*) = nullptr;

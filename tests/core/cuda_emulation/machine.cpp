@@ -52,8 +52,23 @@ void catch_faults() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
+// Says whether a copy's target is awaited from here on, and returns whether any of it was.
+bool set_awaited(const Copy& copy, bool is_awaited) {
+  const size_t first = (static_cast<char*>(copy.target) - shared_memory()) / kCopyWord;
+  std::vector<bool>& words = running_block->awaited_words();
+  bool was_awaited = false;
+  for (size_t word = first; word < first + copy.size / kCopyWord; ++word) {
+    was_awaited |= words[word];
+    words[word] = is_awaited;
+  }
+  return was_awaited;
+}
+
 void land(const std::vector<Copy>& group) {
-  for (const Copy& copy : group) std::memcpy(copy.target, copy.bytes, copy.size);
+  for (const Copy& copy : group) {
+    std::memcpy(copy.target, copy.bytes, copy.size);
+    set_awaited(copy, false);
+  }
 }
 
 }  // namespace
@@ -108,6 +123,10 @@ void begin_copy(void* shared, const void* global, size_t bytes, bool present, Pl
          place.line(), global, bytes);
   }
   Copy copy{.bytes = {}, .size = bytes, .target = shared};
+  if (set_awaited(copy, true)) {
+    fail("copy_async at %s:%u: to where another copy is under way", place.file_name(),
+         place.line());
+  }
   if (present) std::memcpy(copy.bytes, global, bytes);
   std::memset(shared, kPoison, bytes);
   running_block->thread().open_copies.push_back(copy);

@@ -259,6 +259,11 @@ ATTN_KERNEL void copy_left_behind(ATTN_ARGUMENTS const Copied p) {
 ATTN_KERNEL void turn_that_never_comes(ATTN_ARGUMENTS const TurnArguments p) {
   wait_for_turn(p.now, 1);
 }
+ATTN_KERNEL void two_copies_to_one_place(ATTN_ARGUMENTS const Copied p) {
+  char* const target = shared_memory() + 16 * thread_index();
+  copy_async<16>(target, p.source, true);
+  copy_async<16>(target, p.source, true);
+}
 ATTN_KERNEL void misaligned_copy(ATTN_ARGUMENTS const Copied p) {
   copy_async<16>(shared_memory() + 8, p.source, true);
 }
@@ -305,6 +310,7 @@ void test_faults() {
   CHECK(stops("for threads that never come", [&] { run(lane_stays_away, out); }));
   CHECK(stops("different barriers", [&] { run(different_barriers, out); }));
   CHECK(stops("had not waited for", [&] { run(copy_left_behind, copied); }));
+  CHECK(stops("another copy is under way", [&] { run(two_copies_to_one_place, copied); }));
   CHECK(stops("not a multiple of 16", [&] { run(misaligned_copy, copied); }));
   int32_t now = 0;
   CHECK(stops("waits for turn 1",

@@ -51,10 +51,7 @@ class BiasGradient {
     const OwnOrAll heads(p_.grad_bias_sums_h, h_, p_.Hq);
     for (int64_t b = batch.begin; b < batch.end; ++b) {
       for (int64_t h = heads.begin; h < heads.end; ++h) {
-        if (h == heads.begin || h % p_.G == 0) {
-          synchronise_block();
-          walk_.load(b, h / p_.G);
-        }
+        if (h == heads.begin || h % p_.G == 0) walk_.load(b, h / p_.G);
         add_head(b, static_cast<int>(h));
       }
     }

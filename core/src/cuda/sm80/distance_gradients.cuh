@@ -66,7 +66,6 @@ class DistanceSums {
       range.end = end < range.end ? end : range.end;
       if (range.begin >= range.end) continue;
       if (!is_loaded) {
-        synchronise_block();
         walk.load(b, h_ / p_.G);
         is_loaded = true;
       }

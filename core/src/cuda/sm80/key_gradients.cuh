@@ -35,7 +35,6 @@ class KeyGradients {
   // Returns how they are to be read next, if once more.
   ATTN_DEVICE RowsRead run(RowsRead read) {
     read_ = read;
-    synchronise_block();
     walk_.load(b_, key_head_);
     first_sums_.clear();
     if constexpr (Shape::kSumsBoth) value_sums_.clear();

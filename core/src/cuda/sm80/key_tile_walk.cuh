@@ -28,7 +28,11 @@ class KeyTileWalk {
         memory{shared_memory(), !kPositions || p.query.dtype == DType::kFloat32},
         first_row(first) {}
 
+  // Begins to copy the keys, once nobody reads those before, or waits for them where no query did.
+  // All threads of the block join.
   ATTN_DEVICE void load(int64_t b, int64_t key_head) const {
+    wait_for_copies<0>();
+    synchronise_block();
     load_keys<Shape>(memory.stationary(), Shape::kStationary, a, b, key_head,
                      [&](int r) { return first_row + r < p.Mkv ? first_row + r : int64_t{-1}; });
   }

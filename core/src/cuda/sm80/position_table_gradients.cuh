@@ -63,7 +63,6 @@ class PositionTableSums {
       if (begin > range.begin) range.begin = static_cast<int>(begin) / kStreamed * kStreamed;
       if (end < range.end) range.end = static_cast<int>(end);
       if (range.begin >= range.end) continue;
-      synchronise_block();
       walk.load(b, h_ / p_.G);
       walk.each_query_tile(
           rows, h_, range,
