@@ -85,7 +85,10 @@ endfunction()
 # CUTLASS_PATH, of the running interpreter's nvidia-cutlass, or of the pinned one, downloaded.
 function(attn_find_cutlass result)
   set(wanted cute/arch/mma_sm80.hpp)
-  set(pinned ${CMAKE_CURRENT_BINARY_DIR}/cutlass)
+  set(requirement ${CMAKE_CURRENT_SOURCE_DIR}/cmake/cutlass.txt)
+  file(SHA256 ${requirement} version)
+  string(SUBSTRING ${version} 0 8 version)
+  set(pinned ${CMAKE_CURRENT_BINARY_DIR}/cutlass-${version})
   set(in_package cutlass_library/source/include)
   if(ATTN_CUTLASS_DIR)
     set(candidates ${ATTN_CUTLASS_DIR} ${ATTN_CUTLASS_DIR}/include)
@@ -110,15 +113,16 @@ function(attn_find_cutlass result)
       execute_process(
         COMMAND "${Python_EXECUTABLE}" -m pip --disable-pip-version-check download --quiet
                 --no-deps --require-hashes --dest ${pinned}
-                --requirement ${CMAKE_CURRENT_SOURCE_DIR}/cmake/cutlass.txt)
+                --requirement ${requirement})
       file(GLOB archives ${pinned}/*.whl)
       foreach(archive IN LISTS archives)
         file(ARCHIVE_EXTRACT INPUT ${archive} DESTINATION ${pinned} PATTERNS "${in_package}/*")
       endforeach()
     endif()
   endforeach()
-  message(FATAL_ERROR "attn: CUTLASS must be a folder with ${wanted}, got none; set "
-                      "ATTN_CUTLASS_DIR to one, or ATTN_CUDA=0 to build without CUDA")
+  message(FATAL_ERROR "attn: CUTLASS must be a folder with ${wanted}, got none; pip could not "
+                      "download what ${requirement} names: set ATTN_CUTLASS_DIR to a folder of "
+                      "its headers, or ATTN_CUDA=0 to build without CUDA")
 endfunction()
 
 # Makes attn_cuda_kernels of src/cuda's files that need nvcc or the CUDA runtime.
