@@ -42,30 +42,45 @@ ATTN_DEVICE void place_rows(RowsOfSequence& rows, int64_t first_row, int tile_ro
   rows.highest = static_cast<int>(clamp(first_row + tile_rows - begin, 0, count)) - 1;
 }
 
+// How many of the numbers, which do not descend, are `most` at most.
+ATTN_DEVICE int64_t count_up_to(const int32_t* numbers, int64_t count, int64_t most) {
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (numbers[middle] <= most) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// Sequences [next, end), in turn.
+struct SequenceRange {
+  int64_t next, end;
+
+  // Those that may have some of the rows. Starts [count + 1] do not descend.
+  ATTN_DEVICE static SequenceRange of_rows(const int32_t* starts, int64_t count, int64_t first_row,
+                                           int rows) {
+    return {count_up_to(starts + 1, count, first_row),
+            count_up_to(starts, count, first_row + rows - 1)};
+  }
+};
+
 // Walks the sequences that own query rows [first_row, first_row + tile_rows) of batch element b.
 class QuerySequences {
  public:
   ATTN_DEVICE QuerySequences(const Problem& p, int64_t b, int64_t first_row, int tile_rows)
-      : p_(p), first_row_(first_row), tile_rows_(tile_rows), next_(b), end_(b + 1) {
-    if (!p.sequences) return;
-    int64_t low = 0, high = p.sequences.count;  // the first sequence that ends after first_row
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (p.sequences.q_start[middle + 1] <= first_row) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    next_ = low;
-    end_ = p.sequences.count;
+      : p_(p), first_row_(first_row), tile_rows_(tile_rows), range_{b, b + 1} {
+    const Sequences& all = p.sequences;
+    if (all) range_ = SequenceRange::of_rows(all.q_start, all.count, first_row, tile_rows);
   }
 
   // Every thread of the block gets the same answer.
   ATTN_DEVICE bool next(RowsOfSequence& rows) {
-    while (next_ < end_) {
-      rows.sequence = sequence_at(p_, next_++);
-      if (rows.sequence.q_begin >= first_row_ + tile_rows_) break;
+    while (range_.next < range_.end) {
+      rows.sequence = sequence_at(p_, range_.next++);
       place_rows(rows, first_row_, tile_rows_, rows.sequence.q_begin, rows.sequence.Mq);
       if (rows.lowest <= rows.highest) return true;
     }
@@ -76,25 +91,26 @@ class QuerySequences {
   const Problem& p_;
   const int64_t first_row_;
   const int tile_rows_;
-  int64_t next_, end_;
+  SequenceRange range_;
 };
 
 // Walks the sequences that own key rows [first_row, first_row + tile_rows) of batch element b. One
-// whose pages hold a row more than once comes as often. `flag` is shared memory of its own.
+// whose pages hold a row more than once comes as often. With lengths of their own keys may lie in
+// any order, so that all sequences are looked at. `flag` is shared memory of its own.
 class KeySequences {
  public:
   ATTN_DEVICE KeySequences(const Problem& p, int64_t b, int64_t first_row, int tile_rows, int* flag)
-      : p_(p),
-        first_row_(first_row),
-        tile_rows_(tile_rows),
-        flag_(flag),
-        next_(p.sequences ? 0 : b),
-        end_(p.sequences ? p.sequences.count : b + 1) {}
+      : p_(p), first_row_(first_row), tile_rows_(tile_rows), flag_(flag), range_{b, b + 1} {
+    const Sequences& all = p.sequences;
+    if (!all) return;
+    range_ = all.k_len ? SequenceRange{0, all.count}
+                       : SequenceRange::of_rows(all.k_start, all.count, first_row, tile_rows);
+  }
 
   ATTN_DEVICE bool next(RowsOfSequence& rows) {
     if (is_in_pages_ && find_in_pages(rows)) return true;
-    while (next_ < end_) {
-      rows.sequence = sequence_at(p_, next_++);
+    while (range_.next < range_.end) {
+      rows.sequence = sequence_at(p_, range_.next++);
       const Sequence& s = rows.sequence;
       if (s.Mkv == 0 || s.Mq == 0) continue;
       if (s.pages) {
@@ -141,7 +157,7 @@ class KeySequences {
   const int64_t first_row_;
   const int tile_rows_;
   int* const flag_;
-  int64_t next_, end_;
+  SequenceRange range_;
   int page_[2] = {0, 0};
   bool is_in_pages_ = false;
 };
