@@ -46,14 +46,14 @@ void require_served(const Problem& problem, const DeviceProperties& device) {
 
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device) {
   require_served(problem, device);
-  if (decode::serves(problem)) return decode::forward_workspace(problem, device);
+  if (decode::serves(problem, device)) return decode::forward_workspace(problem);
   return sm80::forward_workspace(problem, device);
 }
 
 void forward(const ForwardProblem& problem, const DeviceProperties& device, void* workspace,
              void* stream) {
   require_served(problem, device);
-  if (decode::serves(problem)) return decode::forward(problem, device, workspace, stream);
+  if (decode::serves(problem, device)) return decode::forward(problem, workspace, stream);
   sm80::forward(problem, device, workspace, stream);
 }
 

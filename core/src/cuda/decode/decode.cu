@@ -90,13 +90,7 @@ void launch_merge(const DecodeArguments& a, void* stream) {
 // The widest tiles take this.
 constexpr int64_t kSharedBytes = DecodeSplit<float, 256>::kBytes;
 
-void require_served(const ForwardProblem& p, const DeviceProperties& device) {
-  if (device.shared_bytes < kSharedBytes) {
-    refuse_unsupported(
-        "expected a GPU with %lld bytes of shared memory for a block of few queries, got %lld; use "
-        "a newer GPU or the CPU",
-        static_cast<long long>(kSharedBytes), static_cast<long long>(device.shared_bytes));
-  }
+void require_served(const ForwardProblem& p) {
   if (p.most_keys >= kFarKeys) {
     refuse_unsupported("expected fewer than 2^29 keys of a sequence, got %lld; split them",
                        static_cast<long long>(p.most_keys));
@@ -105,20 +99,20 @@ void require_served(const ForwardProblem& p, const DeviceProperties& device) {
 
 }  // namespace
 
-bool serves(const ForwardProblem& p) {
-  return p.G * p.most_queries <= kRows && p.num_sequences > 0 && !p.positions;
+bool serves(const ForwardProblem& p, const DeviceProperties& device) {
+  return device.shared_bytes >= kSharedBytes && p.G * p.most_queries <= kRows &&
+         p.num_sequences > 0 && !p.positions;
 }
 
-size_t forward_workspace(const ForwardProblem& p, const DeviceProperties& device) {
-  require_served(p, device);
+size_t forward_workspace(const ForwardProblem& p) {
+  require_served(p);
   const int64_t splits = splits_of(p);
   if (splits == 1) return 0;
   return static_cast<size_t>(splits * rows_of(p) * (p.Kv + 2) * kFloatBytes);
 }
 
-void forward(const ForwardProblem& p, const DeviceProperties& device, void* workspace,
-             void* stream) {
-  require_served(p, device);
+void forward(const ForwardProblem& p, void* workspace, void* stream) {
+  require_served(p);
   const DecodeArguments a = arguments_of(p, workspace);
   launch_splits(a, stream);
   if (a.splits > 1) launch_merge(a, stream);

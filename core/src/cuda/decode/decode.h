@@ -8,15 +8,14 @@
 
 namespace attn::cuda::decode {
 
-// Whether it is the one to run a call: a matter of shapes and the mask's parts alone, so that the
-// answer is the same for each of a batch.
-bool serves(const ForwardProblem& problem);
+// Whether it is the one to run a call: of the problem, a matter of shapes and the mask's parts
+// alone, so that the answer is the same for each of a batch.
+bool serves(const ForwardProblem& problem, const DeviceProperties& device);
 
 // Bytes of workspace, at a multiple of 64. Depends on shapes, dtypes and the mask alone.
-size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device);
+size_t forward_workspace(const ForwardProblem& problem);
 
 // Queues the whole forward on `stream`.
-void forward(const ForwardProblem& problem, const DeviceProperties& device, void* workspace,
-             void* stream);
+void forward(const ForwardProblem& problem, void* workspace, void* stream);
 
 }  // namespace attn::cuda::decode
