@@ -6,11 +6,10 @@
 // Source: Dao et al. 2023, "Flash-Decoding for long-context inference".
 #pragma once
 
-#include "cuda/device/dropout.cuh"
-#include "cuda/device/score_terms.cuh"
+#include "cuda/device/mask.cuh"
+#include "cuda/device/nonfinite_rows.cuh"
 #include "cuda/device/sequence_rows.cuh"
 #include "cuda/device/sequences.cuh"
-#include "cuda/sm80/nonfinite_rows.cuh"
 
 namespace attn::cuda::decode {
 
@@ -199,18 +198,6 @@ class DecodeSplit {
     add_weighted_rows<kTileKeys>(sums_, scores, values(stage));
   }
 
-  // Applies map(x, r, column) to the thread's scores.
-  template <class Map>
-  ATTN_DEVICE static void each_score(Sums<kTileKeys>& scores, Map&& map) {
-#pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        map(scores.values[n][e], e / 2, 8 * n + lane() % 4 * 2 + e % 2);
-      }
-    }
-  }
-
   // Brings them to base 2.
   ATTN_DEVICE void mask_scores(Sums<kTileKeys>& scores, int begin) const {
     bool excludes = has_terms_;
@@ -218,7 +205,7 @@ class DecodeSplit {
       excludes |= seen.begin > begin || seen.end < begin + kTileKeys;
     }
     each_score(scores, [&](float& x, int, int) { x *= factor_; });
-    if (softcap_ > 0.0f) {
+    if (softcap_ > 0.0f) {  // divided here: a factor more would not fit registers
       each_score(scores, [&](float& x, int, int) { x = softcap_ * tanh_accurate(x / softcap_); });
     }
     if (!any(excludes)) return;

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "cuda/device/key_tiles.cuh"
+#include "cuda/device/products.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/sequences.cuh"
-#include "cuda/sm80/products.cuh"
 
 namespace attn::cuda {
 

@@ -5,11 +5,11 @@
 
 #include <type_traits>
 
+#include "cuda/device/mask.cuh"
 #include "cuda/device/query_tiles.cuh"
 #include "cuda/sm80/bias_tile.cuh"
 #include "cuda/sm80/forward_launch.h"
 #include "cuda/sm80/forward_products.cuh"
-#include "cuda/sm80/mask.cuh"
 #include "cuda/sm80/output_stage.cuh"
 #include "cuda/sm80/position_scores.cuh"
 #include "cuda/sm80/softmax.cuh"
@@ -311,13 +311,7 @@ class ForwardBlock {
   ATTN_DEVICE bool block_has_nan() const {
     bool has_nan = false;
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < Tiles::kWidth / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) has_nan |= out_[m].values[n][e] != out_[m].values[n][e];
-      }
-    }
+    for (int m = 0; m < kRowTiles; ++m) has_nan |= out_[m].has_nan();
     has_nan = any(has_nan);
     bool* found = reinterpret_cast<bool*>(shared_memory());  // of each warp
     const int thread = opaque(thread_);

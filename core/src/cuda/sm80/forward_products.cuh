@@ -2,7 +2,7 @@
 // values serves all of them.
 #pragma once
 
-#include "cuda/sm80/products.cuh"
+#include "cuda/device/products.cuh"
 
 namespace attn::cuda {
 

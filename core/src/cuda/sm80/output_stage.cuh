@@ -1,9 +1,9 @@
 // Writes rows of sums: fragments pass through shared memory, so that whole rows are stored.
 #pragma once
 
+#include "cuda/device/nonfinite_rows.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/warp.cuh"
-#include "cuda/sm80/nonfinite_rows.cuh"
 
 namespace attn::cuda {
 

@@ -5,9 +5,9 @@
 // split in two numbers.
 #pragma once
 
+#include "cuda/device/products.cuh"
 #include "cuda/device/row_format.cuh"
 #include "cuda/device/sequences.cuh"
-#include "cuda/sm80/products.cuh"
 
 namespace attn::cuda {
 

@@ -2,7 +2,7 @@
 // it can be read, and sums of weighted rows that no tile holds.
 #pragma once
 
-#include "cuda/sm80/nonfinite_rows.cuh"
+#include "cuda/device/nonfinite_rows.cuh"
 #include "cuda/sm80/position_rows.cuh"
 #include "cuda/sm80/streamed_tiles.cuh"
 

@@ -1,10 +1,10 @@
 // The two sides of the backward's tiles in shared memory, and the loop over the streamed one.
 #pragma once
 
+#include "cuda/device/row_tile.cuh"
 #include "cuda/sm80/backward_arguments.h"
 #include "cuda/sm80/gradient_tile.cuh"
 #include "cuda/sm80/output_stage.cuh"
-#include "cuda/sm80/row_tile.cuh"
 
 namespace attn::cuda {
 

@@ -6,7 +6,7 @@
 // Source: Ootomo & Yokota 2022, arXiv:2203.03341, section 3, without their scaling.
 #pragma once
 
-#include "cuda/sm80/row_tile.cuh"
+#include "cuda/device/row_tile.cuh"
 
 namespace attn::cuda {
 

@@ -4,7 +4,7 @@
 // about that before a sum is NaN; then all of a block's are taken twice more.
 #pragma once
 
-#include "cuda/sm80/products.cuh"
+#include "cuda/device/products.cuh"
 
 namespace attn::cuda {
 

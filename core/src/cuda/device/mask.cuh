@@ -3,8 +3,8 @@
 
 #include "cuda/device/dropout.cuh"
 #include "cuda/device/key_tiles.cuh"
+#include "cuda/device/products.cuh"
 #include "cuda/device/score_terms.cuh"
-#include "cuda/sm80/products.cuh"
 
 namespace attn::cuda {
 
