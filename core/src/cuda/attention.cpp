@@ -1,17 +1,16 @@
 // Which calls a GPU's kernels serve, and which of them serves each.
 #include "cuda/attention.h"
 
+#include <algorithm>
+
 #include "cuda/decode/decode.h"
+#include "cuda/limits.h"
 #include "cuda/sm80/backward.h"
 #include "cuda/sm80/forward.h"
 #include "problem/refusal.h"
 
 namespace attn::cuda {
 namespace {
-
-constexpr int64_t kWidestRow = 256;
-constexpr int kLeastCapability = 75;
-constexpr int kWholeCapability = 80;  // from here on every dtype has its matrix instructions
 
 void require_served(const Problem& problem, const DeviceProperties& device) {
   if (problem.query.dtype == DType::kFloat64) {
@@ -25,6 +24,13 @@ void require_served(const Problem& problem, const DeviceProperties& device) {
         "the tensors to the CPU",
         static_cast<long long>(kWidestRow), static_cast<long long>(problem.K),
         static_cast<long long>(problem.Kv));
+  }
+  if (std::max(problem.Mq, problem.most_keys) >= kMostRows || problem.Mkv >= kMostKeyRows) {
+    refuse_unsupported(
+        "expected fewer than 2^29 queries and keys of a sequence, and 2^32 keys in all, on a GPU, "
+        "got %lld, %lld and %lld; split them",
+        static_cast<long long>(problem.Mq), static_cast<long long>(problem.most_keys),
+        static_cast<long long>(problem.Mkv));
   }
   if (device.capability < kLeastCapability) {
     refuse_unsupported("expected a GPU of compute capability 7.5 or more, got %d.%d; use the CPU",

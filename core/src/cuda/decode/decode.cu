@@ -4,7 +4,6 @@
 #include "cuda/decode/decode_kernel.cuh"
 #include "cuda/decode/merge_kernel.cuh"
 #include "cuda/launch.cuh"
-#include "problem/refusal.h"
 
 namespace attn::cuda::decode {
 namespace {
@@ -90,13 +89,6 @@ void launch_merge(const DecodeArguments& a, void* stream) {
 // The widest tiles take this.
 constexpr int64_t kSharedBytes = DecodeSplit<float, 256>::kBytes;
 
-void require_served(const ForwardProblem& p) {
-  if (p.most_keys >= kFarKeys) {
-    refuse_unsupported("expected fewer than 2^29 keys of a sequence, got %lld; split them",
-                       static_cast<long long>(p.most_keys));
-  }
-}
-
 }  // namespace
 
 bool serves(const ForwardProblem& p, const DeviceProperties& device) {
@@ -105,14 +97,12 @@ bool serves(const ForwardProblem& p, const DeviceProperties& device) {
 }
 
 size_t forward_workspace(const ForwardProblem& p) {
-  require_served(p);
   const int64_t splits = splits_of(p);
   if (splits == 1) return 0;
   return static_cast<size_t>(splits * rows_of(p) * (p.Kv + 2) * kFloatBytes);
 }
 
 void forward(const ForwardProblem& p, void* workspace, void* stream) {
-  require_served(p);
   const DecodeArguments a = arguments_of(p, workspace);
   launch_splits(a, stream);
   if (a.splits > 1) launch_merge(a, stream);

@@ -82,7 +82,7 @@ class DecodeSplit {
     for (int r = 0; r < 2; ++r) {
       const int row = lane() / 4 + 8 * r;
       // Rows that are not there see everything, so that they exclude nothing.
-      seen_[r] = row < rows_ ? s_.keys_of(query_of(row)) : KeyRange{0, kFarKeys};
+      seen_[r] = row < rows_ ? s_.keys_of(query_of(row)) : KeyRange{0, kMostRows};
     }
   }
 

@@ -4,12 +4,10 @@
 #include "cuda/device/sequences.cuh"
 #include "cuda/device/shuffle.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/limits.h"
 #include "problem/problem.h"
 
 namespace attn::cuda {
-
-// No key is as far away from a query as this, nor has a sequence as many: what the host refuses.
-constexpr int kFarKeys = 1 << 29;
 
 // The band and the end of a sequence, for a tile of its queries: row i of the tile sees the keys
 // [i + first, i + last) of the sequence's `keys`.
@@ -32,9 +30,9 @@ struct KeyBand {
 
  private:
   ATTN_DEVICE static int near(int64_t distance) {
-    return static_cast<int>(distance < -kFarKeys  ? -kFarKeys
-                            : distance < kFarKeys ? distance
-                                                  : kFarKeys);
+    return static_cast<int>(distance < -kMostRows  ? -kMostRows
+                            : distance < kMostRows ? distance
+                                                   : kMostRows);
   }
 };
 
@@ -64,7 +62,7 @@ struct BlockList {
   }
 
   ATTN_DEVICE static int block_size(const Blocks& blocks) {
-    return static_cast<int>(blocks.size < kFarKeys ? blocks.size : kFarKeys);
+    return static_cast<int>(blocks.size < kMostRows ? blocks.size : kMostRows);
   }
 
   // The first entry that is not before block `block`.
@@ -149,7 +147,7 @@ class BlockRow {
       sees_run_ = at < list_.end && *at == block;
       run_begin_ = block * list_.size;
       const int64_t run_end = static_cast<int64_t>(block + 1) * list_.size;
-      run_end_ = static_cast<int>(run_end < kFarKeys ? run_end : kFarKeys);
+      run_end_ = static_cast<int>(run_end < kMostRows ? run_end : kMostRows);
     }
     return sees_run_;
   }

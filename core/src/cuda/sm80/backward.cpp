@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/aligned_rows.h"
+#include "cuda/limits.h"
 #include "cuda/sm80/backward_instances.h"
 #include "cuda/sm80/one_pass.h"
 #include "problem/refusal.h"
@@ -11,22 +12,12 @@
 namespace attn::cuda::sm80 {
 namespace {
 
-// What a block may have on every GPU since sm_80; rows that need a close look take nearly all.
-constexpr int64_t kSharedBytes = 99 * 1024;
-// Kernels count rows in 32 bits, with room to add a band; the forward takes as many.
-constexpr int64_t kMostRows = int64_t{1} << 29;
-
-void require_served(const Problem& p, const DeviceProperties& device) {
-  if (device.shared_bytes < kSharedBytes) {
+void require_shared_memory(const DeviceProperties& device) {
+  if (device.shared_bytes < kMostSharedBytes) {
     refuse_unsupported(
         "expected a GPU with %lld bytes of shared memory for a block in the backward, got %lld; "
         "use a newer GPU or the CPU",
-        static_cast<long long>(kSharedBytes), static_cast<long long>(device.shared_bytes));
-  }
-  if (p.Mq >= kMostRows || p.most_keys >= kMostRows) {
-    refuse_unsupported(
-        "expected fewer than 2^29 queries and keys of a sequence, got %lld and %lld; split them",
-        static_cast<long long>(p.Mq), static_cast<long long>(p.most_keys));
+        static_cast<long long>(kMostSharedBytes), static_cast<long long>(device.shared_bytes));
   }
 }
 
@@ -146,7 +137,7 @@ void launch_gradients(const BackwardArguments& a, void* stream) {
 }  // namespace
 
 size_t backward_workspace(const BackwardProblem& problem, const DeviceProperties& device) {
-  require_served(problem, device);
+  require_shared_memory(device);
   Workspace workspace(nullptr);
   place_arguments(problem, device, workspace);
   workspace.take(distance_sums_bytes(problem));

@@ -11,8 +11,6 @@
 namespace attn::cuda::sm80 {
 namespace {
 
-// Kernels count rows in 32 bits.
-constexpr int64_t kMostRows = int64_t{1} << 29, kMostKeyRows = int64_t{1} << 32;
 constexpr double kLog2E = 1.4426950408889634;
 
 // Whether the plain kernels can copy the tiles of biases as they lie, if there are any.
@@ -47,15 +45,6 @@ void require_shared_memory(const Problem& p, const DeviceProperties& device) {
       static_cast<long long>(p.Kv), static_cast<long long>(bytes));
 }
 
-void require_few_rows(const Problem& p) {
-  if (std::max(p.Mq, p.most_keys) < kMostRows && p.Mkv < kMostKeyRows) return;
-  refuse_unsupported(
-      "expected fewer than %lld queries, and keys of a sequence, on a GPU, got %lld and %lld; "
-      "split them",
-      static_cast<long long>(kMostRows), static_cast<long long>(p.Mq),
-      static_cast<long long>(p.most_keys));
-}
-
 void launch_by_position(const ForwardArguments& arguments, int64_t width, void* stream) {
   if (width <= 64) return launch_forward_by_position<64>(arguments, stream);
   launch_forward_by_position<256>(arguments, stream);
@@ -64,13 +53,11 @@ void launch_by_position(const ForwardArguments& arguments, int64_t width, void* 
 }  // namespace
 
 size_t forward_workspace(const ForwardProblem& problem, const DeviceProperties& device) {
-  require_few_rows(problem);
   require_shared_memory(problem, device);
   return 0;
 }
 
 void forward(const ForwardProblem& problem, const DeviceProperties& device, void*, void* stream) {
-  require_few_rows(problem);
   require_shared_memory(problem, device);
   const DType dtype = problem.query.dtype;
   const DType tile_dtype = problem.positions ? DType::kFloat32 : dtype;

@@ -7,6 +7,7 @@
 
 #include "cuda/device/mask.cuh"
 #include "cuda/device/query_tiles.cuh"
+#include "cuda/limits.h"
 #include "cuda/sm80/bias_tile.cuh"
 #include "cuda/sm80/forward_launch.h"
 #include "cuda/sm80/forward_products.cuh"

@@ -4,11 +4,10 @@
 #include <algorithm>
 
 #include "cuda/aligned_rows.h"
+#include "cuda/limits.h"
 
 namespace attn::cuda::sm80 {
 namespace {
-
-constexpr int kLeastCapability = 80;
 
 int width_of(const Problem& p) { return std::max(p.K, p.Kv) <= 64 ? 64 : 128; }
 
@@ -23,7 +22,7 @@ OnePassBytes one_pass_bytes(const BackwardProblem& p, const DeviceProperties& de
   const int width = width_of(p);
   // Its blocks own keys: without any, none would write dQ.
   const bool is_served = p.Mkv > 0 && element_bytes(p.query.dtype) == 2 &&
-                         std::max(p.K, p.Kv) <= width && device.capability >= kLeastCapability &&
+                         std::max(p.K, p.Kv) <= width && device.capability >= kWholeCapability &&
                          has_served_mask(p) &&
                          one_pass_shared_bytes(width, true) <= device.shared_bytes;
   if (!is_served) return {};

@@ -14,9 +14,6 @@ constexpr bool has_width(int element_bytes, int width, bool is_extended) {
   return (element_bytes == 2 && !is_extended) || width == 64 || width == 128 || width == 256;
 }
 
-// What a block of threads may have on every GPU from sm_80 on.
-constexpr int kMostSharedBytes = 99 * 1024;
-
 struct ForwardShape {
   int warps;
   int row_tiles;  // of 16 query rows, that a warp owns
