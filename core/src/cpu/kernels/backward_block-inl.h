@@ -236,19 +236,20 @@ class BackwardBlock {
     product.is_finite = s_.keys_finite[tile];
     product.skip_zeros = true;
     multiply<Op, true>(product, s_.gradients.registers);
-    if (s_.gradients.has_rests()) add_rests_of_queries(s_.block.begin + k, n);
+    if (s_.gradients.has_residuals()) add_query_residuals(s_.block.begin + k, n);
   }
 
-  // What rounding took from dS of rows that see few keys, all of them among [begin, begin + n).
-  void add_rests_of_queries(int64_t begin, int64_t n) {
+  // Multiplies the rounding residuals of dS, too, in rows that see few keys, all of them among
+  // [begin, begin + n).
+  void add_query_residuals(int64_t begin, int64_t n) {
     for (int64_t r = 0; r < s_.tile.n; ++r) {
       const KeyRange seen = s_.tile.ranges[r];
       if (!s_.gradients.sees_few_of(seen, begin, n)) continue;
       for (int64_t j = seen.begin; j < seen.end; ++j) {
-        const Real rest = s_.gradients.rests[(j - begin) * kTileQueries + r];
-        if (rest == Real(0)) continue;  // excluded keys may hold anything
+        const Real residual = s_.gradients.residuals[(j - begin) * kTileQueries + r];
+        if (residual == Real(0)) continue;  // excluded keys may hold anything
         const char* key = p_.key.row(sequence_.b, sequence_.key_row(j), key_head_);
-        add_rest<S>(queries_.row(r), rest, key, p_.key.dtype, p_.K);
+        add_residual<S>(queries_.row(r), residual, key, p_.key.dtype, p_.K);
       }
     }
   }

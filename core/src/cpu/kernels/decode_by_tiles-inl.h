@@ -52,11 +52,10 @@ void score_keys_by_tiles(typename Op::S::Real* scores, int64_t score_stride,
   }
 }
 
-// Adds the product of rows of probabilities and n rows of values to the rows' sums: `product` has
-// the former as A, and the latter as C; `rests` are what rounding took from A. `packed` gets the
-// values.
+// Adds the product of rows of probabilities (A of `product`) and n rows of values to the rows' sums
+// (its C). `residuals` are what rounding took from A. `packed` gets the values.
 template <class Op, DType kSource>
-void add_packed_values(Product<Op> product, const typename Op::Unit* rests,
+void add_packed_values(Product<Op> product, const typename Op::Unit* residuals,
                        typename Op::Unit* packed, const char* const* values, int64_t n,
                        int64_t width, typename Op::Registers& registers, RowsAhead& ahead) {
   product.is_finite = pack_stacked_from<Op, kSource>(packed, values, {0, n}, n, width,
@@ -68,7 +67,7 @@ void add_packed_values(Product<Op> product, const typename Op::Unit* rests,
   product.skip_zeros = true;
   product.ahead = &ahead;
   multiply(product, registers);
-  product.a = rests;
+  product.a = residuals;
   product.only_finite = true;
   multiply(product, registers);
 }

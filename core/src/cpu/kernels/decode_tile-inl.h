@@ -89,9 +89,9 @@ class DecodeTile {
   Real* scores(int64_t head, int64_t r) {
     return s_.scores + (head * t_.rows + r) * Tiling::kTileKeys;
   }
-  // The probabilities take the place of the scores; pairs leave room for what rounding took.
+  // The probabilities take the place of the scores; pairs leave room for rounding residuals.
   typename ValueOp::Unit* units(int64_t head, int64_t r) { return scores(head, r); }
-  typename ValueOp::Unit* rests(int64_t head, int64_t r) {
+  typename ValueOp::Unit* residuals(int64_t head, int64_t r) {
     return units(head, r) + Tiling::kTileKeys / ValueOp::kDepth;
   }
   static int64_t offset(const HeadRows& x, int64_t head) {
@@ -240,7 +240,7 @@ class DecodeTile {
       const KeyRange seen = sequence_.keys_of(at.i);
       ahead_.ask(kRowMoments);
       keys.exponentiate(weighed[r], at, seen, s_.state.running[head * t_.rows + r]);
-      if constexpr (kByTiles) store_rests(weighed[r], rests(head, r));
+      if constexpr (kByTiles) store_residuals(weighed[r], residuals(head, r));
       if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
           seen.end < begin_ + n_) {
         s_.masks[head] = TileMask::kPart;
@@ -248,12 +248,12 @@ class DecodeTile {
     }
   }
 
-  // Few outputs average too little of the roundings: all rows have their rests multiplied.
-  void store_rests(const ScoreRow<Op>& row, typename Op::Unit* to) const {
+  // A few outputs do not average roundings out: the residuals of every row are multiplied too.
+  void store_residuals(const ScoreRow<Op>& row, typename Op::Unit* to) const {
     const KeyRange seen = row.seen();
     for (int64_t c = 0; c < row.n; c += S::kWidth) {
       const bool is_seen = c >= seen.begin && c < seen.end;
-      Op::store_units(to + c / Op::kDepth, is_seen ? S::load(row.rests + c) : S::set1(0));
+      Op::store_units(to + c / Op::kDepth, is_seen ? S::load(row.residuals + c) : S::set1(0));
     }
   }
 
@@ -285,9 +285,9 @@ class DecodeTile {
                 product.c = out(head, 0);
                 product.c_stride = t_.value_columns;
                 product.rows = rows_;
-                const auto* const rests_of_head = rests(head, 0) + k / Op::kDepth;
-                add_packed_values<Op, kSource>(product, rests_of_head, s_.converted, rows, n, p_.Kv,
-                                               registers_, ahead_);
+                const auto* const residuals_of_head = residuals(head, 0) + k / Op::kDepth;
+                add_packed_values<Op, kSource>(product, residuals_of_head, s_.converted, rows, n,
+                                               p_.Kv, registers_, ahead_);
               });
   }
 

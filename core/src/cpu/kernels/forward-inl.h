@@ -319,7 +319,7 @@ class ForwardBlock {
     for (int64_t r = part.begin; r < part.end; ++r) {
       const int64_t i = strip + r;
       keys.exponentiate(weighed[r - part.begin], query(i), seen(i), s_.running[i]);
-      if (Op::kDepth > 1 && sees_few(seen(i))) add_rests(out(i), seen(i), range);
+      if (Op::kDepth > 1 && sees_few(seen(i))) add_residuals(out(i), seen(i), range);
     }
   }
 
@@ -333,14 +333,14 @@ class ForwardBlock {
     prefetch_tensor_bias(p_, {sequence_, at.h, at.i, begin, n, kept_ == TileMask::kAll});
   }
 
-  // Adds what rounding took from the probabilities of these of the keys.
-  void add_rests(Real* out, KeyRange seen, KeyRange keys) const {
+  // Multiplies the rounding residuals of the probabilities, too, of those `keys` that the row sees.
+  void add_residuals(Real* out, KeyRange seen, KeyRange keys) const {
     const int64_t end = smaller(seen.end, keys.end);
     for (int64_t j = larger(seen.begin, keys.begin); j < end; ++j) {
-      const Real rest = s_.weights.rests[j - keys.begin];
-      if (rest == Real(0)) continue;  // excluded keys may have any value
+      const Real residual = s_.weights.residuals[j - keys.begin];
+      if (residual == Real(0)) continue;  // excluded keys may have any value
       const char* value = p_.value.row(sequence_.b, sequence_.key_row(j), key_head_);
-      add_rest<S>(out, rest, value, p_.value.dtype, p_.Kv);
+      add_residual<S>(out, residual, value, p_.value.dtype, p_.Kv);
     }
   }
 

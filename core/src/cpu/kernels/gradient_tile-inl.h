@@ -25,7 +25,7 @@ class GradientTile {
   Real* probabilities;  // [kTileKeys, kTileQueries]; after compute: dropped out, as left operand
   Real* grad_scores;    // likewise dS, before the scale
   Unit* grad_scores_by_depth;  // dS with units along keys: [units of keys, kTileQueries]
-  Real* rests;                 // what rounding takes from dS; null unless has_rests()
+  Real* residuals;             // what rounding takes from dS; valid if has_residuals()
   Real* grad_biases;           // as Reals, dS of the scores after their cap; null unless wanted
   typename Op::Registers registers;
 
@@ -35,7 +35,7 @@ class GradientTile {
     grad_scores = scratch.take<Real>(kTileKeys * kTileQueries);
     grad_scores_by_depth = Op::kDepth == 1 ? reinterpret_cast<Unit*>(grad_scores)
                                            : scratch.take<Unit>(kTileKeys / 2 * kTileQueries);
-    rests = Op::kDepth == 1 ? nullptr : scratch.take<Real>(kTileKeys * kTileQueries);
+    residuals = Op::kDepth == 1 ? nullptr : scratch.take<Real>(kTileKeys * kTileQueries);
     begin_ = scratch.take<Real>(kTileQueries);
     end_ = scratch.take<Real>(kTileQueries);
     const bool is_grad_scores = Op::kDepth == 1 && p.softcap == 0;
@@ -84,8 +84,8 @@ class GradientTile {
     }
   }
 
-  // Whether some row has `rests`, as whose dQ they are due.
-  bool has_rests() const { return Op::kDepth > 1 && has_few_; }
+  // Whether the dQ of some row needs `residuals` added.
+  bool has_residuals() const { return Op::kDepth > 1 && has_few_; }
 
   // A row that sees no more than a few keys, all of them in one tile, has its delta summed from P
   // dP: what is left of dP - delta may be less than the rounding of a 16-bit output.
@@ -201,7 +201,7 @@ class GradientTile {
   struct Arrays {
     Real* probabilities;
     Real* grad_scores;
-    Real* rests;        // null: not wanted
+    Real* residuals;    // null: not wanted
     Real* grad_biases;  // null: not wanted beside grad_scores
     const Real* lse_maximum;
     const Real* lse_rest;  // null: 0
@@ -215,7 +215,7 @@ class GradientTile {
   Arrays arrays_of(const QueryTile<Op>& tile) const {
     return {probabilities,
             grad_scores,
-            has_rests() ? rests : nullptr,
+            has_residuals() ? residuals : nullptr,
             own_grad_biases_,
             tile.lse_maximum,
             tile.has_large_lse ? tile.lse_rest : nullptr,
@@ -354,7 +354,8 @@ class GradientTile {
         // Selected again: the slope of an excluded key may be NaN.
         grad = S::select(S::equal(grad, S::set1(0)), S::set1(0), S::mul(grad, cap_slope));
       }
-      if (Op::kDepth > 1 && a.rests) S::store(a.rests + key * kTileQueries + r, Op::rest(grad));
+      if (Op::kDepth > 1 && a.residuals)
+        S::store(a.residuals + key * kTileQueries + r, Op::residual(grad));
       Op::store_units(a.probabilities + key * kTileQueries + r / Op::kDepth, dropped);
       Op::store_units(a.grad_scores + key * kTileQueries + r / Op::kDepth, grad);
     } else {

@@ -18,16 +18,16 @@ struct RowWeights {
   using Real = typename S::Real;
   Real* bias;
   Real* dropout;
-  Real* rests;  // of a row's probabilities, if `with_rests`
+  Real* residuals;  // of a row's probabilities, if `with_residuals`
 
-  RowWeights(Scratch& scratch, int64_t keys, bool with_rests)
+  RowWeights(Scratch& scratch, int64_t keys, bool with_residuals)
       : bias(scratch.take<Real>(keys + 2 * S::kWidth)),
         dropout(scratch.take<Real>(round_up(keys, 64))),
-        rests(scratch.take<Real>(with_rests ? round_up(keys, 64) : 0)) {}
+        residuals(scratch.take<Real>(with_residuals ? round_up(keys, 64) : 0)) {}
 };
 
 // Some keys of a sequence under the whole mask: what rows against them share is worked out once.
-// kDecodes: blocks come as biases, and rounding's rests are wanted of every row.
+// kDecodes: blocks come as biases, and every row keeps its rounding residuals.
 template <class Op, bool kDecodes>
 class MaskedKeys {
  public:
@@ -70,7 +70,7 @@ class MaskedKeys {
       load_dropout_row(weights_.dropout, p_.dropout, scores_at(at));
       row.dropout = weights_.dropout;
     }
-    if (kDecodes || sees_few(seen)) row.rests = weights_.rests;
+    if (kDecodes || sees_few(seen)) row.residuals = weights_.residuals;
     exponentiate_row(row, running);
   }
 

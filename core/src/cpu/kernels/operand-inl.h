@@ -73,8 +73,8 @@ struct SingleOperand {
 
   // 2^x, as exact as a unit of it will be.
   static Vec exp2(Vec x) { return S::exp2(x); }
-  // What becoming a unit takes from v.
-  static Vec rest(Vec) { return S::set1(Unit(0)); }
+  // What rounding to a unit takes from v.
+  static Vec residual(Vec) { return S::set1(Unit(0)); }
 
   // v, but 0 if the factor is: 0 * (infinity or NaN) would be NaN.
   static Vec zero_where_zero(const Unit* factor, Vec v) {

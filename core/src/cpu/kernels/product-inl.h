@@ -33,7 +33,7 @@ struct Product {
   bool is_finite = true;   // all of B
   // Treats 0 * (infinity or NaN) as 0: a probability of 0 keeps what a mask excludes out.
   bool skip_zeros = false;
-  // With skip_zeros by tiles: 0 for all of B that is not finite. A's rests have any sign.
+  // With skip_zeros by tiles: 0 for all of B that is not finite. A's residuals have any sign.
   bool only_finite = false;
   RowsAhead* ahead = nullptr;  // to ask by tiles meanwhile, if not null
 };

@@ -123,17 +123,17 @@ void clear(Real* numbers, int64_t n) {
   if (n > 0) std::memset(numbers, 0, static_cast<size_t>(n) * sizeof(Real));
 }
 
-// sum += rest * row, `width` elements of `dtype`; `sum` has whole vectors. Of elements that are not
-// finite the product with what the rest was taken from has the whole.
+// sum += residual * row, `width` elements of `dtype`; `sum` has whole vectors. Elements that are
+// not finite are left out: the product with the rounded number has taken them in full.
 template <class S>
-void add_rest(typename S::Real* sum, typename S::Real rest, const char* row, DType dtype,
-              int64_t width) {
+void add_residual(typename S::Real* sum, typename S::Real residual, const char* row, DType dtype,
+                  int64_t width) {
   with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
     const auto zero = S::set1(0);
     for (int64_t c = 0; c < width; c += S::kWidth) {
       const auto v = load_elements<S, kSource>(row, c, width);
       const auto finite = S::select(S::equal(S::sub(v, v), zero), v, zero);
-      S::store(sum + c, S::fma(S::set1(rest), finite, S::load(sum + c)));
+      S::store(sum + c, S::fma(S::set1(residual), finite, S::load(sum + c)));
     }
     return true;
   });

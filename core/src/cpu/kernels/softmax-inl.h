@@ -61,7 +61,7 @@ struct ScoreRow {
   Real softcap = 0;               // in base 2; 0: none
   const Real* bias = nullptr;     // in base 2, or null
   const Real* dropout = nullptr;  // factors, or null
-  Real* rests = nullptr;          // gets what rounding takes from the probabilities, unless null
+  Real* residuals = nullptr;      // gets what rounding takes from the probabilities, unless null
 
   // In whole vectors: those that the band excludes as a whole are never looked at.
   KeyRange seen() const {
@@ -198,7 +198,7 @@ template <class Op>
     return p;
   };
   int64_t c = seen.begin;
-  if (!row.dropout && !(Op::kDepth > 1 && row.rests)) {
+  if (!row.dropout && !(Op::kDepth > 1 && row.residuals)) {
     for (; c + 2 * S::kWidth <= seen.end; c += 2 * S::kWidth) {
       const auto first = probabilities(c), second = probabilities(c + S::kWidth);
       Op::store_units(row.units + c / Op::kDepth, first, second);
@@ -207,7 +207,7 @@ template <class Op>
   for (; c < seen.end; c += S::kWidth) {
     auto p = probabilities(c);
     if (row.dropout) p = S::mul(p, S::load(row.dropout + c));
-    if (Op::kDepth > 1 && row.rests) S::store(row.rests + c, Op::rest(p));
+    if (Op::kDepth > 1 && row.residuals) S::store(row.residuals + c, Op::residual(p));
     Op::store_units(row.units + c / Op::kDepth, p);
   }
   // Last: of pairs, these units may lie where scores were.

@@ -75,7 +75,7 @@ struct BFloat16Pairs {
 
   static Vec exp2(Vec x) { return S::rough_exp2(x); }
   // What rounding to bfloat16 takes from v.
-  static Vec rest(Vec v) {
+  static Vec residual(Vec v) {
     const __m512i rounded = _mm512_slli_epi32(_mm512_cvtepu16_epi32(round(v)), 16);
     return S::sub(v, _mm512_castsi512_ps(rounded));
   }
