@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "cpu/kernels/pack-inl.h"
-#include "cpu/kernels/rows_ahead-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -20,14 +20,14 @@ template <int kEnd, int kBegin = 0, class F>
 }
 
 // n rows of `width` elements to n rows of `stride` units, zero-padded to whole vectors. There is a
-// moment to ask in before each.
+// slot to prefetch in before each.
 template <class Op, DType kSource>
 void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
-                  int64_t width, RowsAhead& ahead) {
+                  int64_t width, RowPrefetcher& prefetcher) {
   using S = typename Op::S;
   const int64_t whole = width / (S::kWidth * Op::kDepth) * S::kWidth;
   for (int64_t k = 0; k < n; ++k) {
-    ahead.ask();
+    prefetcher.issue();
     for (int64_t u = 0; u < whole; u += S::kWidth) {
       S::store(to + k * stride + u, Op::template load_units<kSource, true>(rows[k], u, width));
     }
@@ -37,8 +37,8 @@ void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows
   }
 }
 
-// Moments that are asked in at once: in each alone asking takes longer than bursts of that length.
-constexpr int64_t kAskEvery = 4;
+// Slots taken at once: issuing for each alone costs more than such short bursts do.
+constexpr int64_t kSlotsAtOnce = 4;
 
 // How many query rows score_keys best takes at once.
 template <class S>
@@ -52,7 +52,7 @@ constexpr int kScoreRows = S::kWidth >= 16  ? 4
 template <class Op, DType kSource, int kRows>
 void score_keys(typename Op::S::Real* scores, int64_t score_stride,
                 const typename Op::Unit* queries, int64_t query_stride, const char* const* keys,
-                int64_t n, int64_t width, RowsAhead& ahead) {
+                int64_t n, int64_t width, RowPrefetcher& prefetcher) {
   using S = typename Op::S;
   using Vec = typename S::Vec;
   constexpr int kKeys = S::kWidth / kRows;
@@ -64,7 +64,7 @@ void score_keys(typename Op::S::Real* scores, int64_t score_stride,
     Vec key[kKeys];
     unrolled<kKeys>(
         [&]<int k>() { key[k] = Op::template load_units<kSource, true>(rows[k], u, width); });
-    if (u % (kAskEvery * S::kWidth) == 0) ahead.ask(kAskEvery);
+    if (u % (kSlotsAtOnce * S::kWidth) == 0) prefetcher.issue(kSlotsAtOnce);
     // Or GCC loads each key again for every row.
     asm volatile("" ::: "memory");
     unrolled<kRows>([&]<int r>() {
@@ -107,7 +107,7 @@ template <class S, DType kSource, int kRows, int kVectors>
 void accumulate_values(typename S::Real* out, int64_t out_stride,
                        const typename S::Real* probabilities, int64_t probability_stride,
                        const char* const* values, int64_t n, int64_t column, int64_t width,
-                       RowsAhead& ahead) {
+                       RowPrefetcher& prefetcher) {
   typename S::Vec sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -117,7 +117,7 @@ void accumulate_values(typename S::Real* out, int64_t out_stride,
     }
   }
   for (int64_t k = 0; k < n; ++k) {
-    if (k % kAskEvery == 0) ahead.ask(kAskEvery * kVectors);
+    if (k % kSlotsAtOnce == 0) prefetcher.issue(kSlotsAtOnce * kVectors);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const auto value = load_elements<S, kSource, true>(values[k], column + v * S::kWidth, width);

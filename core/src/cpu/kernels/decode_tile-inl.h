@@ -75,7 +75,7 @@ class DecodeTile {
     int64_t width;
 
     // A step of it, or what is left of one.
-    RowsAhead step(int64_t begin, int64_t keys, int64_t heads) const {
+    RowPrefetcher step(int64_t begin, int64_t keys, int64_t heads) const {
       return {x, rows + begin, smaller(keys, n - begin), heads, width};
     }
   };
@@ -109,22 +109,21 @@ class DecodeTile {
   }
 
   // Calls f(head, k, n, rows) with the rows of keys [k, k + n) for each head that sees the tile.
-  // Each call has `moments` to ask in for the step that comes next: of `operand`, or the first one
-  // of `then`, before which there are some more.
+  // Each call has this many slots to prefetch the next step in: of `operand`, or, from its last
+  // step, the first one of `then`, before which there are `more` slots.
   template <class F>
-  void each_step(const Operand& operand, const Operand& then, int64_t moments, int64_t more,
-                 F&& f) {
-    // Of few rows and long runs the hardware's own prefetching is ahead.
-    const bool asks = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
+  void each_step(const Operand& operand, const Operand& then, int64_t slots, int64_t more, F&& f) {
+    // With few rows and long runs the hardware prefetches well enough by itself.
+    const bool prefetches = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
     for (int64_t k = 0; k < n_; k += t_.step_keys) {
       const int64_t n = smaller(t_.step_keys, n_ - k);
       const bool is_last = k + n == n_;
-      ahead_ =
+      prefetcher_ =
           is_last ? then.step(0, t_.step_keys, heads_) : operand.step(k + n, t_.step_keys, heads_);
-      if (asks) ahead_.spread_over(heads_ * moments + (is_last ? more : 0));
+      if (prefetches) prefetcher_.spread_over(heads_ * slots + (is_last ? more : 0));
       for (int64_t head = 0; head < heads_; ++head) {
         if (s_.masks[head] == TileMask::kNothing) {
-          ahead_.ask(moments);
+          prefetcher_.issue(slots);
           continue;
         }
         const char* rows[Tiling::kTileKeys];
@@ -139,7 +138,7 @@ class DecodeTile {
   template <class To, DType kSource>
   bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {
     if ((kSource == To::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
-    RowsAhead none;
+    RowPrefetcher none;
     convert_rows<To, kSource>(s_.converted, stride, rows, n, width, none);
     for (int64_t j = 0; j < n; ++j) {
       rows[j] = reinterpret_cast<const char*>(s_.converted + j * stride);
@@ -154,8 +153,8 @@ class DecodeTile {
       if (heads_ % S::kWidth == 0) return score_together<kSource, S::kWidth>();
       return score_together<kSource, 2>();
     }
-    const int64_t moments = t_.step_keys / S::kWidth * rows_ * (t_.key_units / S::kWidth);
-    each_step(keys(n_), values(), moments, softmax_moments(),
+    const int64_t slots = t_.step_keys / S::kWidth * rows_ * (t_.key_units / S::kWidth);
+    each_step(keys(n_), values(), slots, softmax_slots(),
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 if (convert<Op, kSource>(rows, n, p_.K, t_.key_units, S::kWidth * Op::kDepth)) {
                   score_step<Op::kDType>(head, k, n, rows, t_.key_units * Op::kDepth);
@@ -167,15 +166,15 @@ class DecodeTile {
 
   template <DType kSource>
   void score_by_tiles() {
-    each_step(keys(n_), values(), moments_of_scores_by_tiles(t_.step_keys), softmax_moments(),
+    each_step(keys(n_), values(), slots_of_scores_by_tiles(t_.step_keys), softmax_slots(),
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 for (int64_t j = 0; j < n; j += kTilesOfKeys<Op>) {
                   const int64_t count = smaller(kTilesOfKeys<Op>, n - j);
                   convert_rows<Op, kSource>(s_.converted, t_.key_units, rows + j, count, p_.K,
-                                            ahead_);
+                                            prefetcher_);
                   score_keys_by_tiles<Op>(scores(head, 0) + k + j, Tiling::kTileKeys, queries(head),
                                           rows_, s_.converted, t_.key_units, count,
-                                          units_of<Op>(p_.K), registers_, ahead_);
+                                          units_of<Op>(p_.K), registers_, prefetcher_);
                 }
               });
   }
@@ -208,7 +207,7 @@ class DecodeTile {
       for (int64_t j = 0; j < round_up(n, S::kWidth); j += S::kWidth / kRows) {
         score_keys<Op, kSource, kRows>(scores(head, r) + k + j, Tiling::kTileKeys,
                                        queries(head) + r * t_.key_units, t_.key_units, rows + j,
-                                       n - j, width, ahead_);
+                                       n - j, width, prefetcher_);
       }
     };
     int64_t r = 0;
@@ -218,7 +217,7 @@ class DecodeTile {
     for (; r < rows_; ++r) of_rows.template operator()<1>(r);
   }
 
-  int64_t softmax_moments() const { return heads_ * rows_ * kRowMoments; }
+  int64_t softmax_slots() const { return heads_ * rows_ * kRowSlots; }
 
   const typename Op::Unit* queries(int64_t head) { return s_.queries + head * t_.query_units; }
 
@@ -238,7 +237,7 @@ class DecodeTile {
     for (int64_t r = 0; r < rows_; ++r) {
       const QueryRow at = query_row(p_, sequence_, first_head_ + head, r);
       const KeyRange seen = sequence_.keys_of(at.i);
-      ahead_.ask(kRowMoments);
+      prefetcher_.issue(kRowSlots);
       keys.exponentiate(weighed[r], at, seen, s_.state.running[head * t_.rows + r]);
       if constexpr (kByTiles) store_residuals(weighed[r], residuals(head, r));
       if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
@@ -262,8 +261,8 @@ class DecodeTile {
   void add_values(int64_t following) {
     if constexpr (kByTiles) return add_values_by_tiles<kSource>(following);
     const int64_t blocks = rows_ / 4 + rows_ % 4 / 2 + rows_ % 2;
-    const int64_t moments = blocks * (t_.value_columns / S::kWidth) * t_.step_keys;
-    each_step(values(), keys(following), moments, 0,
+    const int64_t slots = blocks * (t_.value_columns / S::kWidth) * t_.step_keys;
+    each_step(values(), keys(following), slots, 0,
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 if (s_.masks[head] == TileMask::kPart && !values_finite<kSource>(rows, n)) {
                   add_step_skipping_zeros<kSource>(head, k, n, rows);
@@ -277,7 +276,7 @@ class DecodeTile {
 
   template <DType kSource>
   void add_values_by_tiles(int64_t following) {
-    each_step(values(), keys(following), moments_of_packed_values<Op>(t_.step_keys, p_.Kv), 0,
+    each_step(values(), keys(following), slots_of_packed_values<Op>(t_.step_keys, p_.Kv), 0,
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
                 Product<Op> product;
                 product.a = units(head, 0) + k / Op::kDepth;
@@ -287,7 +286,7 @@ class DecodeTile {
                 product.rows = rows_;
                 const auto* const residuals_of_head = residuals(head, 0) + k / Op::kDepth;
                 add_packed_values<Op, kSource>(product, residuals_of_head, s_.converted, rows, n,
-                                               p_.Kv, registers_, ahead_);
+                                               p_.Kv, registers_, prefetcher_);
               });
   }
 
@@ -308,7 +307,7 @@ class DecodeTile {
       const auto of_columns = [&]<int kCount>(int64_t column) {
         accumulate_values<S, kSource, kRows, kCount>(out(head, r), t_.value_columns,
                                                      scores(head, r) + k, Tiling::kTileKeys, rows,
-                                                     n, column, width, ahead_);
+                                                     n, column, width, prefetcher_);
       };
       int64_t c = 0;
       const auto of_runs = [&]<int kCount>() {
@@ -344,7 +343,7 @@ class DecodeTile {
     }
   }
 
-  static constexpr int64_t kRowMoments = 8;  // that the softmax of a row has
+  static constexpr int64_t kRowSlots = 8;  // to prefetch in, of the softmax of a row
 
   const ForwardProblem& p_;
   const Tiling& t_;
@@ -352,7 +351,7 @@ class DecodeTile {
   typename Op::Registers& registers_;
   const Sequence& sequence_;
   const int64_t rows_, first_head_, heads_, begin_, n_;
-  RowsAhead ahead_;
+  RowPrefetcher prefetcher_;
 };
 
 }  // namespace

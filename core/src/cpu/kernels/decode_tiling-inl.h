@@ -23,10 +23,10 @@ struct DecodeTiling {
   static constexpr int64_t kSplitKeys = 1024;
   static constexpr int64_t kTileKeys = 64;
   static constexpr int64_t kLeastStepKeys = larger(8, Op::S::kWidth);
-  static constexpr int64_t kStepBytes = 16384;      // of keys whose runs are read together
-  static constexpr int64_t kTileStepBytes = 65536;  // the same, by tile registers
-  static constexpr int64_t kRunBytes = 8192;        // of neighbouring heads' rows, read in one go
-  static constexpr int64_t kShortRunBytes = 2048;   // at most: read key by key, and asked for ahead
+  static constexpr int64_t kStepBytes = 16384;        // of keys whose runs are read together
+  static constexpr int64_t kTileStepBytes = 65536;    // the same, by tile registers
+  static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
+  static constexpr int64_t kShortRunBytes = 2048;     // at most: read key by key, and prefetched
   static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
 
   int64_t rows;           // of one key head, at most: G * Mq

@@ -146,8 +146,8 @@ class ForwardBlock {
   }
 
  private:
-  static constexpr int64_t kRowsAhead = 2;      // whose biases are asked for
-  static constexpr int64_t kOutputsAhead = 16;  // rows whose memory is asked for
+  static constexpr int64_t kRowsAhead = 2;      // from a row to the one whose biases are prefetched
+  static constexpr int64_t kOutputsAhead = 16;  // likewise the one whose output is
   // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
   static constexpr int64_t kRowsAtOnce = 4;
 

@@ -83,7 +83,7 @@ class LinearLayer {
     if (is_whole && (kSource == Op::kDType || p_.N <= kScoreRows<S>)) {
       multiply<kSource>(scratch.sums, rows, n, p_.E);
     } else {
-      RowsAhead none;
+      RowPrefetcher none;
       convert_rows<Op, kSource>(scratch.converted, t_.units, rows, n, p_.E, none);
       for (int64_t j = 0; j < n; ++j) {
         rows[j] = reinterpret_cast<const char*>(scratch.converted + j * t_.units);
@@ -95,7 +95,7 @@ class LinearLayer {
 
   template <DType kSource>
   void multiply(Real* sums, const char* const* rows, int64_t n, int64_t width) const {
-    RowsAhead none;
+    RowPrefetcher none;
     const auto of_rows = [&]<int kRows>(int64_t r) {
       for (int64_t j = 0; j < S::kWidth; j += S::kWidth / kRows) {
         score_keys<Op, kSource, kRows>(sums + r * S::kWidth + j, S::kWidth, packed_ + r * t_.units,

@@ -93,7 +93,7 @@ class MergeTile {
   void store_numbers(int64_t chunk, const RowScalars& to) { store(numbers_ + chunk * stride_, to); }
 
  private:
-  // Of one head. A copy where they lie in a row: it asks for memory sooner than a loop does.
+  // Of one head. Copied where they lie in a row: that issues its loads sooner than a loop does.
   void load_lses(Real* to, const RowScalars& x, int64_t h) const {
     const Real* from = &x.template at<Real>(b_, first_head_ + h, first_query_);
     if (x.stride_m == 1) {

@@ -58,7 +58,7 @@ void multiply_rows(const Product<Op>& p, const typename Op::Unit* a, int64_t a_s
     const typename Op::Unit* b = p.b + column * p.b_depth + width * (p.b_begin + unit);
     int64_t n = 0;
     for (; n + 2 * Op::kTileColumns <= wanted; n += 2 * Op::kTileColumns) {
-      if (p.ahead) p.ahead->ask(kTilePairMoments);
+      if (p.prefetcher) p.prefetcher->issue(kTilePairSlots);
       Op::template multiply_tiles<kLower, true>(a, a_stride, b + n, width, steps, c + column + n,
                                                 p.c_stride, accumulate);
     }

@@ -33,10 +33,10 @@ concept HasTiles = requires { Op::kTileUnits; };
 template <class Op>
 concept HasPieces = requires { Op::kPieces; };
 
-constexpr int64_t kPackedAhead = 16;  // rows whose memory is asked for while others are packed
+constexpr int64_t kPackedAhead = 16;  // rows from the one packed to the one prefetched
 
-// Asks for elements [column, column + count) of a row, if there is one. Always inlined: GCC takes a
-// function that only prefetches for one without effect, and drops the call.
+// Prefetches elements [column, column + count) of a row, if there is one. Always inlined: GCC takes
+// a function that only prefetches for one without effect, and drops the call.
 template <DType kSource>
 [[gnu::always_inline]] inline void prefetch_elements(const char* const* rows, int64_t row,
                                                      int64_t n, int64_t column, int64_t count) {
@@ -189,10 +189,10 @@ bool pack_transposed_in_pieces(typename Op::Unit* to, const char* const* rows, i
 
 // Right operand whose depth is the n rows and whose columns are their width; only the rows of
 // `part` are written, which begins at a whole unit and ends at one or with the last row. Before
-// each unit's columns of a panel it calls ask(unit, first column, columns).
+// each unit's columns of a panel it calls prefetch(unit, first column, columns).
 template <class Op, DType kSource, class F>
 bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange part, int64_t n,
-                       int64_t width, F&& ask) {
+                       int64_t width, F&& prefetch) {
   using S = typename Op::S;
   const int64_t depth = units_of<Op>(n);
   auto flag = Op::no_flag();
@@ -202,7 +202,7 @@ bool pack_stacked_from(typename Op::Unit* to, const char* const* rows, KeyRange 
     for (int64_t panel = 0; panel < width; panel += kPanel<Op>) {
       const int64_t stride = panel_width<Op>(panel, width);
       typename Op::Unit* at = to + panel * depth;
-      ask(d, panel, stride);
+      prefetch(d, panel, stride);
       int64_t c = 0;
       if constexpr (Op::kDepth == 2 && kSource == Op::kDType) {
         for (; present > 1 && panel + c + 2 * S::kWidth <= smaller(width, panel + stride);

@@ -1,16 +1,16 @@
-// What a matrix product of packed operands is asked to do.
+// The description of a matrix product of packed operands.
 #pragma once
 
 #include <cstdint>
 
 #include "cpu/kernels/pack-inl.h"
-#include "cpu/kernels/rows_ahead-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 
 namespace attn::cpu {
 namespace {
 
-// Moments that the product of a left operand with a pair of tiles' columns has to ask in.
-constexpr int64_t kTilePairMoments = 8;
+// Slots to prefetch in of the product of a left operand with a pair of tiles' columns.
+constexpr int64_t kTilePairSlots = 8;
 
 // C is [rows, columns] Reals, A a left operand of rows * depth units, B a right operand in panels.
 template <class Op>
@@ -35,7 +35,7 @@ struct Product {
   bool skip_zeros = false;
   // With skip_zeros by tiles: 0 for all of B that is not finite. A's residuals have any sign.
   bool only_finite = false;
-  RowsAhead* ahead = nullptr;  // to ask by tiles meanwhile, if not null
+  RowPrefetcher* prefetcher = nullptr;  // runs meanwhile, in products by tiles; may be null
 };
 
 }  // namespace

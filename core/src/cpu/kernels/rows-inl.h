@@ -70,13 +70,13 @@ Real& row_scalar(const RowScalars& x, const Sequence& sequence, QueryRow at) {
   return x.at<Real>(sequence.b, at.h, sequence.q_begin + at.i);
 }
 
-// Asks for a row's cache lines ahead of use, as far as the second-level cache. Always inlined: GCC
-// takes a function that only prefetches for one without effect, and drops the call.
+// Prefetches a row's cache lines into the second-level cache. Always inlined: GCC takes a function
+// that only prefetches for one without effect, and drops the call.
 [[gnu::always_inline]] inline void prefetch_row(const char* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
-// The same for what is going to be written, as far as the first-level cache.
+// The same for what is going to be written, into the first-level cache.
 [[gnu::always_inline]] inline void prefetch_row_to_write(const char* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
 }

@@ -1,4 +1,4 @@
-// Rows of neighbouring heads that are asked for ahead of use, in the order of memory.
+// Prefetches rows of neighbouring heads in the order of memory, a few lines at a time.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 namespace attn::cpu {
 namespace {
 
-// The rows of n keys for some heads; `rows` are those of the first head. Their lines are asked for
-// evenly over the moments of the products that come before: bursts would keep these products' own
-// loads waiting.
-class RowsAhead {
+// The rows of n keys for some heads; `rows` are those of the first head. Their lines are prefetched
+// evenly over slots in the products that come before: bursts would keep these products' own loads
+// waiting.
+class RowPrefetcher {
  public:
-  RowsAhead() = default;
-  RowsAhead(const HeadRows& x, const char* const* rows, int64_t n, int64_t heads, int64_t width)
+  RowPrefetcher() = default;
+  RowPrefetcher(const HeadRows& x, const char* const* rows, int64_t n, int64_t heads, int64_t width)
       : rows_(rows), end_(rows + n), piece_bytes_(width * element_bytes(x.dtype)) {
     if (x.stride_h == width) {
       piece_bytes_ *= heads;
@@ -26,14 +26,14 @@ class RowsAhead {
     if (n > 0) begin_piece();
   }
 
-  // Asks for all of the lines in the course of this many moments.
-  void spread_over(int64_t moments) { moments_ = moments; }
+  // Spreads the prefetches of all lines over this many slots.
+  void spread_over(int64_t slots) { slots_ = slots; }
 
-  // Asks for what is due after some more of the moments. Always inlined: GCC takes a function that
-  // only prefetches for one without effect, and drops the call.
-  [[gnu::always_inline]] void ask(int64_t moments = 1) {
-    if (moments_ == 0) return;
-    for (due_ += moments * lines_; due_ >= moments_; due_ -= moments_) {
+  // Issues the prefetches of the next slots. Always inlined: GCC takes a function that only
+  // prefetches for one without effect, and drops the call.
+  [[gnu::always_inline]] void issue(int64_t slots = 1) {
+    if (slots_ == 0) return;
+    for (due_ += slots * lines_; due_ >= slots_; due_ -= slots_) {
       if (at_ >= piece_end_ && !next_piece()) return;
       __builtin_prefetch(at_, 0, 2);
       at_ += kLineBytes;
@@ -59,8 +59,8 @@ class RowsAhead {
 
   const char* at_ = nullptr;  // the next line
   const char* piece_end_ = nullptr;
-  int64_t due_ = 0;  // lines, times moments_
-  int64_t lines_ = 0, moments_ = 0;
+  int64_t due_ = 0;  // lines, times slots_
+  int64_t lines_ = 0, slots_ = 0;
   const char* const* rows_ = nullptr;
   const char* const* end_ = nullptr;
   int64_t pieces_ = 1;  // of a key, as many bytes apart as piece_stride_ says
