@@ -240,8 +240,8 @@ class DecodeTile {
       prefetcher_.issue(kRowSlots);
       keys.exponentiate(weighed[r], at, seen, s_.state.running[head * t_.rows + r]);
       if constexpr (kByTiles) store_residuals(weighed[r], residuals(head, r));
-      if (p_.blocks || has_score_bias(p_) || p_.dropout.enabled || seen.begin > begin_ ||
-          seen.end < begin_ + n_) {
+      if (has_score_bias(p_, static_cast<bool>(p_.blocks)) || p_.dropout.enabled ||
+          seen.begin > begin_ || seen.end < begin_ + n_) {
         s_.masks[head] = TileMask::kPart;
       }
     }

@@ -43,7 +43,7 @@ class GradientTile {
                            ? scratch.take<Real>(kTileKeys * kTileQueries)
                            : nullptr;
     grad_biases = wants_grad_biases && is_grad_scores ? grad_scores : own_grad_biases_;
-    const bool biased = has_score_bias(p) || p.blocks || p.positions;
+    const bool biased = has_score_bias(p, static_cast<bool>(p.blocks)) || p.positions;
     // A row of biases may be written up to two vectors further than it is long.
     by_row_ = biased || p.dropout.enabled
                   ? scratch.take<Real>(kTileQueries * kTileKeys + 2 * S::kWidth)
@@ -159,7 +159,7 @@ class GradientTile {
 
   void load_bias(const Problem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
                  bool excludes_blocks) {
-    biased_ = has_score_bias(p) || excludes_blocks || p.positions;
+    biased_ = has_score_bias(p, excludes_blocks) || p.positions;
     if (!biased_) return;
     for (int64_t r = 0; r < tile.n; ++r) {
       const QueryRow at = tile.query(p, r);

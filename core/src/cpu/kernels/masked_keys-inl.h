@@ -42,7 +42,7 @@ class MaskedKeys {
         keys_(keys),
         weights_(weights),
         is_kept_(is_kept),
-        has_bias_(has_score_bias(p, is_kept) || (kDecodes && p.blocks)),
+        has_bias_(has_score_bias(p, kDecodes && p.blocks, is_kept)),
         scale_(static_cast<Real>(p.scale * kLog2E)),
         softcap_(static_cast<Real>(p.softcap * kLog2E)) {}
 

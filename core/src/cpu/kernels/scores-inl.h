@@ -72,9 +72,10 @@ struct ScoresAt {
   int64_t distance() const { return begin - i - sequence.diagonal; }
 };
 
-// Biases beyond the band; blocks count as one where they are not skipped as a whole.
-inline bool has_score_bias(const Problem& p, bool is_kept = false) {
-  return (p.bias && !is_kept) || p.slopes || p.table;
+// Whether rows of biases have to be loaded: for a tensor, unless it `is_kept`, for slopes or a
+// table, or because it `excludes_blocks` key by key, which are not skipped as a whole.
+inline bool has_score_bias(const Problem& p, bool excludes_blocks, bool is_kept = false) {
+  return (p.bias && !is_kept) || p.slopes || p.table || excludes_blocks;
 }
 
 // What a mask leaves of a tile of keys.
