@@ -87,8 +87,7 @@ class GradientTile {
   // Whether the dQ of some row needs `residuals` added.
   bool has_residuals() const { return Op::kDepth > 1 && has_few_; }
 
-  // A row that sees no more than a few keys, all of them in one tile, has its delta summed from P
-  // dP: what is left of dP - delta may be less than the rounding of a 16-bit output.
+  // Whether a row that sees `seen` sees few keys, all of them among [begin, begin + n).
   static bool sees_few_of(const KeyRange& seen, int64_t begin, int64_t n) {
     return sees_few(seen) && seen.begin >= begin && seen.end <= begin + n;
   }
@@ -236,7 +235,9 @@ class GradientTile {
           softcap(static_cast<Real>(p.softcap * kLog2E)) {}
   };
 
-  // Returns whether there are such rows.
+  // Sums the deltas of rows that see few keys, all of them in this tile, anew from P dP: that of dO
+  // O has the rounding of a 16-bit output, which may be larger than what dP - delta leaves. Returns
+  // whether there are such rows.
   bool sum_few_keys(const BackwardProblem& p, const QueryTile<Op>& tile, int64_t begin, int64_t n,
                     Factors factors) {
     const Arrays arrays = arrays_of(tile);
