@@ -8,6 +8,8 @@
 #include <cstdint>
 
 #include "cpu/kernels/backward_block-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {

@@ -9,6 +9,7 @@
 #include "cpu/kernels/block_positions-inl.h"
 #include "cpu/kernels/gradient_tile-inl.h"
 #include "cpu/kernels/query_gradients-inl.h"
+#include "cpu/kernels/stores-inl.h"
 
 namespace attn::cpu {
 namespace {

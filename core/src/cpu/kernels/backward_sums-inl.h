@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/query_tile-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

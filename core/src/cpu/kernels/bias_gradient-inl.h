@@ -7,6 +7,8 @@
 #include <cstdint>
 
 #include "cpu/kernels/score_gradients-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {

@@ -10,6 +10,8 @@
 
 #include "cpu/kernels/position_gradients-inl.h"
 #include "cpu/kernels/query_gradients-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
+#include "cpu/kernels/arithmetic-inl.h"
 #include "problem/problem.h"
 
 namespace attn::cpu {
@@ -29,7 +29,7 @@ void each_block_run(const Blocks& blocks, int64_t h, int64_t i, KeyRange within,
     const int64_t from = *at * blocks.size;
     int64_t to = from + blocks.size;
     for (++at; at < end && *at * blocks.size == to; ++at) to += blocks.size;
-    visit(from > within.begin ? from : within.begin, to < within.end ? to : within.end);
+    visit(larger(from, within.begin), smaller(to, within.end));
   }
 }
 
@@ -38,9 +38,7 @@ template <class Real>
 void exclude_blocks(Real* to, const Blocks& blocks, int64_t h, int64_t i, int64_t begin,
                     int64_t n) {
   const auto exclude = [&](int64_t from, int64_t end) {
-    for (int64_t c = from - begin; c < end - begin; ++c) {
-      to[c] = -std::numeric_limits<Real>::infinity();
-    }
+    for (int64_t c = from - begin; c < end - begin; ++c) to[c] = -kInfinity<Real>;
   };
   int64_t done = begin;
   each_block_run(blocks, h, i, {begin, begin + n}, [&](int64_t from, int64_t end) {

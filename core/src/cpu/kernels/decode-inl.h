@@ -9,6 +9,8 @@
 #include <cstdint>
 
 #include "cpu/kernels/decode_tile-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {

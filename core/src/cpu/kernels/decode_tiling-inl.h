@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/rows-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -7,13 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/arithmetic-inl.h"
 #include "problem/problem.h"
 
 namespace attn::cpu {
 namespace {
-
-inline int64_t clamp_to(int64_t x, int64_t last) { return x < 0 ? 0 : x < last ? x : last; }
 
 // Line a meets row clamp(b - a + zero, 0, rows - 1) in column b.
 struct DistanceTable {

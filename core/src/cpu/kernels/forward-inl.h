@@ -7,6 +7,9 @@
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/multiply-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "cpu/kernels/strip_positions-inl.h"
 #include "parallel/task_runner.h"
 
@@ -325,7 +328,7 @@ class ForwardBlock {
 
   Real* out(int64_t r) const { return s_.out + r * t_.value_columns; }
 
-  // Of row r of the strip, if it has one. Always inlined, as prefetch_row is.
+  // Of row r of the strip, if it has one. Always inlined: see prefetch-inl.h.
   [[gnu::always_inline]] void prefetch_bias(int64_t strip, int64_t rows, int64_t r, int64_t begin,
                                             int64_t n) const {
     if (!p_.bias || r >= rows) return;

@@ -9,6 +9,8 @@
 
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/query_tile-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/softmax-inl.h"
 #include "cpu/kernels/tile_positions-inl.h"
 
 namespace attn::cpu {

@@ -4,7 +4,8 @@
 #include <cstdint>
 
 #include "cpu/kernels/decode_products-inl.h"
-#include "cpu/kernels/rows-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "parallel/task_runner.h"
 #include "problem/linear_problem.h"
 

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/arithmetic-inl.h"
 #include "cpu/kernels/position_scores-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/softmax-inl.h"
+#include "cpu/kernels/stores-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/kernels/pack-inl.h"
-#include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/softmax-inl.h"
+#include "cpu/kernels/arithmetic-inl.h"
+#include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "parallel/task_runner.h"
 #include "problem/merge_problem.h"
 

@@ -8,14 +8,12 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/arithmetic-inl.h"
 #include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 
 namespace attn::cpu {
 namespace {
-
-constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <class Op>
 constexpr int64_t kPanel = Op::S::kWidth * Op::S::kTileVectors;
@@ -34,19 +32,6 @@ template <class Op>
 concept HasPieces = requires { Op::kPieces; };
 
 constexpr int64_t kPackedAhead = 16;  // rows from the one packed to the one prefetched
-
-// Prefetches elements [column, column + count) of a row, if there is one. Always inlined: GCC takes
-// a function that only prefetches for one without effect, and drops the call.
-template <DType kSource>
-[[gnu::always_inline]] inline void prefetch_elements(const char* const* rows, int64_t row,
-                                                     int64_t n, int64_t column, int64_t count) {
-  if (row >= n) return;
-  const int64_t begin = column * element_bytes(kSource);
-  const int64_t end = (column + count) * element_bytes(kSource);
-  for (int64_t at = round_up(begin, 64); at < end; at += 64) {
-    __builtin_prefetch(rows[row] + at, 0, 3);
-  }
-}
 
 // The elements of a row's step of depth from d on that are the second ones of its pairs.
 template <class Op, DType kSource>
@@ -259,20 +244,6 @@ bool pack_stacked_in_pieces(typename Op::Unit* to, const char* const* rows, KeyR
     }
   }
   return !Op::is_set(flag);
-}
-
-// Calls f<dtype>() for the source dtype; float64 comes with float64 operands only.
-template <class Op, class F>
-bool with_source(DType dtype, F&& f) {
-  if constexpr (Op::kDType == DType::kFloat64) {
-    return f.template operator()<DType::kFloat64>();
-  } else {
-    switch (dtype) {
-      case DType::kBFloat16: return f.template operator()<DType::kBFloat16>();
-      case DType::kFloat16: return f.template operator()<DType::kFloat16>();
-      default: return f.template operator()<DType::kFloat32>();
-    }
-  }
 }
 
 template <class Op>

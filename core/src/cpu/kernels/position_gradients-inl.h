@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/position_scores-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -9,7 +9,7 @@
 #include "cpu/kernels/distance_table-inl.h"
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/softmax-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -1,12 +1,38 @@
-// Prefetches rows of neighbouring heads in the order of memory, a few lines at a time.
+// Brings what is going to be read or written into the caches.
+//
+// Functions that only prefetch are always inlined: GCC takes them to be without effect, and drops
+// their calls.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/kernels/rows-inl.h"
+#include "cpu/kernels/arithmetic-inl.h"
+#include "problem/problem.h"
 
 namespace attn::cpu {
 namespace {
+
+// Prefetches a row's cache lines into the second-level cache.
+[[gnu::always_inline]] inline void prefetch_row(const char* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+}
+
+// The same for what is going to be written, into the first-level cache.
+[[gnu::always_inline]] inline void prefetch_row_to_write(const char* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
+}
+
+// Prefetches elements [column, column + count) of a row, if there is one.
+template <DType kSource>
+[[gnu::always_inline]] inline void prefetch_elements(const char* const* rows, int64_t row,
+                                                     int64_t n, int64_t column, int64_t count) {
+  if (row >= n) return;
+  const int64_t begin = column * element_bytes(kSource);
+  const int64_t end = (column + count) * element_bytes(kSource);
+  for (int64_t at = round_up(begin, 64); at < end; at += 64) {
+    __builtin_prefetch(rows[row] + at, 0, 3);
+  }
+}
 
 // The rows of n keys for some heads; `rows` are those of the first head. Their lines are prefetched
 // evenly over slots in the products that come before: bursts would keep these products' own loads
@@ -29,8 +55,7 @@ class RowPrefetcher {
   // Spreads the prefetches of all lines over this many slots.
   void spread_over(int64_t slots) { slots_ = slots; }
 
-  // Issues the prefetches of the next slots. Always inlined: GCC takes a function that only
-  // prefetches for one without effect, and drops the call.
+  // Issues the prefetches of the next slots.
   [[gnu::always_inline]] void issue(int64_t slots = 1) {
     if (slots_ == 0) return;
     for (due_ += slots * lines_; due_ >= slots_; due_ -= slots_) {

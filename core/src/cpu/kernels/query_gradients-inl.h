@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/backward_sums-inl.h"
+#include "cpu/kernels/stores-inl.h"
 
 namespace attn::cpu {
 namespace {

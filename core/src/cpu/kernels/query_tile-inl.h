@@ -8,6 +8,7 @@
 #include "cpu/kernels/pack-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

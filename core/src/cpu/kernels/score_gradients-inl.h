@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/gradient_tile-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
+#include "cpu/kernels/arithmetic-inl.h"
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/operand-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 #include "cpu/kernels/rows-inl.h"
-#include "cpu/kernels/softmax-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "cpu/simd/vec_array.h"
 #include "problem/philox.h"
 #include "problem/problem.h"
@@ -24,7 +25,7 @@ inline Real read_score(const char* at, DType dtype) {
       return static_cast<Real>(float_from_bfloat16(*reinterpret_cast<const uint16_t*>(at)));
     case DType::kFloat16:
       return static_cast<Real>(float_from_float16(*reinterpret_cast<const uint16_t*>(at)));
-    case DType::kBool: return *at ? Real(0) : -std::numeric_limits<Real>::infinity();
+    case DType::kBool: return *at ? Real(0) : -kInfinity<Real>;
     case DType::kInt32:
     case DType::kInt64: break;
   }
@@ -55,7 +56,7 @@ void load_tensor_scores(typename S::Real* to, const Scores& bias, const char* ro
     }
   }
   if (bias.dtype == DType::kBool) {
-    const Real excluded = -std::numeric_limits<Real>::infinity();
+    const Real excluded = -kInfinity<Real>;
     for (int64_t c = 0; c < n; ++c) to[c] = row[c * step] ? Real(0) : excluded;
     return;
   }

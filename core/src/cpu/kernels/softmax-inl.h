@@ -3,18 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
-#include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/arithmetic-inl.h"
+#include "problem/problem.h"
 
 namespace attn::cpu {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634;
-constexpr double kLn2 = 0.6931471805599453;
-
-template <class Real>
-constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
 
 // What a row has seen so far: probabilities are 2^(score - maximum), their sum `total`.
 template <class Real>

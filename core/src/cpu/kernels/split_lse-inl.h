@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "cpu/kernels/score_gradients-inl.h"
+#include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/softmax-inl.h"
 #include "parallel/task_runner.h"
 
 namespace attn::cpu {

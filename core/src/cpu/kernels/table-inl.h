@@ -11,7 +11,9 @@
 #include "cpu/kernels/linear-inl.h"
 #include "cpu/kernels/merge-inl.h"
 #include "cpu/kernels/parameter_gradients-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/split_lse-inl.h"
+#include "cpu/kernels/stores-inl.h"
 #include "cpu/simd/vec_array.h"
 
 namespace attn::cpu {

@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/position_scores-inl.h"
 #include "cpu/kernels/query_tile-inl.h"
+#include "cpu/kernels/scratch-inl.h"
 
 namespace attn::cpu {
 namespace {

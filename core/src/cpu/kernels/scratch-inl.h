@@ -1,0 +1,33 @@
+// The memory that tasks work in.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/arithmetic-inl.h"
+
+namespace attn::cpu {
+namespace {
+
+// Hands out pieces of a workspace, each on cache lines of its own; with a null base it measures.
+class Scratch {
+ public:
+  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    const int64_t at = used_;
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+// How many workers of a call ever get a task, and so need scratch.
+inline int64_t busy_workers(int64_t workers, int64_t tasks) { return smaller(workers, tasks); }
+
+}  // namespace
+}  // namespace attn::cpu
