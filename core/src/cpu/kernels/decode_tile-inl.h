@@ -50,20 +50,14 @@ class DecodeTile {
     if (!any) return;
     key_rows(s_.key_rows, p_.key, sequence_, first_head_, begin_, n_);
     key_rows(s_.value_rows, p_.value, sequence_, first_head_, begin_, n_);
-    with_source<Op>(p_.key.dtype, [&]<DType kSource>() {
-      score<kSource>();
-      return true;
-    });
+    with_source<Op>(p_.key.dtype, [&]<DType kSource>() { score<kSource>(); });
     const MaskedKeys<ValueOp, true> keys(p_, sequence_, {begin_, begin_ + n_}, s_.weights, false);
     for (int64_t head = 0; head < heads_; ++head) {
       if (s_.masks[head] != TileMask::kNothing) softmax(keys, head);
     }
     const int64_t next = following.end - following.begin;
     key_rows(s_.key_rows, p_.key, sequence_, first_head_, following.begin, next);
-    with_source<ValueOp>(p_.value.dtype, [&]<DType kSource>() {
-      add_values<kSource>(next);
-      return true;
-    });
+    with_source<ValueOp>(p_.value.dtype, [&]<DType kSource>() { add_values<kSource>(next); });
   }
 
  private:

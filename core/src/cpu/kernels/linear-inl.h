@@ -70,7 +70,6 @@ class LinearLayer {
       for (int64_t f = begin; f < end; f += S::kWidth) {
         add_up<kSource>(scratch, f, smaller(S::kWidth, end - f));
       }
-      return true;
     });
   }
 

@@ -159,7 +159,6 @@ struct MergeForward {
       tile.each_row([&](MergeRow at, const Real* weights) {
         merge_row<kSource>(p, at, weights, tile.stride());
       });
-      return true;
     });
   }
 
@@ -284,7 +283,6 @@ struct MergeBackward {
       for (int64_t c = 0; c < n; c += S::kWidth) {
         S::store(to + c, load_elements<S, kSource>(row, c, n));
       }
-      return true;
     });
   }
 
@@ -298,16 +296,15 @@ struct MergeBackward {
   }
 
   static Real dot_with_row(const Real* x, const char* row, DType dtype, int64_t n) {
-    auto sum = S::set1(0);
-    with_source<Op>(dtype, [&]<DType kSource>() {
+    return with_source<Op>(dtype, [&]<DType kSource>() {
+      auto sum = S::set1(0);
       int64_t c = 0;
       for (; c + S::kWidth <= n; c += S::kWidth) {
         sum = S::fma(load_elements<S, kSource, true>(row, c, n), S::load(x + c), sum);
       }
       if (c < n) sum = S::fma(load_elements<S, kSource>(row, c, n), S::load(x + c), sum);
-      return true;
+      return S::reduce_add(sum);
     });
-    return S::reduce_add(sum);
   }
 };
 

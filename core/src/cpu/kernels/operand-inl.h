@@ -86,9 +86,9 @@ struct SingleOperand {
   static bool is_set(Flag flag) { return !(S::reduce_add(flag) == Unit(0)); }
 };
 
-// Calls f<dtype>() for the source dtype; float64 comes with float64 operands only.
+// Returns f<dtype>() for the source dtype; float64 comes with float64 operands only.
 template <class Op, class F>
-bool with_source(DType dtype, F&& f) {
+decltype(auto) with_source(DType dtype, F&& f) {
   if constexpr (Op::kDType == DType::kFloat64) {
     return f.template operator()<DType::kFloat64>();
   } else {

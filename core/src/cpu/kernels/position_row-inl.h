@@ -13,18 +13,15 @@ namespace {
 // The dot product of two rows, each of a dtype of its own.
 template <class S>
 typename S::Real dot_of(const char* x, DType x_dtype, const char* y, DType y_dtype, int64_t n) {
-  typename S::Real result = 0;
-  with_source<PositionOperand<S>>(x_dtype, [&]<DType kX>() {
+  return with_source<PositionOperand<S>>(x_dtype, [&]<DType kX>() {
     return with_source<PositionOperand<S>>(y_dtype, [&]<DType kY>() {
       auto sum = S::set1(0);
       for (int64_t c = 0; c < n; c += S::kWidth) {
         sum = S::fma(load_elements<S, kX>(x, c, n), load_elements<S, kY>(y, c, n), sum);
       }
-      result = S::reduce_add(sum);
-      return true;
+      return S::reduce_add(sum);
     });
   });
-  return result;
 }
 
 // Writes what positions add to the scores of a row of a tile, in base 2.

@@ -53,16 +53,13 @@ struct KeyBlock {
 
 template <class S>
 typename S::Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
-  typename S::Real result = 0;
-  with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
+  return with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
     auto sum = S::set1(0);
     for (int64_t c = 0; c < n; c += S::kWidth) {
       sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
     }
-    result = S::reduce_add(sum);
-    return true;
+    return S::reduce_add(sum);
   });
-  return result;
 }
 
 // rowsum(dO * O) - dLSE of one query row.

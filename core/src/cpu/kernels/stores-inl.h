@@ -66,7 +66,6 @@ void add_residual(typename S::Real* sum, typename S::Real residual, const char* 
       const auto finite = S::select(S::equal(S::sub(v, v), zero), v, zero);
       S::store(sum + c, S::fma(S::set1(residual), finite, S::load(sum + c)));
     }
-    return true;
   });
 }
 
