@@ -10,8 +10,10 @@ namespace attn {
 // must not share one copy among them.
 namespace {
 
+constexpr int kDrawsPerCounter = 4;  // a word each
+
 struct PhiloxWords {
-  uint32_t w[4];
+  uint32_t w[kDrawsPerCounter];
 };
 
 // Ten rounds over the counter words c0..c3 under the key words k0, k1.

@@ -100,5 +100,19 @@ decltype(auto) with_source(DType dtype, F&& f) {
   }
 }
 
+// The dot product of two rows, each of a dtype of its own.
+template <class S>
+typename S::Real dot_rows(const char* x, DType x_dtype, const char* y, DType y_dtype, int64_t n) {
+  return with_source<SingleOperand<S>>(x_dtype, [&]<DType kX>() {
+    return with_source<SingleOperand<S>>(y_dtype, [&]<DType kY>() {
+      auto sum = S::set1(0);
+      for (int64_t c = 0; c < n; c += S::kWidth) {
+        sum = S::fma(load_elements<S, kX>(x, c, n), load_elements<S, kY>(y, c, n), sum);
+      }
+      return S::reduce_add(sum);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace attn::cpu

@@ -10,20 +10,6 @@
 namespace attn::cpu {
 namespace {
 
-// The dot product of two rows, each of a dtype of its own.
-template <class S>
-typename S::Real dot_of(const char* x, DType x_dtype, const char* y, DType y_dtype, int64_t n) {
-  return with_source<PositionOperand<S>>(x_dtype, [&]<DType kX>() {
-    return with_source<PositionOperand<S>>(y_dtype, [&]<DType kY>() {
-      auto sum = S::set1(0);
-      for (int64_t c = 0; c < n; c += S::kWidth) {
-        sum = S::fma(load_elements<S, kX>(x, c, n), load_elements<S, kY>(y, c, n), sum);
-      }
-      return S::reduce_add(sum);
-    });
-  });
-}
-
 // Writes what positions add to the scores of a row of a tile, in base 2.
 template <class S>
 void load_position_row(typename S::Real* to, const Problem& p, const ScoresAt& at) {
@@ -35,14 +21,14 @@ void load_position_row(typename S::Real* to, const Problem& p, const ScoresAt& a
     if (queries) {
       const int64_t place = queries.place(clamp_to(first + c, queries.rows - 1));
       const char* row = queries.table.row(0, place, at.h);
-      to[c] += scale * dot_of<S>(queries.features.row(b, at.i, at.h), queries.features.dtype, row,
-                                 queries.table.dtype, queries.width);
+      to[c] += scale * dot_rows<S>(queries.features.row(b, at.i, at.h), queries.features.dtype, row,
+                                   queries.table.dtype, queries.width);
     }
     if (keys) {
       const int64_t place = keys.place(clamp_to(first + c, keys.rows - 1));
       const char* row = keys.table.row(0, place, at.h);
-      to[c] += scale * dot_of<S>(keys.features.row(b, at.begin + c, at.h), keys.features.dtype, row,
-                                 keys.table.dtype, keys.width);
+      to[c] += scale * dot_rows<S>(keys.features.row(b, at.begin + c, at.h), keys.features.dtype,
+                                   row, keys.table.dtype, keys.width);
     }
   }
 }

@@ -51,23 +51,13 @@ struct KeyBlock {
   }
 };
 
-template <class S>
-typename S::Real dot_rows(const char* x, const char* y, DType dtype, int64_t n) {
-  return with_source<SingleOperand<S>>(dtype, [&]<DType kSource>() {
-    auto sum = S::set1(0);
-    for (int64_t c = 0; c < n; c += S::kWidth) {
-      sum = S::fma(load_elements<S, kSource>(x, c, n), load_elements<S, kSource>(y, c, n), sum);
-    }
-    return S::reduce_add(sum);
-  });
-}
-
 // rowsum(dO * O) - dLSE of one query row.
 template <class S>
 typename S::Real row_delta(const BackwardProblem& p, const Sequence& sequence, QueryRow at,
                            const char* grad_out_row) {
   using Real = typename S::Real;
-  const Real sum = dot_rows<S>(query_row_of(p.out, sequence, at), grad_out_row, p.out.dtype, p.Kv);
+  const Real sum = dot_rows<S>(query_row_of(p.out, sequence, at), p.out.dtype, grad_out_row,
+                               p.grad_out.dtype, p.Kv);
   return p.grad_lse ? sum - row_scalar<Real>(p.grad_lse, sequence, at) : sum;
 }
 

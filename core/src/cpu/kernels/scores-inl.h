@@ -179,8 +179,6 @@ void load_bias_row_with_blocks(typename S::Real* to, const Problem& p, const Sco
   if (p.blocks) exclude_blocks(to, p.blocks, at.h, at.i, at.begin, at.n);
 }
 
-constexpr int64_t kDrawsPerCounter = 4;
-
 // Writes what dropout multiplies the probabilities of a row with: 0 or 1 / (1 - p). `begin` is a
 // multiple of kDrawsPerCounter; `to` has room for n rounded up to 64.
 template <class Real>
@@ -189,18 +187,18 @@ void load_dropout_row(Real* to, const Dropout& dropout, const ScoresAt& at) {
   const uint32_t b = static_cast<uint32_t>(at.sequence.b), h = static_cast<uint32_t>(at.h);
   const uint32_t i = static_cast<uint32_t>(at.sequence.q_begin + at.i);
   const Real keep = static_cast<Real>(dropout.keep_scale);
-  for (int64_t c = 0; c < at.n; c += 4 * kCounters) {
+  for (int64_t c = 0; c < at.n; c += kDrawsPerCounter * kCounters) {
     // A plain loop over counters, so that the compiler runs one counter per vector lane.
-    uint32_t draws[4][kCounters];
+    uint32_t draws[kDrawsPerCounter][kCounters];
     for (int l = 0; l < kCounters; ++l) {
       const PhiloxWords words =
           philox4x32_10(b, h, i, static_cast<uint32_t>((at.begin + c) / kDrawsPerCounter + l),
                         dropout.key[0], dropout.key[1]);
-      for (int w = 0; w < 4; ++w) draws[w][l] = words.w[w];
+      for (int w = 0; w < kDrawsPerCounter; ++w) draws[w][l] = words.w[w];
     }
     for (int l = 0; l < kCounters; ++l) {
-      for (int w = 0; w < 4; ++w) {
-        to[c + 4 * l + w] = draws[w][l] < dropout.threshold ? Real(0) : keep;
+      for (int w = 0; w < kDrawsPerCounter; ++w) {
+        to[c + kDrawsPerCounter * l + w] = draws[w][l] < dropout.threshold ? Real(0) : keep;
       }
     }
   }
