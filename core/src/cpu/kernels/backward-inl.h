@@ -15,13 +15,6 @@
 namespace attn::cpu {
 namespace {
 
-template <class Op>
-int64_t backward_scratch_bytes(const BackwardProblem& p, const BackwardTiling<Op>& tiling) {
-  Scratch scratch(nullptr);
-  BackwardScratch<Op>(scratch, p, tiling);
-  return scratch.used();
-}
-
 // One call, as its tasks see it.
 template <class Op>
 struct BackwardCall {
@@ -42,7 +35,7 @@ struct BackwardCall {
         query_sum(shared, problem, tiling),
         key_sum(shared, problem, tiling),
         table_sums(shared, problem),
-        scratch_bytes(backward_scratch_bytes<Op>(problem, tiling)),
+        scratch_bytes(scratch_bytes_of<BackwardScratch<Op>>(problem, tiling)),
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void begin() {
@@ -97,7 +90,7 @@ int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
   GradKeySum<Op>(shared, p, tiling);
   GradTableSums<Op>(shared, p);
   return shared.used() +
-         busy_workers(workers, tiling.tasks) * backward_scratch_bytes<Op>(p, tiling);
+         busy_workers(workers, tiling.tasks) * scratch_bytes_of<BackwardScratch<Op>>(p, tiling);
 }
 
 template <class Op>

@@ -211,16 +211,10 @@ void clear_grad_bias(const BackwardProblem& p) {
 }
 
 template <class Op>
-int64_t bias_gradient_scratch_bytes(const BackwardProblem& p) {
-  Scratch scratch(nullptr);
-  BiasGradientScratch<Op>(scratch, p, GradientWidths<Op>(p));
-  return scratch.used();
-}
-
-template <class Op>
 int64_t bias_gradient_workspace(const BackwardProblem& p, int workers) {
   if (!p.grad_bias) return 0;
-  return busy_workers(workers, BiasTiling(p).tasks()) * bias_gradient_scratch_bytes<Op>(p);
+  return busy_workers(workers, BiasTiling(p).tasks()) *
+         scratch_bytes_of<BiasGradientScratch<Op>>(p, GradientWidths<Op>(p));
 }
 
 template <class Op>
@@ -232,7 +226,8 @@ void bias_gradient(const BackwardProblem& p, void* workspace, const TaskRunner& 
     int64_t scratch_bytes;
     char* scratch;
   };
-  Context context{p, GradientWidths<Op>(p), BiasTiling(p), bias_gradient_scratch_bytes<Op>(p),
+  Context context{p, GradientWidths<Op>(p), BiasTiling(p),
+                  scratch_bytes_of<BiasGradientScratch<Op>>(p, GradientWidths<Op>(p)),
                   static_cast<char*>(workspace)};
   if (p.sequences) clear_grad_bias<typename Op::S>(p);
   runner.run(

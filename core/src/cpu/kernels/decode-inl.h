@@ -152,13 +152,6 @@ class DecodeSplit {
 };
 
 template <class Op>
-int64_t decode_scratch_bytes(const Problem& p, const DecodeTiling<Op>& tiling) {
-  Scratch scratch(nullptr);
-  DecodeScratch<Op>(scratch, p, tiling);
-  return scratch.used();
-}
-
-template <class Op>
 int64_t decode_partial_rows(const ForwardProblem& p, const DecodeTiling<Op>& tiling) {
   return tiling.splits > 1 ? tiling.wave * p.Hkv * tiling.splits * tiling.rows : 0;
 }
@@ -168,7 +161,8 @@ int64_t decode_workspace(const ForwardProblem& p, int workers) {
   const DecodeTiling<Op> tiling(p);
   Scratch shared(nullptr);
   DecodeState<Op>(shared, tiling, decode_partial_rows(p, tiling));
-  return shared.used() + busy_workers(workers, tiling.tasks) * decode_scratch_bytes<Op>(p, tiling);
+  return shared.used() +
+         busy_workers(workers, tiling.tasks) * scratch_bytes_of<DecodeScratch<Op>>(p, tiling);
 }
 
 // One wave of sequences, as its tasks see it.
@@ -187,7 +181,7 @@ struct DecodeCall {
         tiling(problem),
         shared(workspace),
         partial(shared, tiling, decode_partial_rows(problem, tiling)),
-        scratch_bytes(decode_scratch_bytes<Op>(problem, tiling)),
+        scratch_bytes(scratch_bytes_of<DecodeScratch<Op>>(problem, tiling)),
         scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
 
   void attend(int64_t task, int worker) const {

@@ -109,13 +109,6 @@ struct ForwardScratch {
   }
 };
 
-template <class Op>
-int64_t forward_scratch_bytes(const Problem& p, const ForwardTiling<Op>& tiling) {
-  Scratch scratch(nullptr);
-  ForwardScratch<Op>(scratch, p, tiling);
-  return scratch.used();
-}
-
 // One block of query rows of one key head.
 template <class Op>
 class ForwardBlock {
@@ -358,7 +351,7 @@ class ForwardBlock {
 template <class Op>
 int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
   const ForwardTiling<Op> tiling(p, workers);
-  return busy_workers(workers, tiling.tasks) * forward_scratch_bytes<Op>(p, tiling);
+  return busy_workers(workers, tiling.tasks) * scratch_bytes_of<ForwardScratch<Op>>(p, tiling);
 }
 
 // Attends the sequences that are not for decode_forward.
@@ -371,7 +364,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
     char* workspace;
   };
   Context context{p, ForwardTiling<Op>(p, runner.workers), 0, static_cast<char*>(workspace)};
-  context.scratch_bytes = forward_scratch_bytes<Op>(p, context.tiling);
+  context.scratch_bytes = scratch_bytes_of<ForwardScratch<Op>>(p, context.tiling);
   runner.run(
       context.tiling.tasks,
       [](int64_t task, int worker, void* opaque) {

@@ -46,9 +46,7 @@ class LinearLayer {
 
   LinearLayer(const LinearProblem& p, void* workspace, int workers)
       : p_(p), t_(p), shared_(workspace), packed_(shared_.take<Unit>(p.N * t_.units)) {
-    Scratch measure(nullptr);
-    LinearScratch<Op>(measure, p, t_);
-    worker_bytes_ = measure.used();
+    worker_bytes_ = scratch_bytes_of<LinearScratch<Op>>(p, t_);
     scratch_ = shared_.take<char>(busy_workers(workers, t_.tasks) * worker_bytes_);
   }
   int64_t workspace_bytes() const { return shared_.used(); }

@@ -112,19 +112,13 @@ class ParameterGradientTask {
   double sink_ = 0, slope_ = 0;
 };
 
-template <class Op>
-int64_t parameter_gradient_scratch_bytes(const BackwardProblem& p) {
-  Scratch scratch(nullptr);
-  ParameterGradientScratch<Op>(scratch, p, GradientWidths<Op>(p));
-  return scratch.used();
-}
-
 inline bool wants_parameters(const BackwardProblem& p) { return wants_relative(p) || p.grad_sink; }
 
 template <class Op>
 int64_t parameter_gradients_workspace(const BackwardProblem& p, int workers) {
   if (!wants_parameters(p)) return 0;
-  return busy_workers(workers, p.Hq) * parameter_gradient_scratch_bytes<Op>(p);
+  return busy_workers(workers, p.Hq) *
+         scratch_bytes_of<ParameterGradientScratch<Op>>(p, GradientWidths<Op>(p));
 }
 
 template <class Op>
@@ -135,7 +129,8 @@ void parameter_gradients(const BackwardProblem& p, void* workspace, const TaskRu
     int64_t scratch_bytes;
     char* scratch;
   };
-  Context context{p, GradientWidths<Op>(p), parameter_gradient_scratch_bytes<Op>(p),
+  Context context{p, GradientWidths<Op>(p),
+                  scratch_bytes_of<ParameterGradientScratch<Op>>(p, GradientWidths<Op>(p)),
                   static_cast<char*>(workspace)};
   runner.run(
       p.Hq,

@@ -26,6 +26,14 @@ class Scratch {
   int64_t used_ = 0;
 };
 
+// What a T of these arguments takes. Not inlined: it is called rarely, and constructors are long.
+template <class T, class... Arguments>
+[[gnu::noinline]] int64_t scratch_bytes_of(const Arguments&... arguments) {
+  Scratch scratch(nullptr);
+  [[maybe_unused]] const T measured(scratch, arguments...);
+  return scratch.used();
+}
+
 // How many workers of a call ever get a task, and so need scratch.
 inline int64_t busy_workers(int64_t workers, int64_t tasks) { return smaller(workers, tasks); }
 

@@ -112,15 +112,9 @@ inline int64_t split_lse_tasks(const BackwardProblem& p) {
 }
 
 template <class Op>
-int64_t split_lse_scratch_bytes(const BackwardProblem& p) {
-  Scratch scratch(nullptr);
-  SplitLseScratch<Op>(scratch, p, GradientWidths<Op>(p));
-  return scratch.used();
-}
-
-template <class Op>
 int64_t split_lses_workspace(const BackwardProblem& p, int workers) {
-  return busy_workers(workers, split_lse_tasks(p)) * split_lse_scratch_bytes<Op>(p);
+  return busy_workers(workers, split_lse_tasks(p)) *
+         scratch_bytes_of<SplitLseScratch<Op>>(p, GradientWidths<Op>(p));
 }
 
 template <class Real>
@@ -145,7 +139,8 @@ void split_large_lses(const BackwardProblem& p, void* workspace, const TaskRunne
     int64_t scratch_bytes;
     char* scratch;
   };
-  Context context{p, GradientWidths<Op>(p), split_lse_scratch_bytes<Op>(p),
+  Context context{p, GradientWidths<Op>(p),
+                  scratch_bytes_of<SplitLseScratch<Op>>(p, GradientWidths<Op>(p)),
                   static_cast<char*>(workspace)};
   runner.run(
       split_lse_tasks(p),
