@@ -1,8 +1,6 @@
 // The backward of exact attention for one block of keys: all that its rows give to gradients.
 #pragma once
 
-#include <sched.h>
-
 #include <cstdint>
 
 #include "cpu/kernels/backward_sums-inl.h"
@@ -299,7 +297,8 @@ class BackwardBlock {
 
   // Adds to the rows that other sequences may own too, after all earlier tasks of this head.
   void add_to_sum() {
-    wait_for_turn();
+    Turn& turn = key_sum_.turns[key_head_];
+    turn.wait_for(task());
     for (int64_t j = 0; j < s_.block.n; ++j) {
       const int64_t row = sequence_.key_row(s_.block.begin + j) * p_.Hkv + key_head_;
       add_row(key_sum_.keys + row * t_.widths.key_columns, s_.grad_keys + j * t_.widths.key_columns,
@@ -307,7 +306,7 @@ class BackwardBlock {
       add_row(key_sum_.values + row * t_.widths.value_columns,
               s_.grad_values + j * t_.widths.value_columns, t_.widths.value_columns);
     }
-    end_turn();
+    turn.end(task());
   }
 
   static void add_row(Real* sum, const Real* more, int64_t n) {
@@ -316,18 +315,12 @@ class BackwardBlock {
 
   void pass_turn() {
     if (!key_sum_.used) return;
-    wait_for_turn();
-    end_turn();
+    key_sum_.turns[key_head_].wait_for(task());
+    key_sum_.turns[key_head_].end(task());
   }
 
-  int64_t turn() const { return sequence_.index * t_.blocks + block_; }
-
-  void wait_for_turn() {
-    const int64_t* turns = key_sum_.turns + key_head_;
-    while (__atomic_load_n(turns, __ATOMIC_ACQUIRE) != turn()) sched_yield();
-  }
-
-  void end_turn() { __atomic_store_n(key_sum_.turns + key_head_, turn() + 1, __ATOMIC_RELEASE); }
+  // Among those of the key head.
+  int64_t task() const { return sequence_.index * t_.blocks + block_; }
 
   const BackwardProblem& p_;
   const BackwardTiling<Op>& t_;

@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/query_tile-inl.h"
 #include "cpu/kernels/scratch-inl.h"
+#include "cpu/kernels/turn-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -73,7 +74,7 @@ struct GradKeySum {
   using Real = typename Op::S::Real;
   Real* keys = nullptr;
   Real* values = nullptr;
-  int64_t* turns = nullptr;  // [Hkv]: the task whose turn it is to add
+  Turn* turns = nullptr;  // [Hkv]: of tasks
   bool used;
 
   GradKeySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t)
@@ -81,7 +82,7 @@ struct GradKeySum {
     if (!used) return;
     keys = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.key_columns);
     values = scratch.take<Real>(p.Mkv * p.Hkv * t.widths.value_columns);
-    turns = scratch.take<int64_t>(p.Hkv);
+    turns = scratch.take<Turn>(p.Hkv);
   }
 };
 
@@ -90,7 +91,7 @@ struct GradKeySum {
 template <class Op>
 struct GradQuerySum {
   HeadRows queries, positions;
-  int32_t* turns;  // [Hkv, tiles]: the block whose turn it is to add
+  Turn* turns;  // [Hkv, tiles]: of blocks
   int64_t num_turns;
 
   GradQuerySum(Scratch& scratch, const BackwardProblem& p, const BackwardTiling<Op>& t) {
@@ -102,7 +103,7 @@ struct GradQuerySum {
     num_turns = used ? p.Hkv * t.tiles : 0;
     queries = rows(p.grad_query, p.K);
     positions = rows(p.grad_position_query, p.positions.of_queries.width);
-    turns = scratch.take<int32_t>(num_turns);
+    turns = scratch.take<Turn>(num_turns);
   }
 };
 

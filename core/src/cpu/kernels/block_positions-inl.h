@@ -4,14 +4,13 @@
 // the order of the tasks: the same for any number of threads.
 #pragma once
 
-#include <sched.h>
-
 #include <cstdint>
 
 #include "cpu/kernels/position_gradients-inl.h"
 #include "cpu/kernels/query_gradients-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
+#include "cpu/kernels/turn-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -37,15 +36,15 @@ struct GradTableSum {
   const HeadRows& gradient;
   int64_t heads;  // 1 if all share the table; 0: not wanted
   int64_t columns;
-  HeadRows sum;    // in Reals
-  int64_t* turns;  // [heads]: whose turn it is to add
+  HeadRows sum;  // in Reals
+  Turn* turns;   // [heads]
 
   GradTableSum(Scratch& scratch, const HeadRows& gradient_, const PositionTerm& term_, int64_t Hq)
       : term(term_),
         gradient(gradient_),
         heads(heads_of(gradient, Hq)),
         columns(round_up(term.width, S::kWidth)),
-        turns(scratch.take<int64_t>(heads)) {
+        turns(scratch.take<Turn>(heads)) {
     if (heads > 0) sum = rows_of_sum<S>(scratch, gradient, 1, term.size, heads, term.width);
   }
 
@@ -66,22 +65,19 @@ struct GradTableSum {
   }
 
   void clear() const {
-    each_row([&](int64_t h, int64_t place) {
-      std::memset(row(h, place), 0, static_cast<size_t>(columns) * sizeof(Real));
-    });
-    for (int64_t h = 0; h < heads; ++h) turns[h] = 0;
+    each_row([&](int64_t h, int64_t place) { attn::cpu::clear(row(h, place), columns); });
+    attn::cpu::clear(turns, heads);
   }
 
   // Adds rows of distances when all that come before `turn` have.
   void add(int64_t h, int64_t turn, const DistanceTable& table, KeyRange range,
            const Real* more) const {
-    int64_t* const now = turns + h;
-    while (__atomic_load_n(now, __ATOMIC_ACQUIRE) != turn) sched_yield();
+    turns[h].wait_for(turn);
     for (int64_t r = range.begin; r < range.end; ++r, more += columns) {
       Real* to = reinterpret_cast<Real*>(table.row(sum, h, r));
       for (int64_t c = 0; c < columns; ++c) to[c] += more[c];
     }
-    __atomic_store_n(now, turn + 1, __ATOMIC_RELEASE);
+    turns[h].end(turn);
   }
 
   void store(double scale) const {

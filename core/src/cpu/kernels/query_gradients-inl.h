@@ -4,8 +4,6 @@
 // gradient of positions' query features lies beside dQ in the same rows.
 #pragma once
 
-#include <sched.h>
-
 #include <cstdint>
 
 #include "cpu/kernels/backward_sums-inl.h"
@@ -45,8 +43,8 @@ class QueryGradients {
     if (is_first && !adds) clear(rows_, tile.n * t_.query_columns);
     if (first_block == last_block) return store_rows(tile);
     const int64_t number = t_.first_tile(p_, tile.sequence) + tile.first / t_.tile_rows;
-    int32_t* turn = sum_.turns + tile.key_head * t_.tiles + number;
-    while (!is_first && __atomic_load_n(turn, __ATOMIC_ACQUIRE) != block_) sched_yield();
+    Turn& turn = sum_.turns[tile.key_head * t_.tiles + number];
+    if (!is_first) turn.wait_for(block_);
     for (int64_t r = 0; (is_first || adds) && r < tile.n; ++r) {
       each_gradient([&](const Gradient& of) {
         Real* sum = sum_row(of, tile, r);
@@ -57,7 +55,7 @@ class QueryGradients {
     if (block_ == last_block) {
       store(tile, [&](const Gradient& of, int64_t r) { return sum_row(of, tile, r); });
     }
-    __atomic_store_n(turn, static_cast<int32_t>(block_ + 1), __ATOMIC_RELEASE);
+    turn.end(block_);
   }
 
   void store_zeros(const QueryTile<Op>& tile) {
