@@ -8,6 +8,7 @@
 #include "cpu/kernels/gradient_tile-inl.h"
 #include "cpu/kernels/query_gradients-inl.h"
 #include "cpu/kernels/stores-inl.h"
+#include "cpu/kernels/transpose-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -267,13 +268,8 @@ class BackwardBlock {
   void store_grad_bias(int64_t k, int64_t n) {
     constexpr int W = S::kWidth;
     for (int64_t r = 0; r < s_.tile.n; r += W) {
-      for (int64_t key = 0; key < n; key += W) {
-        const Real* from = s_.gradients.grad_biases + key * kTileQueries + r;
-        typename S::Vec square[W];
-        for (int l = 0; l < W; ++l) square[l] = S::load(from + l * kTileQueries);
-        S::transpose(square);
-        for (int l = 0; l < W; ++l) S::store(s_.grad_bias + l * kTileKeys + key, square[l]);
-      }
+      transpose_by_squares<S, kTileKeys, kTileQueries>(s_.grad_bias, s_.gradients.grad_biases + r,
+                                                       n, W);
       for (int64_t l = 0; l < smaller(W, s_.tile.n - r); ++l) {
         store_grad_bias_row(r + l, k, n, s_.grad_bias + l * kTileKeys);
       }

@@ -10,6 +10,7 @@
 #include "cpu/kernels/query_gradients-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
+#include "cpu/kernels/transpose-inl.h"
 #include "cpu/kernels/turn-inl.h"
 
 namespace attn::cpu {
@@ -182,7 +183,10 @@ class BlockPositions {
   void add(const QueryTile<Op>& tile, KeyRange keys, const Real* grads,
            const QueryGradients<Op>& queries) {
     if (!s_.wanted()) return;
-    if (s_.of_queries.wanted()) transpose(grads, keys.end - keys.begin, tile.n);
+    if (s_.of_queries.wanted()) {
+      transpose_by_squares<S, kTileKeys, kTileQueries>(s_.by_query, grads, keys.end - keys.begin,
+                                                       tile.n);
+    }
     const bool adds_to_queries = !queries.is_empty() || p_.positions.of_queries.is_content;
     const auto add_head = [&](int64_t h, KeyRange lines, int64_t row) {
       const int64_t group = h - key_head_ * p_.G;
@@ -220,18 +224,6 @@ class BlockPositions {
  private:
   Real* grad_key(int64_t group, int64_t key) const {
     return s_.grad_keys + (group * t_.block_keys + key - keys_.begin) * s_.key_columns;
-  }
-
-  void transpose(const Real* grads, int64_t keys, int64_t rows) {
-    constexpr int W = S::kWidth;
-    for (int64_t r = 0; r < rows; r += W) {
-      for (int64_t k = 0; k < keys; k += W) {
-        typename S::Vec square[W];
-        for (int l = 0; l < W; ++l) square[l] = S::load(grads + (k + l) * kTileQueries + r);
-        S::transpose(square);
-        for (int l = 0; l < W; ++l) S::store(s_.by_query + (r + l) * kTileKeys + k, square[l]);
-      }
-    }
   }
 
   // A table of all heads is added to by every task, in their order.

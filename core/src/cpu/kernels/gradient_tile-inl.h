@@ -12,6 +12,7 @@
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/softmax-inl.h"
 #include "cpu/kernels/tile_positions-inl.h"
+#include "cpu/kernels/transpose-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -169,7 +170,7 @@ class GradientTile {
     }
     const KeyRange keys{begin, begin + n};
     if (p.positions.of_queries) positions_.add_scores_of_queries(by_row_, p, tile, keys);
-    transpose_tile(bias_, tile.n, n);
+    transpose_by_squares<S, kTileQueries, kTileKeys>(bias_, by_row_, tile.n, n);
     if (p.positions.of_keys) positions_.add_scores_of_keys(bias_, p, tile, keys);
   }
 
@@ -182,19 +183,7 @@ class GradientTile {
     if (tile.n % Op::kDepth != 0) {
       for (int64_t c = 0; c < n; ++c) by_row_[tile.n * kTileKeys + c] = 0;
     }
-    transpose_tile(dropout_, tile.n, n);
-  }
-
-  void transpose_tile(Real* to, int64_t rows, int64_t columns) {
-    constexpr int W = S::kWidth;
-    for (int64_t r = 0; r < rows; r += W) {
-      for (int64_t c = 0; c < columns; c += W) {
-        typename S::Vec square[W];
-        for (int l = 0; l < W; ++l) square[l] = S::load(by_row_ + (r + l) * kTileKeys + c);
-        S::transpose(square);
-        for (int l = 0; l < W; ++l) S::store(to + (c + l) * kTileQueries + r, square[l]);
-      }
-    }
+    transpose_by_squares<S, kTileQueries, kTileKeys>(dropout_, by_row_, tile.n, n);
   }
 
   // What the loop over a tile reads and writes; a copy, since its stores might otherwise change
