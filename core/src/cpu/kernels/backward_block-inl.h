@@ -1,4 +1,4 @@
-// The backward of exact attention for one block of keys: all that its rows give to gradients.
+// The backward of exact attention for one block of keys: all that its rows add to gradients.
 #pragma once
 
 #include <cstdint>
@@ -254,7 +254,7 @@ class BackwardBlock {
     }
   }
 
-  // Nobody else writes the tile's rows of dBias for the block's keys [k, k + n), seen or not.
+  // No other task writes the tile's rows of dBias for the block's keys [k, k + n), seen or not.
   void clear_grad_bias(int64_t k, int64_t n) {
     if (!writes_grad_bias_) return;
     clear(s_.grad_bias, kTileKeys);

@@ -10,7 +10,7 @@
 namespace attn::cpu {
 namespace {
 
-// Whether the pass makes rows of gradients of what belongs to queries.
+// Whether the pass makes gradients of queries or of their position features.
 inline bool wants_query_rows(const BackwardProblem& p) {
   return p.grad_query || p.grad_position_query;
 }

@@ -21,7 +21,7 @@ struct BiasTiling {
   int64_t own_s, own_h, own_q, own_k;  // tasks along each axis; 1 where one task takes it all
   bool sums_s;                         // over the batch
   bool adds_up;   // all sequences share one row of the bias: a task takes them one by one
-  bool all_keys;  // a task visits every tile of keys: those of a page that comes twice meet
+  bool all_keys;  // a task visits every tile of keys, as a page may come twice
 
   explicit BiasTiling(const BackwardProblem& p)
       : query_tiles((p.most_queries + kTileQueries - 1) / kTileQueries),
@@ -179,7 +179,7 @@ class BiasGradientTask {
     for (int64_t c = 0; c < n; ++c) store_row<S>(at_key(to, c), dtype, from + c, 1, Real(1));
   }
 
-  // Sum over query rows within the tile, into its first row; returns how many rows that are.
+  // Sums over query rows within the tile, into its first row; returns how many rows are left.
   int64_t sum_rows() {
     for (int64_t c = 0; c < kTileKeys; ++c) {
       Real* row = s_.sum + c * kTileQueries;
@@ -195,7 +195,7 @@ class BiasGradientTask {
   const int64_t own_k_, own_q_, own_h_, own_s_;
 };
 
-// Sequences write their part of the gradient, and leave the rest at 0.
+// Sequences write only their part of the gradient: the rest is 0.
 template <class S>
 void clear_grad_bias(const BackwardProblem& p) {
   const typename S::Real zero[S::kWidth] = {};

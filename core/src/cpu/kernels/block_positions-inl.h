@@ -1,6 +1,6 @@
 // The gradients of positions within a block of keys, and the sums of tables' over all blocks.
 //
-// What a block adds to a head's table is summed by itself, and added to the sum of all blocks in
+// What a block adds to a head's table is summed on its own, and added to the sum of all blocks in
 // the order of the tasks: the same for any number of threads.
 #pragma once
 
@@ -226,7 +226,7 @@ class BlockPositions {
     return s_.grad_keys + (group * t_.block_keys + key - keys_.begin) * s_.key_columns;
   }
 
-  // A table of all heads is added to by every task, in their order.
+  // Every task adds to a table that all heads share, in order.
   void add_to_sum(const GradTableSum<Op>& sum, const DistanceTable& table, int64_t group,
                   KeyRange reach, const Real* more) const {
     if (sum.heads == 0) return;

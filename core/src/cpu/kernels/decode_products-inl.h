@@ -10,7 +10,8 @@
 namespace attn::cpu {
 namespace {
 
-// Calls f<0>() ... f<kEnd - 1>(): indices known from the start keep arrays of vectors in registers.
+// Calls f<0>() ... f<kEnd - 1>(): indices known at compile time keep arrays of vectors in
+// registers.
 template <int kEnd, int kBegin = 0, class F>
 [[gnu::always_inline]] inline void unrolled(F&& f) {
   if constexpr (kBegin < kEnd) {
@@ -19,8 +20,8 @@ template <int kEnd, int kBegin = 0, class F>
   }
 }
 
-// n rows of `width` elements to n rows of `stride` units, zero-padded to whole vectors. There is a
-// slot to prefetch in before each.
+// Converts n rows of `width` elements to n rows of `stride` units, zero-padded to whole vectors.
+// There is a slot to prefetch in before each.
 template <class Op, DType kSource>
 void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows, int64_t n,
                   int64_t width, RowPrefetcher& prefetcher) {
@@ -40,7 +41,7 @@ void convert_rows(typename Op::Unit* to, int64_t stride, const char* const* rows
 // Slots taken at once: issuing for each alone costs more than such short bursts do.
 constexpr int64_t kSlotsAtOnce = 4;
 
-// How many query rows score_keys best takes at once.
+// The query rows at once with which score_keys is fastest.
 template <class S>
 constexpr int kScoreRows = S::kWidth >= 16  ? 4
                            : S::kWidth >= 8 ? 2

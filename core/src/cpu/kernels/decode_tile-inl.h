@@ -127,7 +127,7 @@ class DecodeTile {
     }
   }
 
-  // Converts rows, if that repays: once for many query rows, or for want of whole vectors.
+  // Converts rows if that pays: once for many query rows, or where they are not whole vectors.
   // Returns whether it did; the rows are then of To::kDType and `stride` units.
   template <class To, DType kSource>
   bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {

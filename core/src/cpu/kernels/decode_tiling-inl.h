@@ -10,7 +10,7 @@
 namespace attn::cpu {
 namespace {
 
-// From so many rows per key head on tile registers are faster than vectors.
+// From this many rows per key head tile registers are faster than vectors.
 constexpr int64_t kLeastTileRows = 5;
 
 template <class Op>

@@ -16,7 +16,7 @@
 namespace attn::cpu {
 namespace {
 
-// Tile sizes. Only `keys` touches the arithmetic, so it depends on widths and dtype alone.
+// Tile sizes. Only `keys` affects the arithmetic, so it depends on widths and dtype alone.
 template <class Op>
 struct ForwardTiling {
   using Real = typename Op::S::Real;
@@ -32,7 +32,7 @@ struct ForwardTiling {
   int64_t keys;           // per tile
   int64_t score_stride;   // from a row of scores to the next
   int64_t unit_stride;    // from a row of units of probabilities to the next
-  int64_t strip_rows;     // query rows whose scores are there at once
+  int64_t strip_rows;     // query rows whose scores are held at once
   int64_t block_rows;     // query rows that share one packed tile: whole strips
   int64_t blocks;         // per key head of the longest sequence
   int64_t tasks;          // a block each
@@ -60,8 +60,8 @@ struct ForwardTiling {
     tasks = p.num_sequences * p.Hkv * blocks;
   }
 
-  // A strip's rows are computed against all keys that one of them sees: in a window hardly more
-  // than each sees by itself, if they are few against its width.
+  // A strip's rows are computed against all keys that any of them sees: in a window these are
+  // hardly more than each row sees by itself, if the rows are few compared to its width.
   static int64_t strip_rows_of(const Problem& p) {
     if (p.positions) return kStripRows;
     const int64_t seen = larger(p.band.left + p.band.right + 1, 0);
@@ -144,10 +144,10 @@ class ForwardBlock {
  private:
   static constexpr int64_t kRowsAhead = 2;      // from a row to the one whose biases are prefetched
   static constexpr int64_t kOutputsAhead = 16;  // likewise the one whose output is
-  // Rows whose maxima are found before any is exponentiated: to wait for one at a time takes long.
+  // Rows whose maxima are found before any is exponentiated: waiting for one at a time takes long.
   static constexpr int64_t kRowsAtOnce = 4;
 
-  // What of a packed tile is finite as a whole.
+  // Which operands of a packed tile are finite throughout.
   struct FiniteTile {
     bool keys = true, values = true;
   };
@@ -244,7 +244,7 @@ class ForwardBlock {
     finite.values &= pack_stacked<Op>(s_.values, s_.rows, p_.value.dtype, part, n, p_.Kv);
   }
 
-  // A few rows against columns of the tile that one of them sees.
+  // A few rows against columns of the tile that any of them sees.
   void attend_strip(int64_t strip, int64_t rows, int64_t begin, int64_t n, KeyRange columns,
                     FiniteTile finite) {
     const int64_t from = columns.begin / kPanel<Op> * kPanel<Op>;
@@ -374,7 +374,7 @@ void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& r
         const int64_t block = c.tiling.blocks - 1 - task / heads;
         const int64_t head = task % heads;
         const Sequence sequence = c.p.sequence(head / c.p.Hkv);
-        // The longest sequence has this block, but has this one?
+        // The longest sequence has this block, but does this one?
         if (is_decode(c.p, sequence)) return;
         if (block * c.tiling.block_rows >= c.p.G * sequence.Mq) return;
         Scratch memory(c.workspace + worker * c.scratch_bytes);

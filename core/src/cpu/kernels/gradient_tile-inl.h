@@ -179,7 +179,8 @@ class GradientTile {
       const QueryRow at = tile.query(p, r);
       load_dropout_row(by_row_ + r * kTileKeys, p.dropout, {tile.sequence, at.h, at.i, begin, n});
     }
-    // The row that an odd last one is paired with must not multiply by what lies there.
+    // An odd last row is paired with one more, which must not multiply by what happens to lie
+    // there.
     if (tile.n % Op::kDepth != 0) {
       for (int64_t c = 0; c < n; ++c) by_row_[tile.n * kTileKeys + c] = 0;
     }
@@ -257,8 +258,8 @@ class GradientTile {
     return any_of_tile;
   }
 
-  // dS = P * (dP * dropout - delta), over kDepth keys at a time. kMasked: whatever the plain case
-  // lacks may be there.
+  // dS = P * (dP * dropout - delta), over kDepth keys at a time. kMasked: there may be excluded
+  // keys, biases, a cap or large lses.
   template <bool kAsUnits, bool kMasked>
   void differentiate(const QueryTile<Op>& tile, int64_t n, Factors factors) {
     constexpr int D = Op::kDepth;

@@ -1,5 +1,5 @@
 // Merging chunks of attention, forward and backward: each row by itself, read where it lies.
-// A chunk whose weight is 0, for its lse is -infinity or almost so, is not even read.
+// A chunk whose weight is 0, since its lse is -infinity or nearly so, is not even read.
 //
 // With w_c = exp(lse_c - lse):  out = sum_c w_c out_c;  d out_c = w_c d out;
 // d lse_c = w_c (d out . out_c - sum_c w_c d out . out_c + d lse).

@@ -105,8 +105,8 @@ constexpr int64_t kDepthBlock = 256;
 template <class Op, bool kDepthMajor = false>
 void multiply_by_vectors(Product<Op> p) {
   const int64_t depth = p.depth;
-  // Blocks end where they would of a product with all of B's depth: what a row makes of it is the
-  // same wherever its own part begins.
+  // Blocks end where those of a product with all of B's depth would: a row's sums are then the same
+  // wherever its own part begins.
   for (int64_t d = 0; d < depth; d += p.depth) {
     p.depth = smaller(kDepthBlock - (p.b_begin + d) % kDepthBlock, depth - d);
     for (int64_t column = 0; column < p.columns; column += kPanel<Op>) {

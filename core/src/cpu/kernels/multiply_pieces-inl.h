@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kMostSteps = 4;  // of depth that are multiplied at once
 
-// A left operand in pieces, of which each step of depth has a row's after each other.
+// A left operand in pieces, those of a step of depth one after the other.
 template <class Op>
 struct LeftTiles {
   const typename Op::Unit* units;
@@ -77,7 +77,8 @@ class LeftPieces {
     return load_elements<S, DType::kFloat32>(reinterpret_cast<const char*>(at), 0, rest);
   }
 
-  // Rows [r, r + kWidth), a step of whose depth lies stride units apart, as far as it is there.
+  // Rows [r, r + kWidth) over a step of depth, whose elements lie `stride` units apart; those that
+  // are not `there` count as 0.
   void turn(const Unit* at, int64_t stride, int64_t r, int64_t d, KeyRange there) {
     constexpr int W = S::kWidth;
     const auto load = [&](int64_t u) {
@@ -157,8 +158,7 @@ class FinitePanel {
   alignas(64) typename Op::Unit units_[kMostSteps * Op::kTileUnits * Op::kPieces * kPanel<Op>];
 };
 
-// sum + factor * number where that is not finite; elsewhere it is 0, as the factor of an infinity
-// or NaN may be.
+// sum + factor * number where the number is not finite: those that are have been made 0.
 template <class Op>
 typename Op::Vec add_nonfinite(typename Op::Vec sum, typename Op::Vec factor,
                                typename Op::Vec number, bool skip_zeros) {
@@ -168,8 +168,8 @@ typename Op::Vec add_nonfinite(typename Op::Vec sum, typename Op::Vec factor,
   return skip_zeros ? S::select(S::equal(factor, zero), sum, added) : added;
 }
 
-// Adds what the numbers of a panel that are not finite make of one row of A: of both the largest
-// pieces tell all that counts.
+// Adds what the numbers of a panel that are not finite make of one row of A: the largest pieces of
+// both tell all that matters.
 template <class Op>
 void add_nonfinite_pieces(const LeftTiles<Op>& a, const PanelOfPieces<Op>& b, bool skip_zeros,
                           typename Op::S::Real* c) {
@@ -217,7 +217,7 @@ void multiply_rows_in_pieces(const Product<Op>& p, const LeftTiles<Op>& a, int64
 }
 
 // A row's sums are the same whatever other rows there are, and whatever is not finite: a part ends
-// where one would of a product with all of B's depth.
+// where that of a product with all of B's depth would.
 template <class Op, bool kDepthMajor>
 void multiply_in_pieces(const Product<Op>& p, typename Op::Registers& registers) {
   LeftPieces<Op, kDepthMajor> computed;

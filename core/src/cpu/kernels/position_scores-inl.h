@@ -28,7 +28,7 @@ constexpr int64_t reached_rows(int64_t lines, int64_t columns) {
   return round_up(lines + columns - 1, kPanel<PositionOperand<S>>) + kPanel<PositionOperand<S>>;
 }
 
-// The features of some lines of one head as a left operand, and what they are those of.
+// The features of some lines of one head as a left operand, and which lines those are.
 template <class S>
 struct PositionFeatures {
   using Real = typename S::Real;
@@ -40,7 +40,7 @@ struct PositionFeatures {
       : lines(scratch.take<Real>(capacity * round_up(width, S::kWidth))),
         stride(round_up(width, S::kWidth)) {}
 
-  // Makes them those of [begin, begin + n); `rows` has room for as many pointers.
+  // Loads those of [begin, begin + n), unless they are there; `rows` has room for as many pointers.
   void load(const PositionTerm& term, const char** rows, int64_t b_, int64_t h_, int64_t begin_,
             int64_t n_) {
     if (b == b_ && h == h_ && begin == begin_ && n == n_) return;
@@ -63,7 +63,7 @@ struct TableWindow {
       : panels(scratch.take<Real>(panel_units<PositionOperand<S>>(width, capacity))),
         pointers(scratch.take<const char*>(capacity)) {}
 
-  // Makes them those of `wanted`, if they are not among what is there.
+  // Packs those of `wanted`, unless they are there.
   void cover(const DistanceTable& table, int64_t h_, KeyRange wanted) {
     if (h == h_ && rows.begin <= wanted.begin && wanted.end <= rows.end) return;
     h = h_, rows = wanted;
@@ -106,7 +106,7 @@ class PositionScores {
   }
 
  private:
-  // Returns the row of the table from which on products are.
+  // Returns the first row of the table that has products.
   int64_t multiply_lines(const DistanceTable& table, int64_t h, const Real* features,
                          int64_t stride, KeyRange lines, KeyRange columns) {
     const KeyRange reach = table.reach(lines, columns);
@@ -133,8 +133,7 @@ class PositionScores {
   Real* line_;      // one line's scores
 };
 
-// Adds factor * scores to n biases, of which those that exclude a key stay: its features may be
-// NaN.
+// Adds factor * scores to n biases. Those that exclude a key stay: its features may be NaN.
 template <class S>
 void add_position_scores(typename S::Real* to, const typename S::Real* scores, int64_t n,
                          typename S::Real factor) {

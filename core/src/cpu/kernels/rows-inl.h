@@ -18,8 +18,8 @@ inline bool is_decode(const Problem& p, const Sequence& sequence) {
   return p.G * sequence.Mq <= kDecodeRows;
 }
 
-// In a row that sees no more keys than this, roundings to 16 bits do not average out: they are made
-// up for.
+// In a row that sees no more keys than this, roundings to 16 bits do not average out: their
+// residuals are multiplied, too.
 constexpr int64_t kFewKeys = 32;
 
 inline bool sees_few(const KeyRange& seen) { return seen.end - seen.begin <= kFewKeys; }

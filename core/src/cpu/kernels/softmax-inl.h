@@ -61,7 +61,7 @@ struct ScoreRow {
   KeyRange seen() const {
     return {begin / Op::S::kWidth * Op::S::kWidth, round_up(end, Op::S::kWidth)};
   }
-  // Whether all there is to do is to scale: by the pass that takes exponentials then.
+  // Whether there is nothing to do but scale: the pass that takes exponentials then does it.
   bool is_only_scaled() const { return scale > 0 && softcap == 0 && bias == nullptr; }
 };
 
@@ -185,8 +185,8 @@ template <class Op>
   const auto scale = S::set1(row.scale);
   auto sum = S::set1(0);
   const auto probabilities = [&](int64_t c) {
-    // Not fused: the largest score was rounded when it was scaled. Of large scores the others have
-    // to be, too: 2 to the power of what rounding took from it alone might be infinite, or 0.
+    // Not fused: the largest score was rounded when it was scaled, so the others have to be. Where
+    // scores are large, 2 to the power of what that rounding took might be infinite, or 0.
     const auto p = Op::exp2(S::sub(S::mul(S::load(row.scores + c), scale), maximum));
     sum = S::add(sum, p);
     return p;
@@ -204,7 +204,7 @@ template <class Op>
     if (Op::kDepth > 1 && row.residuals) S::store(row.residuals + c, Op::residual(p));
     Op::store_units(row.units + c / Op::kDepth, p);
   }
-  // Last: of pairs, these units may lie where scores were.
+  // Last: units of pairs may lie where scores were still to be read.
   clear_units<Op>(row.units, {seen.end, row.n});
   running.total += S::reduce_add(sum);
 }

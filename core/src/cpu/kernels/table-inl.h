@@ -29,7 +29,7 @@ struct Kernels {
   // Few rows do not repay cutting keys into pieces.
   using ForDecoding = std::conditional_t<HasPieces<Op>, ByVectors, Op>;
 
-  // Sequences that are for one way of computing and for the other take turns with the workspace.
+  // Decoding and the tiled forward, each for its own sequences, take turns with the workspace.
   static size_t forward_workspace(const ForwardProblem& p, int workers) {
     const bool may_decode = p.sequences || p.G * p.Mq <= kDecodeRows;
     const bool may_tile = p.G * p.most_queries > kDecodeRows;

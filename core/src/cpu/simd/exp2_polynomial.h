@@ -11,7 +11,7 @@ constexpr float kExp2C3 = 0.05550733581185341f;
 constexpr float kExp2C4 = 0.009671512991189957f;
 constexpr float kExp2C5 = 0.001326472731307149f;
 
-// On [0, 1], to 8.3e-8: for instruction sets that take away what is whole in one instruction.
+// On [0, 1], to 8.3e-8: for instruction sets that subtract the integer part in one instruction.
 constexpr float kExp2FractionC1 = 0.693151295185089f;
 constexpr float kExp2FractionC2 = 0.240164443850517f;
 constexpr float kExp2FractionC3 = 0.055799912661314f;

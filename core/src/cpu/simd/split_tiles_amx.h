@@ -30,11 +30,11 @@ struct SplitTiles : SingleOperand<VecAvx512> {
     Vec units[kPieces];  // from the largest piece to the smallest
   };
 
-  // What is cut into two pieces loses more to that.
+  // Cutting into two pieces loses more than the rough exponential does.
   static Vec exp2(Vec x) { return kPieces == 2 ? S::rough_exp2(x) : S::exp2(x); }
 
   // The units that pair the lanes of two vectors. The largest piece is cut off rather than rounded,
-  // which cannot overflow; the last one is the nearest. What is infinite has NaN for its second.
+  // which cannot overflow; the last one is the nearest. An infinity's second piece is NaN.
   static Pieces split(Vec first, Vec second) { return split_after<1>(first, second); }
 
   // The same for what is packed: what is not finite is whole in the first piece. Of two pieces both
@@ -130,7 +130,7 @@ struct SplitTiles : SingleOperand<VecAvx512> {
   static Vec rounded(Vec v) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000)));
   }
-  // The larger half of the bits.
+  // The upper half of the bits.
   static Vec cut(Vec v) {
     const __m512i mask = _mm512_set1_epi32(kHighHalf);
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), mask));
@@ -144,7 +144,7 @@ struct SplitTiles : SingleOperand<VecAvx512> {
     const __m512i exponent = _mm512_set1_epi32(0x7f800000);
     return _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
   }
-  // A NaN may have no bit in the larger half: it gets one.
+  // A NaN may have no bit set in the upper half: it gets one.
   static Vec quiet(Vec v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);

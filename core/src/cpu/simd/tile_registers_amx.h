@@ -17,14 +17,14 @@ struct Tiles {
   static constexpr int64_t kUnits = 16;    // of depth
 };
 
-// The shapes of a thread's tile registers while a task runs, which alone uses them then: to set
+// The shapes of a thread's tile registers while a task runs, which alone uses them then: setting
 // them takes as long as some products.
 class TileRegisters {
  public:
   TileRegisters() = default;
   TileRegisters(const TileRegisters&) = delete;
   TileRegisters& operator=(const TileRegisters&) = delete;
-  // Gives them back to the operating system's care.
+  // So that the operating system no longer saves them.
   ~TileRegisters() {
     if (rows_ > 0) _tile_release();
   }
@@ -63,7 +63,7 @@ class TileRegisters {
 template <bool kLower, bool kRight>
 struct TileSums : Tiles {
   static void begin(const float* c, int64_t stride, bool accumulate) {
-    // The compiler does not know that tiles are loaded from memory: all is to be written by now.
+    // The compiler does not know that tiles are loaded from memory: all has to be written by now.
     asm volatile("" ::: "memory");
     const float* const lower = c + kRows * stride;
     if (accumulate) {
