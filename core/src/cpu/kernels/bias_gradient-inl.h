@@ -9,7 +9,7 @@
 #include "cpu/kernels/score_gradients-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -219,26 +219,14 @@ int64_t bias_gradient_workspace(const BackwardProblem& p, int workers) {
 
 template <class Op>
 void bias_gradient(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
-  struct Context {
-    const BackwardProblem& p;
-    GradientWidths<Op> widths;
-    BiasTiling tiling;
-    int64_t scratch_bytes;
-    char* scratch;
-  };
-  Context context{p, GradientWidths<Op>(p), BiasTiling(p),
-                  scratch_bytes_of<BiasGradientScratch<Op>>(p, GradientWidths<Op>(p)),
-                  static_cast<char*>(workspace)};
+  const GradientWidths<Op> widths(p);
+  const BiasTiling tiling(p);
   if (p.sequences) clear_grad_bias<typename Op::S>(p);
-  runner.run(
-      context.tiling.tasks(),
-      [](int64_t task, int worker, void* opaque) {
-        Context& c = *static_cast<Context*>(opaque);
-        Scratch scratch(c.scratch + worker * c.scratch_bytes);
-        BiasGradientScratch<Op> pieces(scratch, c.p, c.widths);
-        BiasGradientTask<Op>(c.p, c.widths, c.tiling, pieces, task).run();
-      },
-      &context);
+  const auto differentiate = [&](int64_t task, BiasGradientScratch<Op>& scratch) {
+    BiasGradientTask<Op>(p, widths, tiling, scratch, task).run();
+  };
+  run_with_scratch<BiasGradientScratch<Op>>(runner, tiling.tasks(), workspace, differentiate, p,
+                                            widths);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
 #include "cpu/kernels/strip_positions-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -357,31 +357,19 @@ int64_t tiled_forward_workspace(const ForwardProblem& p, int workers) {
 // Attends the sequences that are not for decode_forward.
 template <class Op>
 void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
-  struct Context {
-    const ForwardProblem& p;
-    ForwardTiling<Op> tiling;
-    int64_t scratch_bytes;
-    char* workspace;
+  const ForwardTiling<Op> tiling(p, runner.workers);
+  const auto attend = [&](int64_t task, ForwardScratch<Op>& scratch) {
+    // The last blocks come first: under a causal mask they are the longest.
+    const int64_t heads = p.num_sequences * p.Hkv;
+    const int64_t block = tiling.blocks - 1 - task / heads;
+    const int64_t head = task % heads;
+    const Sequence sequence = p.sequence(head / p.Hkv);
+    // The longest sequence has this block, but does this one?
+    if (is_decode(p, sequence)) return;
+    if (block * tiling.block_rows >= p.G * sequence.Mq) return;
+    ForwardBlock<Op>(p, tiling, scratch, sequence, head % p.Hkv, block).run();
   };
-  Context context{p, ForwardTiling<Op>(p, runner.workers), 0, static_cast<char*>(workspace)};
-  context.scratch_bytes = scratch_bytes_of<ForwardScratch<Op>>(p, context.tiling);
-  runner.run(
-      context.tiling.tasks,
-      [](int64_t task, int worker, void* opaque) {
-        Context& c = *static_cast<Context*>(opaque);
-        // The last blocks come first: under a causal mask they are the longest.
-        const int64_t heads = c.p.num_sequences * c.p.Hkv;
-        const int64_t block = c.tiling.blocks - 1 - task / heads;
-        const int64_t head = task % heads;
-        const Sequence sequence = c.p.sequence(head / c.p.Hkv);
-        // The longest sequence has this block, but does this one?
-        if (is_decode(c.p, sequence)) return;
-        if (block * c.tiling.block_rows >= c.p.G * sequence.Mq) return;
-        Scratch memory(c.workspace + worker * c.scratch_bytes);
-        ForwardScratch<Op> scratch(memory, c.p, c.tiling);
-        ForwardBlock<Op>(c.p, c.tiling, scratch, sequence, head % c.p.Hkv, block).run();
-      },
-      &context);
+  run_with_scratch<ForwardScratch<Op>>(runner, tiling.tasks, workspace, attend, p, tiling);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 #include "cpu/kernels/arithmetic-inl.h"
 #include "cpu/kernels/operand-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 #include "problem/merge_problem.h"
 
 namespace attn::cpu {
@@ -311,20 +311,12 @@ struct MergeBackward {
 // Runs every tile; no row depends on another, so that the tiling changes no bit.
 template <class Op, template <class> class Direction>
 void run_merge(const typename Direction<Op>::Problem& p, const TaskRunner& runner) {
-  struct Context {
-    const typename Direction<Op>::Problem& p;
-    MergeTiling<Op> tiling;
-  };
-  Context context{p, MergeTiling<Op>(p)};
-  runner.run(
-      context.tiling.tasks,
-      [](int64_t task, int, void* opaque) {
-        const Context& c = *static_cast<const Context*>(opaque);
-        MergeTile<Op> tile(c.p, c.tiling, task);
-        tile.weigh();
-        Direction<Op>::run(c.p, tile);
-      },
-      &context);
+  const MergeTiling<Op> tiling(p);
+  run_tasks(runner, tiling.tasks, [&](int64_t task, int) {
+    MergeTile<Op> tile(p, tiling, task);
+    tile.weigh();
+    Direction<Op>::run(p, tile);
+  });
 }
 
 }  // namespace

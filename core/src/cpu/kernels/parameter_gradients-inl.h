@@ -9,7 +9,7 @@
 #include "cpu/kernels/score_gradients-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -123,24 +123,11 @@ int64_t parameter_gradients_workspace(const BackwardProblem& p, int workers) {
 
 template <class Op>
 void parameter_gradients(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
-  struct Context {
-    const BackwardProblem& p;
-    GradientWidths<Op> widths;
-    int64_t scratch_bytes;
-    char* scratch;
+  const GradientWidths<Op> widths(p);
+  const auto differentiate = [&](int64_t head, ParameterGradientScratch<Op>& scratch) {
+    ParameterGradientTask<Op>(p, widths, scratch, head).run();
   };
-  Context context{p, GradientWidths<Op>(p),
-                  scratch_bytes_of<ParameterGradientScratch<Op>>(p, GradientWidths<Op>(p)),
-                  static_cast<char*>(workspace)};
-  runner.run(
-      p.Hq,
-      [](int64_t head, int worker, void* opaque) {
-        Context& c = *static_cast<Context*>(opaque);
-        Scratch scratch(c.scratch + worker * c.scratch_bytes);
-        ParameterGradientScratch<Op> pieces(scratch, c.p, c.widths);
-        ParameterGradientTask<Op>(c.p, c.widths, pieces, head).run();
-      },
-      &context);
+  run_with_scratch<ParameterGradientScratch<Op>>(runner, p.Hq, workspace, differentiate, p, widths);
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ class Scratch {
     return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
   }
   int64_t used() const { return used_; }
+  // The workspace beyond what was taken.
+  void* rest() const { return base_ + used_; }
 
  private:
   char* base_;

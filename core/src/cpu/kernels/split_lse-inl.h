@@ -11,7 +11,7 @@
 #include "cpu/kernels/score_gradients-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/softmax-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -133,26 +133,14 @@ bool has_large_lse(const BackwardProblem& p) {
 template <class Op>
 void split_large_lses(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
   if (!has_large_lse<typename Op::S::Real>(p)) return;
-  struct Context {
-    const BackwardProblem& p;
-    GradientWidths<Op> widths;
-    int64_t scratch_bytes;
-    char* scratch;
+  const GradientWidths<Op> widths(p);
+  const int64_t tiles = split_lse_tiles(p);
+  const auto split = [&](int64_t task, SplitLseScratch<Op>& scratch) {
+    const int64_t head = task / tiles;
+    SplitLseTask<Op>(p, widths, scratch)
+        .run(p.sequence(head / p.Hkv), head % p.Hkv, task % tiles * kTileQueries);
   };
-  Context context{p, GradientWidths<Op>(p),
-                  scratch_bytes_of<SplitLseScratch<Op>>(p, GradientWidths<Op>(p)),
-                  static_cast<char*>(workspace)};
-  runner.run(
-      split_lse_tasks(p),
-      [](int64_t task, int worker, void* opaque) {
-        Context& c = *static_cast<Context*>(opaque);
-        const int64_t tiles = split_lse_tiles(c.p), head = task / tiles;
-        Scratch scratch(c.scratch + worker * c.scratch_bytes);
-        SplitLseScratch<Op> pieces(scratch, c.p, c.widths);
-        SplitLseTask<Op>(c.p, c.widths, pieces)
-            .run(c.p.sequence(head / c.p.Hkv), head % c.p.Hkv, task % tiles * kTileQueries);
-      },
-      &context);
+  run_with_scratch<SplitLseScratch<Op>>(runner, split_lse_tasks(p), workspace, split, p, widths);
 }
 
 }  // namespace

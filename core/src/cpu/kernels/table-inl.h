@@ -60,7 +60,7 @@ struct Kernels {
     BackwardProblem p = problem;
     Scratch shared(workspace);
     place_split_lses<Op>(p, shared);
-    void* rest = shared.take<char>(0);
+    void* rest = shared.rest();
     split_large_lses<Op>(p, rest, runner);
     const bool with_bias = writes_grad_bias(p);
     if (with_bias || p.grad_query || p.grad_key || p.grad_value || wants_positions(p)) {
