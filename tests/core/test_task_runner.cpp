@@ -1,5 +1,6 @@
 // Every task runs once, in order of start, whoever provides the threads and however they nest, and
 // computes with subnormal numbers as 0.
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "failing_memory.h"
 #include "parallel/task_runner.h"
 
 namespace {
@@ -147,6 +149,20 @@ void test_fork() {
   check_each_task_once("after the fork", pool_runner(3), 100);
 }
 
+// Without memory for more threads the work is done all the same, and signals reach the caller.
+void test_no_memory_for_threads() {
+  const TaskRunner runner = pool_runner(20);  // more than any test before asked for
+  Tally tally(100, runner.workers);
+  {
+    const NoMemory no_memory;
+    runner.run(100, Tally::body, &tally);
+  }
+  for (const std::atomic<int>& count : tally.runs) CHECK(count == 1);
+  sigset_t blocked;
+  pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+  CHECK(sigismember(&blocked, SIGINT) == 0);
+}
+
 void test_subnormals() {
   const auto multiply = [](int64_t task, int, void* products) {
     volatile float small = 1e-20f;
@@ -172,6 +188,7 @@ int main() {
   test_nested_calls();
   test_many_callers();
   test_fork();
+  test_no_memory_for_threads();
   test_subnormals();
   return check::outcome();
 }

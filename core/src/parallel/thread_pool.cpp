@@ -6,8 +6,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace attn {
@@ -17,6 +17,23 @@ using Work = void (*)(int worker, void* context);
 
 // Whether this thread runs some job's work: what it calls then runs serially.
 thread_local bool inside_work = false;
+
+// While one lives, its thread takes no signal, and threads that it starts never do: signals belong
+// to the program's own threads.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 class ThreadPool {
  public:
@@ -62,17 +79,14 @@ void ThreadPool::run(int workers, Work work, void* context) {
   }
 }
 
-// Where the system refuses more threads, the ones there are take the tickets.
+// Where the system refuses more threads, or memory for them, the ones there are take the tickets.
 void ThreadPool::start_threads(int count) {
   if (num_threads_ >= count) return;
-  sigset_t all, before;  // signals belong to the program's own threads
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalsBlocked signals_blocked;
   try {
     for (; num_threads_ < count; ++num_threads_) std::thread([this] { thread_main(); }).detach();
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void ThreadPool::thread_main() {
