@@ -6,6 +6,7 @@
 
 #include "calls.h"
 #include "check.h"
+#include "failing_memory.h"
 
 namespace {
 
@@ -33,6 +34,10 @@ int main(int argc, char** argv) {
   const int expected_threads = argc > 2 ? std::atoi(argv[2]) : 0;
   const char* forced = std::getenv("ATTN_CPU_ISA");
 
+  {
+    const NoMemory no_memory;  // the first to ask, and answered all the same
+    attn_cpu_isas();
+  }
   const char* isa = nullptr;
   attn_error error{};
   CHECK_IN(error.message, attn_cpu_isa(&isa, &error) == expected);

@@ -42,7 +42,8 @@ ATTN_API const char* attn_version(void) ATTN_NOEXCEPT;
    the same. */
 ATTN_API attn_status attn_cpu_isa(const char** name, attn_error* error) ATTN_NOEXCEPT;
 
-/* Returns the names this build and machine can run, most capable first, separated by spaces. */
+/* Returns the names this build and machine can run, most capable first, separated by spaces; static
+   storage. Asks for AMX's tile registers, as attn_cpu_isa does. */
 ATTN_API const char* attn_cpu_isas(void) ATTN_NOEXCEPT;
 
 /* Returns the threads a call uses when its attn_exec names none: the environment's

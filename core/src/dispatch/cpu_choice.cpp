@@ -1,6 +1,7 @@
 // Picks the best candidate that runs here, or the one that ATTN_CPU_ISA names.
 #include "dispatch/cpu_choice.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -13,6 +14,21 @@ namespace {
 
 constexpr const char* kKnownIsas[] = {"scalar",      "avx2",     "avx512",
                                       "avx512_bf16", "amx_bf16", "neon"};
+
+// Memory of its own, for who asks is promised an answer.
+struct IsaNames {
+  char text[64] = "";
+
+  IsaNames() {
+    size_t used = 0;
+    for (const CpuCandidate& candidate : cpu_candidates()) {
+      if (!candidate.runs_here()) continue;
+      const char* separator = used == 0 ? "" : " ";
+      used +=
+          std::snprintf(text + used, sizeof(text) - used, "%s%s", separator, candidate.isa->name);
+    }
+  }
+};
 
 struct Choice {
   const cpu::InstructionSet* isa = nullptr;  // NULL: refused
@@ -59,16 +75,8 @@ const cpu::KernelTable& chosen_cpu_kernels(DType dtype) { return chosen().kernel
 const char* cpu_isa() { return chosen().name; }
 
 const char* cpu_isas() {
-  static const std::string names = [] {
-    std::string joined;
-    for (const CpuCandidate& candidate : cpu_candidates()) {
-      if (!candidate.runs_here()) continue;
-      if (!joined.empty()) joined += ' ';
-      joined += candidate.isa->name;
-    }
-    return joined;
-  }();
-  return names.c_str();
+  static const IsaNames names;
+  return names.text;
 }
 
 }  // namespace attn
