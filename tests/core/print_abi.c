@@ -55,8 +55,6 @@ static void print_mask(void) {
   FIELD(attn_mask, blocks.block_size);
   FIELD(attn_mask, relative.slopes);
   FIELD(attn_mask, relative.table);
-  FIELD(attn_mask, sink);
-  FIELD(attn_mask, softcap);
   FIELD(attn_mask, positions.query);
   FIELD(attn_mask, positions.key_table);
   FIELD(attn_mask, positions.key);
@@ -64,6 +62,8 @@ static void print_mask(void) {
   FIELD(attn_mask, positions.zero_row);
   FIELD(attn_mask, positions.key_table_rows);
   FIELD(attn_mask, positions.query_table_rows);
+  FIELD(attn_mask, sink);
+  FIELD(attn_mask, softcap);
 }
 
 static void print_forward(void) {
@@ -100,13 +100,13 @@ static void print_backward(void) {
   FIELD(attn_attention_backward_args, grad_slopes);
   FIELD(attn_attention_backward_args, grad_table);
   FIELD(attn_attention_backward_args, grad_sink);
-  FIELD(attn_attention_backward_args, workspace);
-  FIELD(attn_attention_backward_args, workspace_bytes);
-  FIELD(attn_attention_backward_args, exec);
   FIELD(attn_attention_backward_args, grad_position_query);
   FIELD(attn_attention_backward_args, grad_key_table);
   FIELD(attn_attention_backward_args, grad_position_key);
   FIELD(attn_attention_backward_args, grad_query_table);
+  FIELD(attn_attention_backward_args, workspace);
+  FIELD(attn_attention_backward_args, workspace_bytes);
+  FIELD(attn_attention_backward_args, exec);
 }
 
 static void print_merge(void) {
@@ -138,6 +138,7 @@ static void print_step(void) {
   FIELD(attn_step_args, value);
   FIELD(attn_step_args, key_ring);
   FIELD(attn_step_args, value_ring);
+  FIELD(attn_step_args, query_ring);
   FIELD(attn_step_args, position);
   FIELD(attn_step_args, window);
   FIELD(attn_step_args, padding);
@@ -147,11 +148,10 @@ static void print_step(void) {
   FIELD(attn_step_args, scale);
   FIELD(attn_step_args, out);
   FIELD(attn_step_args, lse);
+  FIELD(attn_step_args, attending_query);
   FIELD(attn_step_args, workspace);
   FIELD(attn_step_args, workspace_bytes);
   FIELD(attn_step_args, exec);
-  FIELD(attn_step_args, query_ring);
-  FIELD(attn_step_args, attending_query);
 }
 
 static void print_linear(void) {

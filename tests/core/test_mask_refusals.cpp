@@ -315,10 +315,6 @@ void test_accepted() {
   run(Base::kPadded, [](Calls& c) { c.mask.sequences = {}; });
   run(Base::kPositions, [](Calls& c) { c.mask.positions.zero_row = INT64_MIN; });
   run(Base::kPositions, [](Calls& c) { c.mask.positions.zero_row = INT64_MAX; });
-  run(Base::kPositions, [](Calls& c) {  // as a caller of before positions, who has none
-    c.mask.struct_size = offsetof(attn_mask, positions);
-    c.backward.struct_size = offsetof(attn_attention_backward_args, grad_position_query);
-  });
 }
 
 }  // namespace

@@ -264,6 +264,40 @@ void test_workspace() {
   CHECK(is_unwritten(calls.backward_outputs()));
 }
 
+// A struct as a later release may have it, for a caller built against that.
+template <class Struct>
+struct Grown {
+  Struct known;
+  char appended[64] = {};
+
+  explicit Grown(const Struct& given) : known(given) { known.struct_size = sizeof(*this); }
+};
+
+// Fields that this release does not know are refused if they are set, and else make no difference.
+void test_later_release() {
+  Calls calls(arrays_with_bias());
+  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
+  Grown<attn_attention_forward_args> args(calls.forward);
+  Grown<attn_mask> mask(calls.mask);
+  Grown<attn_exec> exec(calls.exec);
+  args.known.mask = &mask.known;
+  args.known.exec = &exec.known;
+  const auto forward = [&] { return attn_attention_forward(&args.known, &calls.error); };
+  CHECK_IN(calls.error.message, forward() == ATTN_OK);
+  mark_unwritten(calls.forward_outputs());
+  const auto check_field = [&](char& field, const char* expected) {
+    field = 1;
+    CHECK_IN(expected, forward() == ATTN_ERROR_UNSUPPORTED);
+    CHECK_IN(calls.error.message, std::strstr(calls.error.message, expected));
+    CHECK_IN(expected, is_unwritten(calls.forward_outputs()));
+    field = 0;
+  };
+  check_field(args.appended[0], "args's fields from byte 88 on");
+  check_field(mask.appended[63], "mask's fields from byte 232 on");
+  check_field(exec.appended[8], "exec's fields from byte 40 on");
+  CHECK_IN(calls.error.message, forward() == ATTN_OK);
+}
+
 // What the contract allows though it looks odd.
 void test_accepted() {
   Calls defaults(arrays_with_bias());
@@ -271,17 +305,6 @@ void test_accepted() {
   defaults.forward.exec = nullptr;
   defaults.forward.lse = nullptr;
   CHECK_IN(defaults.error.message, defaults.run_forward() == ATTN_OK);
-
-  Calls grown(arrays_with_bias());  // a caller built against a later release
-  struct {
-    attn_attention_forward_args args;
-    char appended[64];
-  } later{grown.forward, {}};
-  later.args.struct_size = sizeof(later);
-  grown.run_forward();
-  later.args.workspace = grown.workspace.data();
-  later.args.workspace_bytes = grown.workspace.size();
-  CHECK(attn_attention_forward(&later.args, &grown.error) == ATTN_OK);
 
   Calls shared_heads(Arrays(kFloat32, kFloat32, {.Hq = 4, .Hkv = 4}, 2));
   shared_heads.key.strides[2] = shared_heads.value.strides[0] = 0;
@@ -312,6 +335,7 @@ int main() {
   }
   test_null_arguments();
   test_workspace();
+  test_later_release();
   test_accepted();
   return check::outcome();
 }

@@ -48,8 +48,11 @@ typedef struct attn_attention_forward_args {
   const attn_exec* exec; /* NULL: ATTN_EXEC_INIT */
 } attn_attention_forward_args;
 
-#define ATTN_ATTENTION_FORWARD_INIT \
-  {sizeof(attn_attention_forward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0}
+/* clang-format off */
+#define ATTN_ATTENTION_FORWARD_INIT                                                  \
+  {sizeof(attn_attention_forward_args), NULL, NULL, NULL, NULL, ATTN_SCALE_DEFAULT,  \
+   NULL, NULL, NULL, 0, NULL}
+/* clang-format on */
 
 /* Initialise with ATTN_ATTENTION_BACKWARD_INIT. */
 typedef struct attn_attention_backward_args {
@@ -71,20 +74,21 @@ typedef struct attn_attention_backward_args {
   const attn_tensor* grad_slopes; /* written; the shape and dtype of mask's relative.slopes */
   const attn_tensor* grad_table;  /* written; the shape and dtype of mask's relative.table */
   const attn_tensor* grad_sink;   /* written; the shape and dtype of mask's sink */
-  void* workspace;
-  size_t workspace_bytes;
-  const attn_exec* exec;
   /* Written; the shapes and dtypes of mask's positions.query, .key_table, .key and .query_table. */
   const attn_tensor* grad_position_query;
   const attn_tensor* grad_key_table;
   const attn_tensor* grad_position_key;
   const attn_tensor* grad_query_table;
+  void* workspace;
+  size_t workspace_bytes;
+  const attn_exec* exec;
 } attn_attention_backward_args;
 
 /* clang-format off */
-#define ATTN_ATTENTION_BACKWARD_INIT                                                           \
-  {sizeof(attn_attention_backward_args), 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0,  \
-   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define ATTN_ATTENTION_BACKWARD_INIT                                                   \
+  {sizeof(attn_attention_backward_args), NULL, NULL, NULL, NULL, ATTN_SCALE_DEFAULT,   \
+   NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+   NULL, NULL, 0, NULL}
 /* clang-format on */
 
 /* Stores the bytes of workspace the call described by `args` needs. Only shapes, dtypes, the mask

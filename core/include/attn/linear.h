@@ -34,7 +34,7 @@ typedef struct attn_linear_args {
   const attn_exec* exec; /* NULL: ATTN_EXEC_INIT */
 } attn_linear_args;
 
-#define ATTN_LINEAR_INIT {sizeof(attn_linear_args), 0, 0, 0, 0, 0, 0, 0}
+#define ATTN_LINEAR_INIT {sizeof(attn_linear_args), NULL, NULL, NULL, NULL, NULL, 0, NULL}
 
 /* Stores the bytes of workspace the call described by `args` needs, O(N E). Data pointers and
    workspace are not read and may be NULL. Validates all but those. */

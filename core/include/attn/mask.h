@@ -109,24 +109,24 @@ typedef struct attn_mask {
   attn_pages pages;
   attn_blocks blocks;
   attn_relative relative;
+  attn_positions positions;
   const attn_tensor* sink; /* [Hq]: a logit that joins each row's softmax and carries no value; it
                               counts in lse; or NULL */
   double softcap;          /* > 0: scaled scores s become softcap * tanh(s / softcap), before any
                               bias; 0 switches it off */
-  attn_positions positions;
 } attn_mask;
 
-#define ATTN_MASK_INIT                     \
-  {sizeof(attn_mask),                      \
-   {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0}, \
-   0,                                      \
-   {0.0, 0, 0},                            \
-   {0, 0, 0, 0, 0},                        \
-   {0, 0},                                 \
-   {0, 0, 0},                              \
-   {0, 0},                                 \
-   0,                                      \
-   0.0,                                    \
-   {0, 0, 0, 0, 0, 0, 0}}
+#define ATTN_MASK_INIT                      \
+  {sizeof(attn_mask),                       \
+   {ATTN_UNBOUNDED, ATTN_UNBOUNDED, 0, 0},  \
+   NULL,                                    \
+   {0.0, 0, 0},                             \
+   {NULL, NULL, NULL, 0, 0},                \
+   {NULL, 0},                               \
+   {NULL, NULL, 0},                         \
+   {NULL, NULL},                            \
+   {NULL, NULL, NULL, NULL, 0, NULL, NULL}, \
+   NULL,                                    \
+   0.0}
 
 #endif /* ATTN_MASK_H */

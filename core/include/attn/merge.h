@@ -39,7 +39,7 @@ typedef struct attn_merge_forward_args {
   const attn_exec* exec;                /* NULL: ATTN_EXEC_INIT */
 } attn_merge_forward_args;
 
-#define ATTN_MERGE_FORWARD_INIT {sizeof(attn_merge_forward_args), 0, 0, 0, 0, 0, 0}
+#define ATTN_MERGE_FORWARD_INIT {sizeof(attn_merge_forward_args), 0, NULL, NULL, NULL, NULL, NULL}
 
 /* Initialise with ATTN_MERGE_BACKWARD_INIT. */
 typedef struct attn_merge_backward_args {
@@ -55,7 +55,8 @@ typedef struct attn_merge_backward_args {
   const attn_exec* exec;
 } attn_merge_backward_args;
 
-#define ATTN_MERGE_BACKWARD_INIT {sizeof(attn_merge_backward_args), 0, 0, 0, 0, 0, 0, 0, 0}
+#define ATTN_MERGE_BACKWARD_INIT \
+  {sizeof(attn_merge_backward_args), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
 /* Writes out, and lse if wanted. Needs no workspace. */
 ATTN_API attn_status attn_merge_forward(const attn_merge_forward_args* args,

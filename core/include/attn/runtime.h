@@ -29,7 +29,7 @@ typedef struct attn_exec {
   void* stream;                   /* cudaStream_t; unused on the CPU */
 } attn_exec;
 
-#define ATTN_EXEC_INIT {sizeof(attn_exec), 0, 0, 0, 0, 0}
+#define ATTN_EXEC_INIT {sizeof(attn_exec), 0, 0, NULL, NULL, NULL}
 
 /* Returns the release, "major.minor.patch"; static storage. */
 ATTN_API const char* attn_version(void) ATTN_NOEXCEPT;

@@ -42,6 +42,7 @@ typedef struct attn_step_args {
   const attn_tensor* value;
   const attn_tensor* key_ring;     /* the slot of this step is written */
   const attn_tensor* value_ring;   /* likewise */
+  const attn_tensor* query_ring;   /* a slot is written; NULL: this step's own query attends */
   const attn_tensor* position;     /* steps seen before, in [0, 2^62); advanced */
   int64_t window;                  /* L, in [1, R] */
   const attn_tensor* padding;      /* true hides this step's key; NULL: false */
@@ -51,18 +52,20 @@ typedef struct attn_step_args {
   const attn_tensor* bias;         /* of the window's keys in the order of time, the newest last;
                                       or NULL */
   double scale;
-  const attn_tensor* out; /* written */
-  const attn_tensor* lse; /* written; NULL: not wanted */
-  void* workspace;        /* at least as many bytes as the workspace query says; any alignment */
-  size_t workspace_bytes;
-  const attn_exec* exec;              /* NULL: ATTN_EXEC_INIT */
-  const attn_tensor* query_ring;      /* a slot is written; NULL: this step's own query attends */
+  const attn_tensor* out;             /* written */
+  const attn_tensor* lse;             /* written; NULL: not wanted */
   const attn_tensor* attending_query; /* written: what query_ring gave, to streams that take no
                                          step too; NULL: not wanted */
+  void* workspace; /* at least as many bytes as the workspace query says; any alignment */
+  size_t workspace_bytes;
+  const attn_exec* exec; /* NULL: ATTN_EXEC_INIT */
 } attn_step_args;
 
-#define ATTN_STEP_INIT \
-  {sizeof(attn_step_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ATTN_SCALE_DEFAULT, 0, 0, 0, 0, 0, 0, 0}
+/* clang-format off */
+#define ATTN_STEP_INIT                                                                            \
+  {sizeof(attn_step_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL,   \
+   ATTN_SCALE_DEFAULT, NULL, NULL, NULL, NULL, 0, NULL}
+/* clang-format on */
 
 /* Stores the bytes of workspace the call described by `args` needs. Data pointers and workspace
    are not read and may be NULL. Validates all but those. */

@@ -10,12 +10,6 @@
 namespace attn {
 namespace {
 
-// The sizes with which the growable structs were born; fields appended later do not count.
-constexpr size_t kFirstForwardBytes =
-    offsetof(attn_attention_forward_args, exec) + sizeof(const attn_exec*);
-constexpr size_t kFirstBackwardBytes =
-    offsetof(attn_attention_backward_args, exec) + sizeof(const attn_exec*);
-
 // Reads what the forward left for the backward, and the gradients that come in.
 void read_backward_inputs(const attn_attention_backward_args& args, TensorReader& reader,
                           BackwardProblem& problem) {
@@ -94,17 +88,11 @@ void read_gradients(const attn_attention_backward_args& args, const attn_mask& m
   read_grad_positions(args, mask.positions, reader, problem);
 }
 
-template <class Args>
-void require_args(const Args* args) {
-  if (!args) refuse_argument("expected args to be a struct, got NULL; pass one");
-}
-
 }  // namespace
 
 ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader::Data data) {
-  require_args(given);
-  const attn_attention_forward_args args = read_growable<attn_attention_forward_args>(
-      "args", given, ATTN_ATTENTION_FORWARD_INIT, kFirstForwardBytes);
+  const attn_attention_forward_args args =
+      read_growable<attn_attention_forward_args>("args", given, ATTN_ATTENTION_FORWARD_INIT);
   ForwardCall call;
   ForwardProblem& problem = call.problem;
   TensorReader reader(data);
@@ -121,9 +109,8 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
 }
 
 BackwardCall read_backward(const attn_attention_backward_args* given, TensorReader::Data data) {
-  require_args(given);
-  const attn_attention_backward_args args = read_growable<attn_attention_backward_args>(
-      "args", given, ATTN_ATTENTION_BACKWARD_INIT, kFirstBackwardBytes);
+  const attn_attention_backward_args args =
+      read_growable<attn_attention_backward_args>("args", given, ATTN_ATTENTION_BACKWARD_INIT);
   BackwardCall call;
   BackwardProblem& problem = call.problem;
   TensorReader reader(data);

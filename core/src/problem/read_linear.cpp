@@ -1,17 +1,12 @@
 // The rules of attn/linear.h, argument by argument.
 #include "problem/read_linear.h"
 
-#include <cstddef>
-
 #include "problem/growable_struct.h"
 #include "problem/read_operands.h"
 #include "problem/refusal.h"
 
 namespace attn {
 namespace {
-
-// The size with which the growable struct was born; fields appended later do not count.
-constexpr size_t kFirstBytes = offsetof(attn_linear_args, exec) + sizeof(const attn_exec*);
 
 TensorSpec rows_like_x(const char* name, Access access, const LinearProblem& problem, Axis first,
                        Axis second = {}) {
@@ -49,9 +44,7 @@ void read_arrays(const attn_linear_args& args, TensorReader& reader, LinearProbl
 }  // namespace
 
 LinearCall read_linear(const attn_linear_args* given, TensorReader::Data data) {
-  if (!given) refuse_argument("expected args to be a struct, got NULL; pass one");
-  const attn_linear_args args =
-      read_growable<attn_linear_args>("args", given, ATTN_LINEAR_INIT, kFirstBytes);
+  const attn_linear_args args = read_growable<attn_linear_args>("args", given, ATTN_LINEAR_INIT);
   LinearCall call;
   TensorReader reader(data);
   read_arrays(args, reader, call.problem);

@@ -13,9 +13,6 @@
 namespace attn {
 namespace {
 
-// The size with which attn_mask was born.
-constexpr size_t kFirstMaskBytes = offsetof(attn_mask, softcap) + sizeof(double);
-
 // More keys than any diagonal can be away from any key, small enough to add without overflow.
 constexpr int64_t kBeyondAllKeys = int64_t{1} << 40;
 
@@ -98,7 +95,7 @@ double read_softcap(double softcap) {
 
 attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& problem) {
   attn_mask mask = ATTN_MASK_INIT;
-  if (given) mask = read_growable("mask", given, mask, kFirstMaskBytes);
+  if (given) mask = read_growable("mask", given, mask);
   problem.band = read_band(mask.band);
   problem.dropout = read_dropout(mask.dropout);
   read_sequences(mask.sequences, mask.pages, reader, problem);

@@ -12,12 +12,6 @@
 namespace attn {
 namespace {
 
-// The sizes with which the growable structs were born; fields appended later do not count.
-constexpr size_t kFirstForwardBytes =
-    offsetof(attn_merge_forward_args, exec) + sizeof(const attn_exec*);
-constexpr size_t kFirstBackwardBytes =
-    offsetof(attn_merge_backward_args, exec) + sizeof(const attn_exec*);
-
 Axis free_axis(const char* letter) { return {.letter = letter, .extent = kAnyExtent}; }
 
 constexpr const char* kOwner = "chunk_outs[0]";  // of every extent, and of the dtype
@@ -134,9 +128,8 @@ void check_chunks_apart(const MergeBackwardProblem& problem) {
 }
 
 template <class Args>
-Args read_args(const Args* given, const Args& defaults, size_t first_release_bytes) {
-  if (!given) refuse_argument("expected args to be a struct, got NULL; pass one");
-  const Args args = read_growable<Args>("args", given, defaults, first_release_bytes);
+Args read_args(const Args* given, const Args& defaults) {
+  const Args args = read_growable("args", given, defaults);
   check_lists(args);
   return args;
 }
@@ -145,7 +138,7 @@ Args read_args(const Args* given, const Args& defaults, size_t first_release_byt
 
 MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
   const attn_merge_forward_args args =
-      read_args<attn_merge_forward_args>(given, ATTN_MERGE_FORWARD_INIT, kFirstForwardBytes);
+      read_args<attn_merge_forward_args>(given, ATTN_MERGE_FORWARD_INIT);
   MergeForwardCall call;
   MergeForwardProblem& problem = call.problem;
   TensorReader reader(TensorReader::Data::kUsed);
@@ -166,7 +159,7 @@ MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
 
 MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
   const attn_merge_backward_args args =
-      read_args<attn_merge_backward_args>(given, ATTN_MERGE_BACKWARD_INIT, kFirstBackwardBytes);
+      read_args<attn_merge_backward_args>(given, ATTN_MERGE_BACKWARD_INIT);
   MergeBackwardCall call;
   MergeBackwardProblem& problem = call.problem;
   TensorReader reader(TensorReader::Data::kUsed);

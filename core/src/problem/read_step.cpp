@@ -1,8 +1,6 @@
 // The rules of attn/step.h, argument by argument.
 #include "problem/read_step.h"
 
-#include <cstddef>
-
 #include "problem/growable_struct.h"
 #include "problem/read_mask.h"
 #include "problem/read_operands.h"
@@ -10,9 +8,6 @@
 
 namespace attn {
 namespace {
-
-// The size with which the growable struct was born; fields appended later do not count.
-constexpr size_t kFirstBytes = offsetof(attn_step_args, exec) + sizeof(const attn_exec*);
 
 // Beyond all steps that anybody takes, and small enough to add to.
 constexpr int64_t kPositionLimit = int64_t{1} << 62;
@@ -139,9 +134,7 @@ void read_bias(const attn_tensor* bias, TensorReader& reader, StepProblem& probl
 }  // namespace
 
 StepCall read_step(const attn_step_args* given, TensorReader::Data data) {
-  if (!given) refuse_argument("expected args to be a struct, got NULL; pass one");
-  const attn_step_args args =
-      read_growable<attn_step_args>("args", given, ATTN_STEP_INIT, kFirstBytes);
+  const attn_step_args args = read_growable<attn_step_args>("args", given, ATTN_STEP_INIT);
   StepCall call;
   StepProblem& problem = call.problem;
   ForwardProblem& attention = problem.attention;

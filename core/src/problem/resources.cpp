@@ -4,17 +4,12 @@
 #include "problem/growable_struct.h"
 
 namespace attn {
-namespace {
-
-constexpr size_t kFirstExecBytes = offsetof(attn_exec, stream) + sizeof(void*);
-
-}  // namespace
 
 Resources read_resources(Device device, const attn_exec* given, void* workspace,
                          size_t workspace_bytes) {
   Resources resources{.device = device, .workspace = workspace, .workspace_bytes = workspace_bytes};
   attn_exec& exec = resources.exec;
-  if (given) exec = read_growable("exec", given, exec, kFirstExecBytes);
+  if (given) exec = read_growable("exec", given, exec);
   if (exec.num_threads < 0) {
     refuse_argument("expected exec's num_threads >= 0, got %d; pass 0 for the default",
                     exec.num_threads);
