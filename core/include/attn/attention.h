@@ -30,7 +30,8 @@
 extern "C" {
 #endif
 
-/* Stands for K^-0.5 in a `scale` field. Any finite scale is taken as it is. */
+/* Stands for K^-0.5 in a `scale` field. Any finite scale is taken as it is: one that carries scores
+   beyond the largest float32 (float64 for float64), as from 1e38 on, gives NaN. */
 #define ATTN_SCALE_DEFAULT ((double)INFINITY)
 
 /* Initialise with ATTN_ATTENTION_FORWARD_INIT. */

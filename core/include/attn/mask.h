@@ -84,9 +84,10 @@ typedef struct attn_positions {
 
 /* Drops each probability with chance p and scales the kept ones by 1 / (1 - p).
    The draw for (b, h, i, j) is word j % 4 of Philox4x32-10 at counter (b, h, i, j / 4); its key is
-   words 0 and 1 of Philox4x32-10 with key = seed, counter = offset. A probability is kept if its
-   draw >= p * 2^32. It depends on nothing else, so the backward redraws the same mask. i is the
-   row of query in memory; j counts the keys of the sequence, from 0. */
+   words 0 and 1 of Philox4x32-10 with key = seed, counter = offset, both with their low 32 bits in
+   word 0, the high ones in word 1, and 0 beyond. A probability is kept if its draw >= p * 2^32. It
+   depends on nothing else, so the backward redraws the same mask. i is the row of query in memory;
+   j counts the keys of the sequence, from 0. */
 typedef struct attn_dropout {
   double p; /* in [0, 1]; 0 switches dropout off */
   uint64_t seed;

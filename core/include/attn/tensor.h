@@ -29,7 +29,7 @@ typedef struct attn_tensor {
   const int64_t* strides; /* [ndim], in elements; 0 repeats, negative walks back */
   int32_t ndim;
   int32_t device_type; /* ATTN_DEVICE_* */
-  int32_t device_id;
+  int32_t device_id;   /* of the GPU; on the CPU it is not looked at */
   attn_dtype dtype;
 } attn_tensor;
 
