@@ -100,6 +100,17 @@ const Case kCases[] = {
      [](MergeCalls& c) { tensor(c.grad_chunk_outs, 0).data = tensor(c.grad_chunk_outs, 1).data; },
      Where::kBackward},
     {"every chunk's gradients apart from the other chunks' tensors",
+     [](MergeCalls& c) {
+       tensor(c.grad_chunk_outs, 0).data =
+           static_cast<float*>(tensor(c.grad_chunk_outs, 1).data) + 6;
+     },
+     Where::kBackward},
+    {"in chunk 1, expected chunk_lse apart from out, got overlapping memory",
+     [](MergeCalls& c) {
+       tensor(c.chunk_lses, 1).data = static_cast<float*>(tensor(c.results, 0).data) + 6;
+     },
+     Where::kForward},
+    {"every chunk's gradients apart from the other chunks' tensors",
      [](MergeCalls& c) { tensor(c.grad_chunk_lses, 2).data = tensor(c.chunk_lses, 1).data; },
      Where::kBackward},
 };

@@ -24,6 +24,14 @@ struct Case {
 attn_tensor some_tensor;
 int64_t five_numbers[5] = {1, 1, 1, 1, 1};
 
+void* bytes_into(Array& array, size_t offset) { return array.bytes().data() + offset; }
+
+// Lays [B, M, H, width] out as [B, H, M, width].
+void put_heads_first(EditableTensor& t) {
+  t.strides[1] = t.shape[3];
+  t.strides[2] = t.shape[1] * t.shape[3];
+}
+
 const Case kCases[] = {
     // Structs
     {"args's struct_size", [](Calls& c) { c.forward.struct_size = c.backward.struct_size = 0; }},
@@ -127,6 +135,11 @@ const Case kCases[] = {
     {"key's elements within 2^59", [](Calls& c) { c.key.strides[1] = int64_t{1} << 58; }},
     {"out's elements not to overlap", [](Calls& c) { c.out.strides[0] = 0; }, Where::kForward},
     {"out's elements not to overlap", [](Calls& c) { c.out.strides[1] = 23; }, Where::kForward},
+    {"out's elements not to overlap, got stride 1 on axis 1",
+     [](Calls& c) { c.out.strides[1] = 1; }, Where::kForward},
+    {"out's last stride to be 1, got 2", [](Calls& c) { c.out.strides[3] = 2; }, Where::kForward},
+    {"lse's elements not to overlap, got stride 1 on axis 0",
+     [](Calls& c) { c.lse.strides[0] = 1; }, Where::kForward},
     {"lse's elements not to overlap", [](Calls& c) { c.lse.strides[2] = 0; }, Where::kForward},
     {"grad_key's elements not to overlap", [](Calls& c) { c.grad_key.strides[2] = 0; },
      Where::kBackward},
@@ -181,6 +194,35 @@ const Case kCases[] = {
     {"grad_query apart from grad_out",
      [](Calls& c) { c.grad_query.tensor.data = c.grad_out.tensor.data; }, Where::kBackward,
      ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"out apart from query, got overlapping memory",
+     [](Calls& c) { c.out.tensor.data = bytes_into(c.arrays.query, 8 * sizeof(float)); },
+     Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"out apart from query, got overlapping memory",  // heads first, and each from its last query
+     [](Calls& c) {
+       put_heads_first(c.query);
+       put_heads_first(c.out);
+       c.out.strides[1] = -c.out.strides[1];
+       c.out.tensor.data = bytes_into(c.arrays.query, (8 + 4 * 6) * sizeof(float));
+     },
+     Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"lse apart from out, got overlapping memory",
+     [](Calls& c) { c.lse.tensor.data = bytes_into(c.arrays.out, 6 * sizeof(float)); },
+     Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"grad_key apart from grad_query, got overlapping memory",
+     [](Calls& c) { c.grad_key.tensor.data = bytes_into(c.arrays.grad_query, 8 * sizeof(float)); },
+     Where::kBackward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"workspace apart from out",
+     [](Calls& c) {
+       c.forward.workspace = bytes_into(c.arrays.out, 0);
+       c.forward.workspace_bytes = 64;
+     },
+     Where::kForward, ATTN_ERROR_INVALID_ARGUMENT, false},
+    {"workspace apart from ",
+     [](Calls& c) {
+       c.backward.workspace = bytes_into(c.arrays.query, 4);
+       c.backward.workspace_bytes = SIZE_MAX;
+     },
+     Where::kBackward, ATTN_ERROR_INVALID_ARGUMENT, false},
 };
 
 Arrays arrays_with_bias() {

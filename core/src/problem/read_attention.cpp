@@ -104,7 +104,7 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
   if (args.lse) {
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }
-  call.resources = read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
+  call.resources = read_resources(reader, args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 
@@ -119,7 +119,7 @@ BackwardCall read_backward(const attn_attention_backward_args* given, TensorRead
   const attn_mask mask = read_mask(args.mask, reader, problem);
   read_backward_inputs(args, reader, problem);
   read_gradients(args, mask, reader, problem);
-  call.resources = read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
+  call.resources = read_resources(reader, args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

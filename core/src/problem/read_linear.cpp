@@ -51,7 +51,7 @@ LinearCall read_linear(const attn_linear_args* given, TensorReader::Data data) {
   if (reader.device().is_cuda()) {
     refuse_unsupported("expected tensors on the CPU, got CUDA tensors; move them");
   }
-  call.resources = read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
+  call.resources = read_resources(reader, args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

@@ -2,7 +2,7 @@
 #include "problem/read_merge.h"
 
 #include <algorithm>
-#include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "problem/growable_struct.h"
@@ -97,34 +97,30 @@ void check_lists(const Args& args) {
   }
 }
 
-// Refuses a gradient that lies where a tensor of another chunk does.
-void check_chunks_apart(const MergeBackwardProblem& problem) {
-  struct Place {
-    const char* data;
-    bool is_written;
-  };
-  if (problem.B == 0 || problem.M == 0 || problem.H == 0) return;
-  std::vector<Place> places;
-  const auto note = [&](const char* data, bool is_written) {
-    if (data) places.push_back({data, is_written});
-  };
-  for (int64_t c = 0; c < problem.num_chunks; ++c) {
-    const MergeChunk& chunk = problem.chunks[c];
-    note(chunk.out.data, false);
-    note(chunk.lse.data, false);
-    note(chunk.grad_out.data, true);
-    note(chunk.grad_lse.data, true);
-  }
-  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return a.data != b.data ? a.data < b.data : a.is_written < b.is_written;
+// Refuses a gradient that lies where a tensor of another chunk does. Sorted by where they begin,
+// two tensors without gaps overlap if one begins before the furthest end so far.
+void check_chunks_apart(std::vector<TensorReader::Seen> tensors) {
+  using Seen = TensorReader::Seen;
+  const auto is_written = [](const Seen& seen) { return seen.access == Access::kWritten; };
+  std::sort(tensors.begin(), tensors.end(), [&](const Seen& a, const Seen& b) {
+    return a.range.begin != b.range.begin ? a.range.begin < b.range.begin
+                                          : is_written(a) < is_written(b);
   });
-  const auto met = std::adjacent_find(
-      places.begin(), places.end(),
-      [](const Place& a, const Place& b) { return a.data == b.data && b.is_written; });
-  if (met == places.end()) return;
-  refuse_argument(
-      "expected every chunk's gradients apart from the other chunks' tensors, got the same data "
-      "pointer; give each its own memory");
+  uintptr_t last_begin = 0, end_of_all = 0, end_of_written = 0;
+  for (const Seen& seen : tensors) {
+    const MemoryRange& range = seen.range;
+    const bool has_no_gaps = fills_its_range(*seen.tensor);
+    if ((is_written(seen) && range.begin == last_begin) ||
+        (has_no_gaps && range.begin < (is_written(seen) ? end_of_all : end_of_written))) {
+      refuse_argument(
+          "expected every chunk's gradients apart from the other chunks' tensors, got overlapping "
+          "memory; give each its own memory");
+    }
+    last_begin = range.begin;
+    if (!has_no_gaps) continue;
+    end_of_all = std::max(end_of_all, range.end);
+    if (is_written(seen)) end_of_written = std::max(end_of_written, range.end);
+  }
 }
 
 template <class Args>
@@ -153,7 +149,7 @@ MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
   });
   problem.chunks = call.chunks.get();
   problem.num_chunks = args.num_chunks;
-  call.resources = read_resources(reader.device(), args.exec);
+  call.resources = read_resources(reader, args.exec);
   return call;
 }
 
@@ -170,6 +166,7 @@ MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
     problem.grad_lse =
         reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem), args.grad_lse);
   }
+  std::vector<TensorReader::Seen> seen;
   call.chunks = read_chunks(args.num_chunks, reader, [&](int64_t c, TensorReader& chunk_reader) {
     MergeChunk chunk = read_chunk(args.chunk_outs[c], args.chunk_lses[c], problem, chunk_reader);
     if (args.grad_chunk_outs && args.grad_chunk_outs[c]) {
@@ -182,12 +179,14 @@ MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
           lse_rows("grad_chunk_lse", Access::kWritten, problem), args.grad_chunk_lses[c]);
       problem.wants_grad_lses = true;
     }
+    const auto of_chunk = chunk_reader.seen().subspan(reader.seen().size());
+    seen.insert(seen.end(), of_chunk.begin(), of_chunk.end());
     return chunk;
   });
   problem.chunks = call.chunks.get();
   problem.num_chunks = args.num_chunks;
-  check_chunks_apart(problem);
-  call.resources = read_resources(reader.device(), args.exec);
+  check_chunks_apart(std::move(seen));
+  call.resources = read_resources(reader, args.exec);
   return call;
 }
 

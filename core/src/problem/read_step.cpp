@@ -151,7 +151,7 @@ StepCall read_step(const attn_step_args* given, TensorReader::Data data) {
   if (args.lse) {
     attention.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, attention), args.lse);
   }
-  call.resources = read_resources(reader.device(), args.exec, args.workspace, args.workspace_bytes);
+  call.resources = read_resources(reader, args.exec, args.workspace, args.workspace_bytes);
   return call;
 }
 

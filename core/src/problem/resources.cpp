@@ -5,9 +5,11 @@
 
 namespace attn {
 
-Resources read_resources(Device device, const attn_exec* given, void* workspace,
+Resources read_resources(const TensorReader& reader, const attn_exec* given, void* workspace,
                          size_t workspace_bytes) {
-  Resources resources{.device = device, .workspace = workspace, .workspace_bytes = workspace_bytes};
+  reader.check_workspace(workspace, workspace_bytes);
+  Resources resources{
+      .device = reader.device(), .workspace = workspace, .workspace_bytes = workspace_bytes};
   attn_exec& exec = resources.exec;
   if (given) exec = read_growable("exec", given, exec);
   if (exec.num_threads < 0) {

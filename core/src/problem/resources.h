@@ -6,6 +6,7 @@
 
 #include "attn/runtime.h"
 #include "problem/device.h"
+#include "problem/tensor_reader.h"
 
 namespace attn {
 
@@ -16,8 +17,8 @@ struct Resources {
   attn_exec exec = ATTN_EXEC_INIT;
 };
 
-// Throws Refusal. `exec` may be NULL.
-Resources read_resources(Device device, const attn_exec* exec, void* workspace = nullptr,
-                         size_t workspace_bytes = 0);
+// Those of a call whose tensors `reader` has read. Throws Refusal. `exec` may be NULL.
+Resources read_resources(const TensorReader& reader, const attn_exec* exec,
+                         void* workspace = nullptr, size_t workspace_bytes = 0);
 
 }  // namespace attn

@@ -119,14 +119,15 @@ void check_reach(const TensorSpec& spec, int ndim, const attn_tensor& tensor) {
 }
 
 // Refuses outputs in which two indices meet in one element: taken from the smallest stride up,
-// each must step over all that the smaller ones span.
+// each must step over all that the smaller ones span. Of axes with equal strides the last comes
+// first, for the fault is the outer one's.
 void check_no_overlap(const TensorSpec& spec, int ndim, const attn_tensor& tensor) {
   bool done[4] = {};
   int64_t span = 0;
   for (int round = 0; round < ndim; ++round) {
     int next = -1;
     int64_t next_stride = 0;
-    for (int axis = 0; axis < ndim; ++axis) {
+    for (int axis = ndim - 1; axis >= 0; --axis) {
       if (done[axis] || tensor.shape[axis] == 1) continue;
       const int64_t stride = magnitude(tensor.strides[axis]);
       if (next >= 0 && stride >= next_stride) continue;
@@ -183,17 +184,35 @@ char* TensorReader::check_data(const TensorSpec& spec, DType dtype, const attn_t
     refuse_argument("expected %s's data at a multiple of %lld bytes, got %p; align its elements",
                     spec.name, static_cast<long long>(bytes), tensor.data);
   }
-  for (int i = 0; i < num_seen_; ++i) {
-    const bool written = spec.access == Access::kWritten || seen_[i].access == Access::kWritten;
-    if (!written || seen_[i].data != tensor.data) continue;
-    refuse_argument("expected %s apart from %s, got the same data pointer; give it its own memory",
-                    spec.name, seen_[i].name);
+  const MemoryRange range = range_of(tensor, bytes);
+  for (const Seen& seen : this->seen()) {
+    if (spec.access == Access::kRead && seen.access == Access::kRead) continue;
+    const bool same_data = seen.tensor->data == tensor.data;
+    if (!same_data &&
+        !(range.meets(seen.range) && fills_its_range(tensor) && fills_its_range(*seen.tensor))) {
+      continue;
+    }
+    refuse_argument("expected %s apart from %s, got %s; give it its own memory", spec.name,
+                    seen.name, same_data ? "the same data pointer" : "overlapping memory");
   }
-  seen_[num_seen_++] = {.name = spec.name, .access = spec.access, .data = tensor.data};
+  seen_[num_seen_++] = {
+      .name = spec.name, .access = spec.access, .tensor = &tensor, .range = range};
   return static_cast<char*>(tensor.data);
 }
 
-TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim, const attn_tensor* tensor) {
+void TensorReader::check_workspace(const void* workspace, size_t bytes) const {
+  const auto begin = reinterpret_cast<uintptr_t>(workspace);
+  const MemoryRange range{.begin = begin,
+                          .end = bytes < UINTPTR_MAX - begin ? begin + bytes : UINTPTR_MAX};
+  for (const Seen& seen : this->seen()) {
+    if (!workspace || !range.meets(seen.range) || !fills_its_range(*seen.tensor)) continue;
+    refuse_argument("expected workspace apart from %s, got overlapping memory; give it its own",
+                    seen.name);
+  }
+}
+
+TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim, const attn_tensor* tensor,
+                                      LastAxis last_axis) {
   check_structure(spec, ndim, tensor);
   View view{.data = no_elements, .dtype = check_dtype(spec, tensor->dtype)};
   check_device(spec, *tensor);
@@ -204,6 +223,7 @@ TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim, const at
   if (view.empty) return view;
 
   check_reach(spec, ndim, *tensor);
+  if (last_axis == LastAxis::kContiguous) check_contiguous_rows(spec, *tensor);
   if (spec.access == Access::kWritten) check_no_overlap(spec, ndim, *tensor);
   for (int axis = 0; axis < ndim; ++axis) {
     view.strides[axis] = tensor->shape[axis] == 1 ? 0 : tensor->strides[axis];
@@ -213,8 +233,7 @@ TensorReader::View TensorReader::view(const TensorSpec& spec, int ndim, const at
 }
 
 HeadRows TensorReader::head_rows(const TensorSpec& spec, const attn_tensor* tensor) {
-  const View rows = view(spec, 4, tensor);
-  if (!rows.empty) check_contiguous_rows(spec, *tensor);
+  const View rows = view(spec, 4, tensor, LastAxis::kContiguous);
   return {.data = rows.data,
           .dtype = rows.dtype,
           .stride_b = rows.strides[0],
@@ -223,8 +242,7 @@ HeadRows TensorReader::head_rows(const TensorSpec& spec, const attn_tensor* tens
 }
 
 HeadRows TensorReader::table_rows(const TensorSpec& spec, const attn_tensor* tensor) {
-  const View rows = view(spec, 3, tensor);
-  if (!rows.empty) check_contiguous_rows(spec, *tensor);
+  const View rows = view(spec, 3, tensor, LastAxis::kContiguous);
   return {.data = rows.data,
           .dtype = rows.dtype,
           .stride_b = 0,
@@ -268,15 +286,13 @@ StreamValues TensorReader::stream_values(const TensorSpec& spec, int ndim,
 
 TensorReader::TypedRows TensorReader::rows(const TensorSpec& spec, int ndim,
                                            const attn_tensor* tensor) {
-  const View all = view(spec, ndim, tensor);
-  if (!all.empty) check_contiguous_rows(spec, *tensor);
+  const View all = view(spec, ndim, tensor, LastAxis::kContiguous);
   return {.rows = {.data = all.data, .stride = ndim > 1 ? all.strides[0] : 0}, .dtype = all.dtype};
 }
 
 TensorReader::Integers TensorReader::integers(const TensorSpec& spec, int ndim,
                                               const attn_tensor* tensor) {
-  const View all = view(spec, ndim, tensor);
-  if (!all.empty) check_contiguous_rows(spec, *tensor);
+  const View all = view(spec, ndim, tensor, LastAxis::kContiguous);
   return {.data = reinterpret_cast<const int32_t*>(all.data),
           .stride = ndim > 1 ? all.strides[0] : 0};
 }

@@ -2,11 +2,14 @@
 // contract of attn/tensor.h and attn/attention.h.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "attn/tensor.h"
 #include "problem/device.h"
 #include "problem/linear_problem.h"
+#include "problem/memory_range.h"
 #include "problem/problem.h"
 #include "problem/step_problem.h"
 
@@ -77,6 +80,18 @@ class TensorReader {
   // The device that all tensors read so far are on.
   Device device() const { return device_; }
 
+  // A tensor whose array the call uses.
+  struct Seen {
+    const char* name;
+    Access access;
+    const attn_tensor* tensor;
+    MemoryRange range;
+  };
+  // Those read so far.
+  std::span<const Seen> seen() const { return {seen_, static_cast<size_t>(num_seen_)}; }
+  // Refuses a workspace (NULL: none) that overlaps one of them.
+  void check_workspace(const void* workspace, size_t bytes) const;
+
  private:
   // The parts of a valid tensor. Strides of axes that never advance are 0, and data is never NULL.
   struct View {
@@ -85,14 +100,11 @@ class TensorReader {
     bool empty = false;
     int64_t strides[4] = {0, 0, 0, 0};
   };
-  struct Seen {
-    const char* name;
-    Access access;
-    const void* data;
-  };
   static constexpr int kMostTensors = 40;
 
-  View view(const TensorSpec& spec, int ndim, const attn_tensor* tensor);
+  enum class LastAxis { kAny, kContiguous };
+  View view(const TensorSpec& spec, int ndim, const attn_tensor* tensor,
+            LastAxis last_axis = LastAxis::kAny);
   void check_device(const TensorSpec& spec, const attn_tensor& tensor);
   char* check_data(const TensorSpec& spec, DType dtype, const attn_tensor& tensor);
 
