@@ -7,7 +7,7 @@
 
 namespace attn {
 
-// All throw Refusal, before anything is written.
+// All throw Refusal: before anything is written, unless it is the device that failed.
 size_t forward_workspace(const ForwardCall& call);  // bytes
 void forward(const ForwardCall& call);
 size_t backward_workspace(const BackwardCall& call);  // bytes

@@ -5,7 +5,7 @@
 
 namespace attn {
 
-// Both throw Refusal, before anything is written.
+// Both throw Refusal: before anything is written, unless it is the device that failed.
 void merge_forward(const MergeForwardCall& call);
 void merge_backward(const MergeBackwardCall& call);
 

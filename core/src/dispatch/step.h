@@ -7,7 +7,7 @@
 
 namespace attn {
 
-// Both throw Refusal, before anything is written.
+// Both throw Refusal: before anything is written, unless it is the device that failed.
 size_t step_workspace(const StepCall& call);  // bytes
 void step(const StepCall& call);
 

@@ -1,4 +1,4 @@
-// The exception by which a call is refused, before anything is written.
+// The exception by which a call is refused: before anything is written, unless the device failed.
 #pragma once
 
 #include "attn/status.h"
@@ -16,7 +16,7 @@ struct Refusal {
 // Throws Refusal with ATTN_ERROR_UNSUPPORTED.
 [[noreturn, gnu::cold, gnu::format(printf, 1, 2)]] void refuse_unsupported(const char* format, ...);
 
-// Throws Refusal with ATTN_ERROR_DEVICE.
+// Throws Refusal with ATTN_ERROR_DEVICE: of a call that may have begun to write.
 [[noreturn, gnu::cold, gnu::format(printf, 1, 2)]] void refuse_device(const char* format, ...);
 
 }  // namespace attn
