@@ -3,31 +3,22 @@
 
 #include "dispatch/cpu_choice.h"
 #include "dispatch/cuda.h"
+#include "dispatch/useful_workers.h"
 #include "dispatch/workspace.h"
 
 namespace attn {
 namespace {
 
-// Waking a worker takes microseconds, so each must have this many multiply-adds to do.
-constexpr double kLeastWorkPerWorker = 1 << 18;
+constexpr double kLeastWorkPerWorker = 1 << 18;  // multiply-adds
 // What reading an element of a key or value counts for: with few queries that is the work.
 constexpr double kWorkPerElement = 4;
 
-// Returns how many workers this problem keeps busy. No result depends on it.
-double useful_workers(const Problem& problem) {
+TaskRunner runner_for(const Problem& problem, const Resources& resources) {
   const double keys = static_cast<double>(problem.B) * static_cast<double>(problem.Mkv) *
                       static_cast<double>(problem.K + problem.Kv);
   const double queries = static_cast<double>(problem.Hq) * static_cast<double>(problem.Mq);
   const double work = keys * (queries + kWorkPerElement * static_cast<double>(problem.Hkv));
-  return 1 + work / kLeastWorkPerWorker;
-}
-
-TaskRunner runner_for(const Problem& problem, const Resources& resources) {
-  TaskRunner runner = make_task_runner(&resources.exec);
-  if (runner.workers > useful_workers(problem)) {
-    runner.workers = static_cast<int>(useful_workers(problem));
-  }
-  return runner;
+  return runner_for(resources, work, kLeastWorkPerWorker);
 }
 
 }  // namespace

@@ -2,21 +2,19 @@
 #include "dispatch/linear.h"
 
 #include "dispatch/cpu_choice.h"
+#include "dispatch/useful_workers.h"
 #include "dispatch/workspace.h"
 
 namespace attn {
 namespace {
 
-// Waking a worker takes microseconds, so each must have this much of the weight to read.
+// What each has to read of the weight.
 constexpr double kLeastElementsPerWorker = 1 << 16;
 
 TaskRunner runner_for(const LinearCall& call) {
   const LinearProblem& problem = call.problem;
   const double elements = static_cast<double>(problem.E) * static_cast<double>(problem.F);
-  const double useful_workers = 1 + elements / kLeastElementsPerWorker;
-  TaskRunner runner = make_task_runner(&call.resources.exec);
-  if (runner.workers > useful_workers) runner.workers = static_cast<int>(useful_workers);
-  return runner;
+  return runner_for(call.resources, elements, kLeastElementsPerWorker);
 }
 
 }  // namespace

@@ -3,21 +3,18 @@
 
 #include "dispatch/cpu_choice.h"
 #include "dispatch/cuda.h"
+#include "dispatch/useful_workers.h"
 
 namespace attn {
 namespace {
 
-// Waking a worker takes microseconds, so each must have this many elements to read.
-constexpr double kLeastWorkPerWorker = 1 << 16;
+constexpr double kLeastElementsPerWorker = 1 << 16;  // to read
 
 TaskRunner runner_for(const MergeProblem& problem, const Resources& resources) {
   const double rows = static_cast<double>(problem.B * problem.M) * static_cast<double>(problem.H);
   const double elements =
       rows * static_cast<double>(problem.Kv) * static_cast<double>(problem.num_chunks);
-  const double useful_workers = 1 + elements / kLeastWorkPerWorker;
-  TaskRunner runner = make_task_runner(&resources.exec);
-  if (runner.workers > useful_workers) runner.workers = static_cast<int>(useful_workers);
-  return runner;
+  return runner_for(resources, elements, kLeastElementsPerWorker);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace {
 // Reads what the forward left for the backward, and the gradients that come in.
 void read_backward_inputs(const attn_attention_backward_args& args, TensorReader& reader,
                           BackwardProblem& problem) {
-  problem.out =
-      reader.head_rows(out_rows("out", Access::kRead, out_dtypes(problem), problem), args.out);
+  problem.out = reader.head_rows(
+      out_rows("out", Access::kRead, out_dtypes(problem.query.dtype), problem), args.out);
   problem.lse = reader.row_scalars(lse_rows("lse", Access::kRead, problem), args.lse);
   problem.grad_out = reader.head_rows(
       out_rows("grad_out", Access::kRead, only(problem.out.dtype), problem), args.grad_out);
@@ -99,8 +99,8 @@ ForwardCall read_forward(const attn_attention_forward_args* given, TensorReader:
   read_operands(args.query, args.key, args.value, reader, problem);
   problem.scale = read_scale(args.scale, problem.K);
   read_mask(args.mask, reader, problem);
-  problem.out =
-      reader.head_rows(out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
+  problem.out = reader.head_rows(
+      out_rows("out", Access::kWritten, out_dtypes(problem.query.dtype), problem), args.out);
   if (args.lse) {
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }

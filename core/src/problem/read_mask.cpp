@@ -6,6 +6,7 @@
 
 #include "problem/growable_struct.h"
 #include "problem/philox.h"
+#include "problem/read_operands.h"
 #include "problem/read_positions.h"
 #include "problem/read_sequences.h"
 #include "problem/refusal.h"
@@ -51,26 +52,13 @@ Dropout read_dropout(const attn_dropout& dropout) {
           .keep_scale = p == 1.0 ? 0.0 : 1.0 / (1.0 - p)};
 }
 
-Scores read_bias(const attn_tensor* bias, TensorReader& reader, const Problem& problem) {
-  return reader.scores(
-      {.name = "bias",
-       .access = Access::kRead,
-       .dtypes = only(problem.query.dtype) | only(DType::kFloat32) | only(DType::kBool),
-       .axes = {{.letter = "B", .extent = problem.B, .owner = "query", .may_broadcast = true},
-                {.letter = "Hq", .extent = problem.Hq, .owner = "query", .may_broadcast = true},
-                {.letter = "Mq", .extent = problem.Mq, .owner = "query", .may_broadcast = true},
-                {.letter = "Mkv", .extent = problem.Mkv, .owner = "key", .may_broadcast = true}}},
-      bias);
-}
-
 HeadParameters read_head_parameters(const char* name, const attn_tensor* given, int ndim,
                                     TensorReader& reader, const Problem& problem) {
   if (!given) return {};
   return reader.head_parameters({.name = name,
                                  .access = Access::kRead,
                                  .dtypes = only(problem.query.dtype) | only(DType::kFloat32),
-                                 .axes = {{.letter = "Hq", .extent = problem.Hq, .owner = "query"},
-                                          {.letter = "2 R + 1", .extent = kAnyExtent}}},
+                                 .axes = {axis("Hq", problem.Hq, "query"), free_axis("2 R + 1")}},
                                 ndim, given);
 }
 
@@ -93,6 +81,17 @@ double read_softcap(double softcap) {
 
 }  // namespace
 
+Scores read_bias(const attn_tensor* bias, Axis keys, TensorReader& reader, const Problem& problem) {
+  if (!bias) return {};
+  return reader.scores(
+      {.name = "bias",
+       .access = Access::kRead,
+       .dtypes = only(problem.query.dtype) | only(DType::kFloat32) | only(DType::kBool),
+       .axes = {broadcast_axis("B", problem.B, "query"), broadcast_axis("Hq", problem.Hq, "query"),
+                broadcast_axis("Mq", problem.Mq, "query"), keys}},
+      bias);
+}
+
 attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& problem) {
   attn_mask mask = ATTN_MASK_INIT;
   if (given) mask = read_growable("mask", given, mask);
@@ -100,7 +99,7 @@ attn_mask read_mask(const attn_mask* given, TensorReader& reader, Problem& probl
   problem.dropout = read_dropout(mask.dropout);
   read_sequences(mask.sequences, mask.pages, reader, problem);
   read_blocks(mask.blocks, reader, problem);
-  if (mask.bias) problem.bias = read_bias(mask.bias, reader, problem);
+  problem.bias = read_bias(mask.bias, broadcast_axis("Mkv", problem.Mkv, "key"), reader, problem);
   problem.slopes =
       read_head_parameters("relative.slopes", mask.relative.slopes, 1, reader, problem);
   problem.table = read_head_parameters("relative.table", mask.relative.table, 2, reader, problem);

@@ -6,13 +6,12 @@
 #include <vector>
 
 #include "problem/growable_struct.h"
+#include "problem/read_operands.h"
 #include "problem/refusal.h"
 #include "problem/tensor_reader.h"
 
 namespace attn {
 namespace {
-
-Axis free_axis(const char* letter) { return {.letter = letter, .extent = kAnyExtent}; }
 
 constexpr const char* kOwner = "chunk_outs[0]";  // of every extent, and of the dtype
 
@@ -33,29 +32,23 @@ void read_extents(const attn_tensor* first_chunk, TensorReader& reader, MergePro
   }
 }
 
-Axis axis(const char* letter, int64_t extent) {
-  return {.letter = letter, .extent = extent, .owner = kOwner};
-}
-
 // What an array of out's shape must be.
 TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const MergeProblem& problem) {
   return {.name = name,
           .access = access,
           .dtypes = dtypes,
-          .axes = {axis("B", problem.B), axis("M", problem.M), axis("H", problem.H),
-                   axis("Kv", problem.Kv)}};
+          .axes = {axis("B", problem.B, kOwner), axis("M", problem.M, kOwner),
+                   axis("H", problem.H, kOwner), axis("Kv", problem.Kv, kOwner)}};
 }
 
 TensorSpec lse_rows(const char* name, Access access, const MergeProblem& problem) {
-  const bool is_double = problem.dtype == DType::kFloat64;
   return {.name = name,
           .access = access,
-          .dtypes = only(is_double ? DType::kFloat64 : DType::kFloat32),
-          .axes = {axis("B", problem.B), axis("H", problem.H), axis("M", problem.M), {}}};
-}
-
-DTypes out_dtypes(const MergeProblem& problem) {
-  return problem.dtype == DType::kFloat64 ? only(DType::kFloat64) : kHalfOrSingle;
+          .dtypes = lse_dtypes(problem.dtype),
+          .axes = {axis("B", problem.B, kOwner),
+                   axis("H", problem.H, kOwner),
+                   axis("M", problem.M, kOwner),
+                   {}}};
 }
 
 MergeChunk read_chunk(const attn_tensor* out, const attn_tensor* lse, const MergeProblem& problem,
@@ -139,8 +132,8 @@ MergeForwardCall read_merge_forward(const attn_merge_forward_args* given) {
   MergeForwardProblem& problem = call.problem;
   TensorReader reader(TensorReader::Data::kUsed);
   read_extents(args.chunk_outs[0], reader, problem);
-  problem.out =
-      reader.head_rows(out_rows("out", Access::kWritten, out_dtypes(problem), problem), args.out);
+  problem.out = reader.head_rows(
+      out_rows("out", Access::kWritten, out_dtypes(problem.dtype), problem), args.out);
   if (args.lse) {
     problem.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, problem), args.lse);
   }
@@ -161,7 +154,7 @@ MergeBackwardCall read_merge_backward(const attn_merge_backward_args* given) {
   TensorReader reader(TensorReader::Data::kUsed);
   read_extents(args.chunk_outs[0], reader, problem);
   problem.grad_out = reader.head_rows(
-      out_rows("grad_out", Access::kRead, out_dtypes(problem), problem), args.grad_out);
+      out_rows("grad_out", Access::kRead, out_dtypes(problem.dtype), problem), args.grad_out);
   if (args.grad_lse) {
     problem.grad_lse =
         reader.row_scalars(lse_rows("grad_lse", Access::kRead, problem), args.grad_lse);

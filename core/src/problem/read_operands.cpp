@@ -33,6 +33,10 @@ Axis axis(const char* letter, int64_t extent, const char* owner) {
   return {.letter = letter, .extent = extent, .owner = owner};
 }
 
+Axis broadcast_axis(const char* letter, int64_t extent, const char* owner) {
+  return {.letter = letter, .extent = extent, .owner = owner, .may_broadcast = true};
+}
+
 TensorSpec query_rows(const char* name, Access access, DTypes dtypes, const Problem& problem,
                       Axis width) {
   return {.name = name,
@@ -51,10 +55,9 @@ TensorSpec key_rows(const char* name, Access access, const Problem& problem, Axi
 }
 
 TensorSpec lse_rows(const char* name, Access access, const Problem& problem) {
-  const bool is_double = problem.query.dtype == DType::kFloat64;
   return {.name = name,
           .access = access,
-          .dtypes = only(is_double ? DType::kFloat64 : DType::kFloat32),
+          .dtypes = lse_dtypes(problem.query.dtype),
           .axes = {axis("B", problem.B, "query"),
                    axis("Hq", problem.Hq, "query"),
                    axis("Mq", problem.Mq, "query"),
@@ -65,8 +68,12 @@ TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const Proble
   return query_rows(name, access, dtypes, problem, axis("Kv", problem.Kv, "value"));
 }
 
-DTypes out_dtypes(const Problem& problem) {
-  return problem.query.dtype == DType::kFloat64 ? only(DType::kFloat64) : kHalfOrSingle;
+DTypes out_dtypes(DType inputs) {
+  return inputs == DType::kFloat64 ? only(DType::kFloat64) : kHalfOrSingle;
+}
+
+DTypes lse_dtypes(DType inputs) {
+  return only(inputs == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
 }
 
 void read_operands(const attn_tensor* query, const attn_tensor* key, const attn_tensor* value,

@@ -9,6 +9,7 @@ namespace attn {
 
 Axis free_axis(const char* letter);  // of any extent
 Axis axis(const char* letter, int64_t extent, const char* owner);
+Axis broadcast_axis(const char* letter, int64_t extent, const char* owner);  // 1 will do
 
 // Reads query, key and value, which set every extent and the dtype. Throws Refusal.
 void read_operands(const attn_tensor* query, const attn_tensor* key, const attn_tensor* value,
@@ -24,7 +25,8 @@ TensorSpec key_rows(const char* name, Access access, const Problem& problem, Axi
 TensorSpec out_rows(const char* name, Access access, DTypes dtypes, const Problem& problem);
 TensorSpec lse_rows(const char* name, Access access, const Problem& problem);
 
-// What out may be.
-DTypes out_dtypes(const Problem& problem);
+// What out and lse may be for inputs of a dtype.
+DTypes out_dtypes(DType inputs);
+DTypes lse_dtypes(DType inputs);
 
 }  // namespace attn

@@ -84,13 +84,11 @@ PositionTerm read_term(const Side& side, TensorReader& reader, const Problem& pr
   }
   PositionTerm term;
   read_features(side, reader, problem, term);
-  Axis heads = axis("Hq", problem.Hq, "query");
-  heads.may_broadcast = true;
   term.table = reader.table_rows(
       {.name = side.table_name,
        .access = Access::kRead,
        .dtypes = dtypes_of(problem),
-       .axes = {heads,
+       .axes = {broadcast_axis("Hq", problem.Hq, "query"),
                 free_axis("Z"),
                 axis("width", term.width, term.is_content ? "query" : side.features_name),
                 {}}},

@@ -2,7 +2,9 @@
 #include "problem/read_sequences.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "problem/read_operands.h"
 #include "problem/refusal.h"
 
 namespace attn {
@@ -15,12 +17,8 @@ constexpr int64_t kLargestSize = int64_t{1} << 31;
 // As far as an int32 start and an int32 length reach.
 constexpr int64_t kMostPlaces = int64_t{1} << 32;
 
-Axis counted(const char* letter, int64_t extent, const char* owner) {
-  return {.letter = letter, .extent = extent, .owner = owner};
-}
-
-TensorSpec integer_list(const char* name, Axis axis) {
-  return {.name = name, .access = Access::kRead, .dtypes = only(DType::kInt32), .axes = {axis}};
+TensorSpec integer_list(const char* name, Axis count) {
+  return {.name = name, .access = Access::kRead, .dtypes = only(DType::kInt32), .axes = {count}};
 }
 
 // An extent that no other argument sets.
@@ -104,13 +102,12 @@ void read_pages(const attn_pages& pages, TensorReader& reader, Problem& problem)
     refuse_argument("expected pages.page_size >= 1, got %lld; pass the keys per page",
                     static_cast<ll>(pages.page_size));
   }
-  const TensorReader::Integers table =
-      reader.integers({.name = "pages.block_table",
-                       .access = Access::kRead,
-                       .dtypes = only(DType::kInt32),
-                       .axes = {counted("n", problem.num_sequences, "sequences.q_start"),
-                                {.letter = "max_pages", .extent = kAnyExtent}}},
-                      2, pages.block_table);
+  const TensorReader::Integers table = reader.integers(
+      {.name = "pages.block_table",
+       .access = Access::kRead,
+       .dtypes = only(DType::kInt32),
+       .axes = {axis("n", problem.num_sequences, "sequences.q_start"), free_axis("max_pages")}},
+      2, pages.block_table);
   const int64_t size = std::min(pages.page_size, kLargestSize);
   problem.pages = {.table = table.data,
                    .stride = table.stride,
@@ -121,10 +118,7 @@ void read_pages(const attn_pages& pages, TensorReader& reader, Problem& problem)
 
 void read_q_start(const attn_sequences& given, TensorReader& reader, Problem& problem) {
   problem.sequences.q_start =
-      reader
-          .integers(integer_list("sequences.q_start", {.letter = "n + 1", .extent = kAnyExtent}), 1,
-                    given.q_start)
-          .data;
+      reader.integers(integer_list("sequences.q_start", free_axis("n + 1")), 1, given.q_start).data;
   problem.sequences.count = given.q_start->shape[0] - 1;
   if (problem.sequences.count < 0) {
     refuse_argument("expected sequences.q_start to have n + 1 entries, got 0; begin it with 0");
@@ -139,19 +133,18 @@ void read_key_ranges(const attn_sequences& given, TensorReader& reader, Problem&
   Sequences& sequences = problem.sequences;
   int64_t starts = sequences.count + 1;
   if (given.k_len) {
-    sequences.k_len =
-        reader
-            .integers(
-                integer_list("sequences.k_len", counted("n", sequences.count, "sequences.q_start")),
-                1, given.k_len)
-            .data;
+    sequences.k_len = reader
+                          .integers(integer_list("sequences.k_len",
+                                                 axis("n", sequences.count, "sequences.q_start")),
+                                    1, given.k_len)
+                          .data;
     starts = std::max(own_extent(given.k_start, 0), sequences.count);
   }
-  sequences.k_start = reader
-                          .integers(integer_list("sequences.k_start",
-                                                 counted("n + 1", starts, "sequences.q_start")),
-                                    1, given.k_start)
-                          .data;
+  sequences.k_start =
+      reader
+          .integers(integer_list("sequences.k_start", axis("n + 1", starts, "sequences.q_start")),
+                    1, given.k_start)
+          .data;
 }
 
 void check_contents(const Problem& problem) {
@@ -249,20 +242,18 @@ void read_blocks(const attn_blocks& given, TensorReader& reader, Problem& proble
   const int64_t size = std::min(given.block_size, kLargestSize);
   const int64_t query_blocks = (problem.Mq + size - 1) / size;
   const int64_t key_blocks = (problem.Mkv + size - 1) / size;
-  const TensorReader::Integers offsets = reader.integers(
-      {.name = "blocks.offsets",
-       .access = Access::kRead,
-       .dtypes = only(DType::kInt32),
-       .axes = {{.letter = "Hq", .extent = problem.Hq, .owner = "query", .may_broadcast = true},
-                counted("query_blocks + 1", query_blocks + 1, "query")}},
-      2, given.offsets);
+  const TensorReader::Integers offsets =
+      reader.integers({.name = "blocks.offsets",
+                       .access = Access::kRead,
+                       .dtypes = only(DType::kInt32),
+                       .axes = {broadcast_axis("Hq", problem.Hq, "query"),
+                                axis("query_blocks + 1", query_blocks + 1, "query")}},
+                      2, given.offsets);
   const int64_t count = own_extent(given.indices, 0);
   problem.blocks = {
       .offsets = offsets.data,
       .indices =
-          reader
-              .integers(integer_list("blocks.indices", {.letter = "count", .extent = kAnyExtent}),
-                        1, given.indices)
+          reader.integers(integer_list("blocks.indices", free_axis("count")), 1, given.indices)
               .data,
       .stride_h = offsets.stride,
       .count = count,

@@ -114,19 +114,9 @@ void read_streams(const attn_step_args& args, TensorReader& reader, StepProblem&
   if (reader.reads_data()) check_positions(problem);
 }
 
-void read_bias(const attn_tensor* bias, TensorReader& reader, StepProblem& problem) {
-  if (!bias) return;
+void read_window_bias(const attn_tensor* bias, TensorReader& reader, StepProblem& problem) {
   const Problem& attention = problem.attention;
-  const auto broadcast = [](const char* letter, int64_t extent, const char* owner) {
-    return Axis{.letter = letter, .extent = extent, .owner = owner, .may_broadcast = true};
-  };
-  problem.bias = reader.scores(
-      {.name = "bias",
-       .access = Access::kRead,
-       .dtypes = only(attention.query.dtype) | only(DType::kFloat32) | only(DType::kBool),
-       .axes = {broadcast("B", attention.B, "query"), broadcast("Hq", attention.Hq, "query"),
-                broadcast("Mq", 1, "query"), broadcast("L", problem.window, "window")}},
-      bias);
+  problem.bias = read_bias(bias, broadcast_axis("L", problem.window, "window"), reader, attention);
   const bool is_shared = attention.Hq > 0 && problem.bias.stride_h == 0;
   problem.bias_heads = is_shared ? 1 : attention.Hq;
 }
@@ -145,9 +135,9 @@ StepCall read_step(const attn_step_args* given, TensorReader::Data data) {
   read_query_ring(args, reader, problem);
   read_mask(nullptr, reader, attention);
   read_streams(args, reader, problem);
-  read_bias(args.bias, reader, problem);
+  if (args.bias) read_window_bias(args.bias, reader, problem);
   attention.out = reader.head_rows(
-      out_rows("out", Access::kWritten, out_dtypes(attention), attention), args.out);
+      out_rows("out", Access::kWritten, out_dtypes(attention.query.dtype), attention), args.out);
   if (args.lse) {
     attention.lse = reader.row_scalars(lse_rows("lse", Access::kWritten, attention), args.lse);
   }
