@@ -56,7 +56,12 @@ void check_lengths(const Problem& problem, int64_t places, const char* what) {
   const Sequences& sequences = problem.sequences;
   for (int64_t s = 0; s < sequences.count; ++s) {
     const int64_t start = sequences.k_start[s], length = sequences.k_len[s];
-    if (start < 0 || length < 0 || start + length > places) {
+    for (const auto& [name, number] : {std::pair("k_start", start), std::pair("k_len", length)}) {
+      if (number >= 0) continue;
+      refuse_argument("expected sequences.%s >= 0, got %lld in sequence %lld; count keys from 0",
+                      name, static_cast<ll>(number), static_cast<ll>(s));
+    }
+    if (start + length > places) {
       refuse_argument(
           "expected the keys of sequence %lld within %s, got k_start %lld and k_len %lld where "
           "there is room for %lld; shorten k_len",
