@@ -10,8 +10,6 @@
 
 namespace attn::cuda {
 
-constexpr int kDrawsPerCounter = 4;
-
 // Bit w says whether dropout keeps the probability of key 4 key_quad + w. `query` is the row in
 // memory.
 ATTN_DEVICE uint32_t kept_keys(const Dropout& dropout, int64_t b, int64_t h, int64_t query,
