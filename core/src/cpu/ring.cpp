@@ -7,20 +7,6 @@
 namespace attn::cpu {
 namespace {
 
-using Flag = uint8_t;  // a bool in memory
-
-bool is_active(const StepProblem& problem, int64_t b) {
-  return !problem.active || problem.active.at<Flag>(b);
-}
-
-// The rows of one step of each stream: those in a slot of a ring, or all that there are.
-struct StepRows {
-  const HeadRows& rows;
-  int64_t slot = 0;
-
-  char* row(int64_t b, int64_t h) const { return rows.row(b, slot, h); }
-};
-
 void copy(const StepRows& to, const StepRows& from, int64_t b, int64_t heads, int64_t width) {
   const size_t bytes = static_cast<size_t>(width * element_bytes(to.rows.dtype));
   for (int64_t h = 0; h < heads; ++h) std::memcpy(to.row(b, h), from.row(b, h), bytes);
@@ -43,15 +29,10 @@ bool has_padding(const StepProblem& problem, int64_t b) {
 // negative beyond it.
 template <class F>
 void each_slot(const StepProblem& problem, int64_t b, F visit) {
-  const int64_t slots = problem.attention.Mkv, window = problem.window;
-  const int64_t position = problem.position.at<int64_t>(b);
-  const int64_t newest = (position - 1) % slots;
-  const int64_t known = position < window ? position : window;
-  const int64_t seen = is_active(problem, b) ? known : 0;
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    const int64_t age = newest - slot + (slot > newest ? slots : 0);
-    const bool is_hidden = problem.padding_ring && problem.padding_ring.at<Flag>(b, slot);
-    visit(slot, window - 1 - age, age < seen && !is_hidden);
+  const StreamWindow window(problem, b, problem.position.at<int64_t>(b));
+  for (int64_t slot = 0; slot < window.slots; ++slot) {
+    const int64_t age = window.age(slot);
+    visit(slot, problem.window - 1 - age, age < window.seen && !problem.is_padding(b, slot));
   }
 }
 
@@ -76,10 +57,6 @@ void scatter_bias(const StepProblem& problem, Bits excluded, char* memory) {
   }
 }
 
-int64_t slot_bias_heads(const StepProblem& problem) {
-  return problem.bias ? problem.bias_heads : 1;
-}
-
 }  // namespace
 
 void exchange(const HeadRows& attending_query, const StepProblem& problem) {
@@ -87,14 +64,14 @@ void exchange(const HeadRows& attending_query, const StepProblem& problem) {
   for (int64_t b = 0; b < attention.B; ++b) {
     const StepRows oldest{problem.query_ring, problem.position.at<int64_t>(b) % problem.delay};
     copy({attending_query}, oldest, b, attention.Hq, attention.K);
-    if (is_active(problem, b)) copy(oldest, {problem.query}, b, attention.Hq, attention.K);
+    if (problem.is_active(b)) copy(oldest, {problem.query}, b, attention.Hq, attention.K);
   }
 }
 
 void append(const StepProblem& problem) {
   const ForwardProblem& attention = problem.attention;
   for (int64_t b = 0; b < attention.B; ++b) {
-    if (!is_active(problem, b)) continue;
+    if (!problem.is_active(b)) continue;
     int64_t& position = problem.position.at<int64_t>(b);
     const int64_t slot = position % attention.Mkv;
     copy({attention.key, slot}, {problem.key}, b, attention.Hkv, attention.K);
@@ -111,24 +88,14 @@ bool sees_every_slot(const StepProblem& problem) {
   const int64_t slots = problem.attention.Mkv;
   if (problem.bias || problem.window < slots) return false;
   for (int64_t b = 0; b < problem.attention.B; ++b) {
-    if (!is_active(problem, b) || problem.position.at<int64_t>(b) < slots) return false;
+    if (!problem.is_active(b) || problem.position.at<int64_t>(b) < slots) return false;
     if (has_padding(problem, b)) return false;
   }
   return true;
 }
 
-Scores slot_bias(const StepProblem& problem, void* memory) {
-  const int64_t slots = problem.attention.Mkv, heads = slot_bias_heads(problem);
-  return {.data = static_cast<char*>(memory),
-          .dtype = problem.bias ? problem.bias.dtype : DType::kBool,
-          .stride_b = heads * slots,
-          .stride_h = heads > 1 ? slots : 0,
-          .stride_m = 0,
-          .stride_n = 1};
-}
-
 size_t slot_bias_bytes(const StepProblem& problem) {
-  const Scores bias = slot_bias(problem, nullptr);
+  const Scores bias = problem.slot_bias(nullptr);
   return static_cast<size_t>(problem.attention.B * bias.stride_b * element_bytes(bias.dtype));
 }
 

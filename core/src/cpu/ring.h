@@ -20,9 +20,8 @@ bool sees_every_slot(const StepProblem& problem);
 
 // What is added to the score of each slot, where the slots are not simply seen.
 size_t slot_bias_bytes(const StepProblem& problem);
-// A place for it in memory of so many bytes, at a multiple of 8.
-Scores slot_bias(const StepProblem& problem, void* memory);
-// After append: writes it, -infinity or false where a slot is not seen.
+// After append: writes it, -infinity or false where a slot is not seen, into memory of so many
+// bytes at a multiple of 8.
 void fill(const Scores& slot_bias, const StepProblem& problem);
 
 }  // namespace attn::cpu

@@ -21,7 +21,7 @@ size_t step_workspace(const StepCall& call) {
   ForwardCall attention = attention_of(call);
   char anywhere;  // a bias never lessens what attention needs, so plan for one
   attention.problem.query = call.problem.query_that_attends(&anywhere);
-  attention.problem.bias = cpu::slot_bias(call.problem, &anywhere);
+  attention.problem.bias = call.problem.slot_bias(&anywhere);
   return with_room_to_align(call.problem.waited_query_bytes() + cpu::slot_bias_bytes(call.problem) +
                             forward_workspace(attention));
 }
@@ -35,7 +35,7 @@ void step(const StepCall& call) {
   if (call.problem.query_ring) cpu::exchange(attention.problem.query, call.problem);
   cpu::append(call.problem);
   if (!cpu::sees_every_slot(call.problem)) {
-    attention.problem.bias = cpu::slot_bias(call.problem, memory);
+    attention.problem.bias = call.problem.slot_bias(memory);
     cpu::fill(attention.problem.bias, call.problem);
   }
   attention.resources.workspace = memory + cpu::slot_bias_bytes(call.problem);

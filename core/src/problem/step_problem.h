@@ -21,6 +21,16 @@ struct StreamValues {
   }
 };
 
+using Flag = uint8_t;  // a bool in memory
+
+// The rows of one step of each stream: those in a slot of a ring, or all that there are.
+struct StepRows {
+  const HeadRows& rows;
+  int64_t slot = 0;
+
+  ATTN_INLINE char* row(int64_t b, int64_t h) const { return rows.row(b, slot, h); }
+};
+
 struct StepProblem {
   // Over all slots of the rings, which are its key and value; without its bias, and with this
   // step's query, be it one that waits.
@@ -34,6 +44,24 @@ struct StepProblem {
   int64_t bias_heads = 0;                      // rows of it in each stream: 1 if heads share one
   int64_t window = 0;
   int64_t delay = 0;  // slots of query_ring
+
+  ATTN_INLINE bool is_active(int64_t b) const { return !active || active.at<Flag>(b); }
+  ATTN_INLINE bool is_padding(int64_t b, int64_t slot) const {
+    return padding_ring && padding_ring.at<Flag>(b, slot);
+  }
+
+  // What is added to the score of each slot, the bias or whether it is seen: heads that have rows
+  // of their own, and a place for them, [B, slot_bias_heads, 1, R], in memory.
+  ATTN_INLINE int64_t slot_bias_heads() const { return bias ? bias_heads : 1; }
+  ATTN_INLINE Scores slot_bias(char* memory) const {
+    const int64_t slots = attention.Mkv, heads = slot_bias_heads();
+    return {.data = memory,
+            .dtype = bias ? bias.dtype : DType::kBool,
+            .stride_b = heads * slots,
+            .stride_h = heads > 1 ? slots : 0,
+            .stride_m = 0,
+            .stride_n = 1};
+  }
 
   // Bytes of workspace that queries attend from, a multiple of 64: none if the caller has a place
   // for them, or they did not wait.
@@ -52,6 +80,25 @@ struct StepProblem {
             .stride_b = row,
             .stride_m = row,
             .stride_h = attention.K};
+  }
+};
+
+// After an append: which slots of a stream's rings are in its window.
+struct StreamWindow {
+  int64_t slots, newest;  // newest: a slot
+  int64_t seen;           // how many steps of the window there are; none for a stream at rest
+
+  // position: how many steps the stream has seen.
+  ATTN_INLINE StreamWindow(const StepProblem& p, int64_t b, int64_t position)
+      : slots(p.attention.Mkv),
+        newest((position - 1) % slots),
+        seen(!p.is_active(b)       ? 0
+             : position < p.window ? position
+                                   : p.window) {}
+
+  // How many steps after the slot's came.
+  ATTN_INLINE int64_t age(int64_t slot) const {
+    return newest - slot + (slot > newest ? slots : 0);
   }
 };
 

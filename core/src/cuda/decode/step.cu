@@ -11,20 +11,13 @@ namespace {
 size_t padded(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
 
 StepArguments arguments_of(const StepProblem& p, char* memory) {
-  const int64_t slots = p.attention.Mkv, heads = p.bias ? p.bias_heads : 1;
   return {.problem = p,
           .attending_query = p.query_that_attends(memory),
-          .slot_bias = {.data = memory + p.waited_query_bytes(),
-                        .dtype = p.bias ? p.bias.dtype : DType::kBool,
-                        .stride_b = heads * slots,
-                        .stride_h = heads > 1 ? slots : 0,
-                        .stride_m = 0,
-                        .stride_n = 1},
-          .slot_bias_heads = heads};
+          .slot_bias = p.slot_bias(memory + p.waited_query_bytes())};
 }
 
 int64_t slot_bias_elements(const StepArguments& a) {
-  return a.problem.attention.B * a.slot_bias_heads * a.problem.attention.Mkv;
+  return a.problem.attention.B * a.problem.slot_bias_heads() * a.problem.attention.Mkv;
 }
 
 size_t own_bytes(const StepArguments& a) {

@@ -8,18 +8,11 @@ namespace attn::cuda::decode {
 
 constexpr int kStepThreads = 128;
 
-using Flag = uint8_t;  // a bool in memory
-
 struct StepArguments {
   StepProblem problem;
   HeadRows attending_query;  // in the workspace or the caller's, where queries wait
-  Scores slot_bias;          // in the workspace; 0 strides where it repeats
-  int64_t slot_bias_heads;
+  Scores slot_bias;          // in the workspace
 };
-
-ATTN_DEVICE bool is_active(const StepProblem& p, int64_t b) {
-  return !p.active || p.active.at<Flag>(b);
-}
 
 // Steps that a stream has seen. Nobody has checked the number.
 ATTN_DEVICE int64_t position_of(const StepProblem& p, int64_t b) {
@@ -41,14 +34,6 @@ ATTN_DEVICE void copy_element(char* to, const char* from, int64_t bytes) {
   }
 }
 
-// The rows of one step of each stream: those in a slot of a ring, or all that there are.
-struct StepRows {
-  const HeadRows& rows;
-  int64_t slot = 0;
-
-  ATTN_DEVICE char* row(int64_t b, int64_t h) const { return rows.row(b, slot, h); }
-};
-
 // Copies the row of each head of stream b, by all threads of a block. One place is always the same
 // thread's.
 template <int kThreads>
@@ -68,7 +53,7 @@ ATTN_DEVICE void exchange_query(const StepArguments& arguments, int64_t b, int64
   const StepProblem& p = arguments.problem;
   const StepRows oldest{p.query_ring, position % p.delay};
   copy_rows<kThreads>({arguments.attending_query}, oldest, b, p.attention.Hq, p.attention.K);
-  if (is_active(p, b)) copy_rows<kThreads>(oldest, {p.query}, b, p.attention.Hq, p.attention.K);
+  if (p.is_active(b)) copy_rows<kThreads>(oldest, {p.query}, b, p.attention.Hq, p.attention.K);
 }
 
 // A block of threads for each stream.
@@ -79,7 +64,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const ForwardProblem& attention = p.attention;
   const int64_t b = block_index().x, position = position_of(p, b), slot = position % attention.Mkv;
   if (p.query_ring) exchange_query<kThreads>(arguments, b, position);
-  if (!is_active(p, b)) return;
+  if (!p.is_active(b)) return;
   copy_rows<kThreads>({attention.key, slot}, {p.key}, b, attention.Hkv, attention.K);
   copy_rows<kThreads>({attention.value, slot}, {p.value}, b, attention.Hkv, attention.Kv);
   synchronise_block();  // every thread has read the position
@@ -92,21 +77,18 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
 }
 
 // After the append: writes the bias of each slot, -infinity or false where it is not seen. A thread
-// for each of [B, slot_bias_heads, R].
+// for each of [B, slot_bias_heads(), R].
 template <int kThreads>
 ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
     slot_bias_kernel(ATTN_ARGUMENTS const StepArguments arguments) {
   const StepProblem& p = arguments.problem;
-  const int64_t slots = p.attention.Mkv, heads = arguments.slot_bias_heads;
+  const int64_t slots = p.attention.Mkv, heads = p.slot_bias_heads();
   const int64_t at = int64_t{block_index().x} * kThreads + thread_index();
   const int64_t slot = at % slots, h = at / slots % heads, b = at / slots / heads;
   if (b >= p.attention.B) return;
-  const int64_t position = position_of(p, b);
-  const int64_t newest = (position - 1) % slots;
-  const int64_t age = newest - slot + (slot > newest ? slots : 0);
-  const int64_t known = position < p.window ? position : p.window;
-  const bool is_hidden = p.padding_ring && p.padding_ring.at<Flag>(b, slot);
-  const bool is_seen = is_active(p, b) && age < known && !is_hidden;
+  const StreamWindow window(p, b, position_of(p, b));
+  const int64_t age = window.age(slot);
+  const bool is_seen = age < window.seen && !p.is_padding(b, slot);
   const Scores& to = arguments.slot_bias;
   const int64_t bytes = element_bytes(to.dtype);
   char* const element = to.row(b, h, 0) + slot * bytes;
