@@ -7,9 +7,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -24,6 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kRounds = 100'000;  // of a multiply loop between two looks at the clock
+constexpr int kMostThreads = 1024;    // that a call of the library uses, too
 constexpr size_t kMebibyte = 1024 * 1024;
 
 double seconds_since(Clock::time_point begin) {
@@ -35,20 +39,28 @@ double seconds_since(Clock::time_point begin) {
 template <class Prepare, class Step>
 double rate(int num_threads, double seconds, Prepare prepare, Step step) {
   std::atomic<int> preparing{num_threads};
+  std::atomic<bool> gave_up{false};
   std::vector<double> rates(static_cast<size_t>(num_threads));
   auto run = [&](int thread) {
     prepare(thread);
     preparing.fetch_sub(1);
-    while (preparing.load() > 0) std::this_thread::yield();
+    while (preparing.load() > 0 && !gave_up.load()) std::this_thread::yield();
+    if (gave_up.load()) return;
     const Clock::time_point begin = Clock::now();
     int64_t work = 0;
     while (seconds_since(begin) < seconds) work += step(thread);
     rates[static_cast<size_t>(thread)] = static_cast<double>(work) / seconds_since(begin);
   };
-  std::vector<std::thread> others;
-  for (int thread = 1; thread < num_threads; ++thread) others.emplace_back(run, thread);
+  std::vector<std::jthread> others;  // joined where they go out of scope, whatever the way
+  try {
+    for (int thread = 1; thread < num_threads; ++thread) others.emplace_back(run, thread);
+  } catch (const std::exception& error) {
+    gave_up = true;
+    throw std::runtime_error("ceiling: expected " + std::to_string(num_threads) +
+                             " threads to start, got \"" + error.what() + "\"; ask for fewer");
+  }
   run(0);
-  for (std::thread& other : others) other.join();
+  others.clear();
   return std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
@@ -58,8 +70,16 @@ double multiply_rate(int num_threads, double seconds, int64_t (*multiply)(int64_
 }
 
 void check(int num_threads, double seconds) {
-  if (num_threads >= 1 && seconds > 0.0) return;
-  throw nb::value_error("ceiling: expected num_threads >= 1 and seconds > 0, got less");
+  if (num_threads < 1 || num_threads > kMostThreads) {
+    throw nb::value_error(("ceiling: expected num_threads in [1, " + std::to_string(kMostThreads) +
+                           "], got " + std::to_string(num_threads) +
+                           "; pass the number of CPUs to measure")
+                              .c_str());
+  }
+  if (seconds > 0.0) return;
+  throw nb::value_error(("ceiling: expected seconds > 0, got " + std::to_string(seconds) +
+                         "; pass the time to measure for")
+                            .c_str());
 }
 
 double float32_ceiling(int num_threads, double seconds) {
@@ -101,9 +121,11 @@ double read_ceiling(int num_threads, double seconds) {
 }  // namespace
 
 void bind_ceilings(nb::module_& module) {
-  module.def("float32_ceiling", &float32_ceiling, "num_threads"_a, "seconds"_a,
-             "Return the float32 multiply-adds that `num_threads` threads reach, in FLOP/s.\n\n"
-             "Raises: ValueError if num_threads < 1 or seconds <= 0.");
+  module.def(
+      "float32_ceiling", &float32_ceiling, "num_threads"_a, "seconds"_a,
+      "Return the float32 multiply-adds that `num_threads` threads reach, in FLOP/s.\n\n"
+      "Raises: ValueError if num_threads is not in [1, 1024] or seconds not above 0, RuntimeError\n"
+      "if the system refuses so many threads.");
   module.def("bfloat16_ceiling", &bfloat16_ceiling, "num_threads"_a, "seconds"_a,
              "Return the same of bfloat16 dot products, or None where the CPU has none.");
   module.def("read_ceiling", &read_ceiling, "num_threads"_a, "seconds"_a,

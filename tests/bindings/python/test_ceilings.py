@@ -1,5 +1,8 @@
 """What the machine can do at most: positive, plausible, and refused for nonsense."""
 
+import subprocess
+import sys
+
 import pytest
 
 from attn_ops import _native
@@ -21,7 +24,35 @@ def test_bfloat16_is_measured_where_the_kernels_use_it():
 @pytest.mark.parametrize(
     "measure", [_native.float32_ceiling, _native.bfloat16_ceiling, _native.read_ceiling]
 )
-@pytest.mark.parametrize(("threads", "seconds"), [(0, 0.01), (-1, 0.01), (1, 0.0), (1, -1.0)])
-def test_nothing_to_measure_is_refused(measure, threads, seconds):
-    with pytest.raises(ValueError, match="expected num_threads >= 1 and seconds > 0"):
+@pytest.mark.parametrize(
+    ("threads", "seconds", "told"),
+    [
+        (0, 0.01, r"num_threads in \[1, 1024\], got 0"),
+        (-1, 0.01, r"num_threads in \[1, 1024\], got -1"),
+        (1_000_000, 0.01, r"num_threads in \[1, 1024\], got 1000000"),
+        (1, 0.0, "seconds > 0, got 0"),
+        (1, -1.0, "seconds > 0, got -1"),
+        (1, float("nan"), "seconds > 0, got nan"),
+    ],
+)
+def test_nothing_to_measure_is_refused(measure, threads, seconds, told):
+    with pytest.raises(ValueError, match=f"expected {told}"):
         measure(threads, seconds)
+
+
+def test_threads_that_the_system_refuses_are_an_error():
+    # A thread's stack takes megabytes of addresses, of which the process gets no more than it has.
+    program = """
+import resource
+from attn_ops import _native
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20,) * 2)
+try:
+    _native.float32_ceiling(500, 0.01)
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "ceiling: expected 500 threads to start" in done.stdout

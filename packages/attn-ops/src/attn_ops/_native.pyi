@@ -96,7 +96,8 @@ def float32_ceiling(num_threads: int, seconds: float) -> float:
     """
     Return the float32 multiply-adds that `num_threads` threads reach, in FLOP/s.
 
-    Raises: ValueError if num_threads < 1 or seconds <= 0.
+    Raises: ValueError if num_threads is not in [1, 1024] or seconds not above 0, RuntimeError
+    if the system refuses so many threads.
     """
 
 def bfloat16_ceiling(num_threads: int, seconds: float) -> float | None:
