@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "attn/attn.h"
-#include "raise.h"
+#include "call.h"
 #include "tensor_arg.h"
 
 namespace attn::python {
@@ -31,25 +31,12 @@ attn_mask make_mask(const TensorArg& bias, int64_t band_left, int64_t band_right
   return mask;
 }
 
-attn_exec make_exec(int32_t num_threads) {
-  attn_exec exec = ATTN_EXEC_INIT;
-  exec.num_threads = num_threads;
-  return exec;
-}
-
 // Asks for the workspace, allocates it, and makes the call. Needs no GIL.
 template <class Args>
 attn_status call_with_workspace(Args& args,
                                 attn_status (*query)(const Args*, size_t*, attn_error*) noexcept,
                                 attn_status (*call)(const Args*, attn_error*) noexcept,
                                 attn_error& error) {
-  if (args.query && args.query->device_type == ATTN_DEVICE_CUDA) {
-    std::snprintf(
-        error.message, sizeof(error.message),
-        "attention: expected CPU arrays, got CUDA arrays; call torch.ops.attn_ops or the C "
-        "ABI, which know the stream and the workspace");
-    return ATTN_ERROR_UNSUPPORTED;
-  }
   size_t bytes = 0;
   attn_status status = query(&args, &bytes, &error);
   if (status != ATTN_OK) return status;
@@ -88,14 +75,10 @@ void attention_forward(nb::handle query, nb::handle key, nb::handle value, nb::h
   args.lse = lse_arg.get();
   args.exec = &exec;
 
-  attn_error error{};
-  attn_status status;
-  {
-    nb::gil_scoped_release without_gil;
-    status = call_with_workspace(args, &attn_attention_forward_workspace, &attn_attention_forward,
-                                 error);
-  }
-  raise_unless_ok(status, error);
+  run_without_gil([&](attn_error& error) {
+    return call_with_workspace(args, &attn_attention_forward_workspace, &attn_attention_forward,
+                               error);
+  });
 }
 
 void attention_backward(nb::handle query, nb::handle key, nb::handle value, nb::handle out,
@@ -137,14 +120,10 @@ void attention_backward(nb::handle query, nb::handle key, nb::handle value, nb::
   args.grad_bias = grad_bias_arg.get();
   args.exec = &exec;
 
-  attn_error error{};
-  attn_status status;
-  {
-    nb::gil_scoped_release without_gil;
-    status = call_with_workspace(args, &attn_attention_backward_workspace, &attn_attention_backward,
-                                 error);
-  }
-  raise_unless_ok(status, error);
+  run_without_gil([&](attn_error& error) {
+    return call_with_workspace(args, &attn_attention_backward_workspace, &attn_attention_backward,
+                               error);
+  });
 }
 
 constexpr const char* kForwardDoc =
@@ -159,7 +138,8 @@ Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; lse f
 Numerics: softmax in float32; a query that sees no key gives out 0 and lse -inf. No autograd.
 Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
     argument, for shapes, dtypes and strides that do not fit; NotImplementedError if no kernel
-    does it. Nothing is copied, and nothing is written unless the call succeeds.)";
+    does it, or an array lies on a GPU. Nothing is copied, and nothing is written unless the call
+    succeeds.)";
 
 constexpr const char* kBackwardDoc =
     R"(Write the gradients of sum(grad_out * out) + sum(grad_lse * lse) into each grad_* that is given.

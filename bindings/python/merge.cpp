@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "attn/attn.h"
-#include "raise.h"
+#include "call.h"
 #include "tensor_arg.h"
 
 namespace attn::python {
@@ -29,6 +29,7 @@ class ChunkArgs {
     }
   }
 
+  bool present() const { return present_; }
   int64_t count() const { return static_cast<int64_t>(pointers_.size()); }
   const attn_tensor* const* get() const { return present_ ? pointers_.data() : nullptr; }
 
@@ -40,30 +41,13 @@ class ChunkArgs {
 
 void check_count(const char* function, const char* argument, const ChunkArgs& chunks,
                  int64_t expected) {
-  if (!chunks.get() || chunks.count() == expected) return;
+  if (!chunks.present() || chunks.count() == expected) return;
   PyErr_Format(PyExc_ValueError,
                "%s: expected as many arrays in %s as in chunk_outs, got %lld and %lld; pass one "
                "for each chunk",
                function, argument, static_cast<long long>(chunks.count()),
                static_cast<long long>(expected));
   throw nb::python_error();
-}
-
-attn_exec make_exec(int32_t num_threads) {
-  attn_exec exec = ATTN_EXEC_INIT;
-  exec.num_threads = num_threads;
-  return exec;
-}
-
-template <class Args>
-void call(Args& args, attn_status (*run)(const Args*, attn_error*) noexcept) {
-  attn_error error{};
-  attn_status status;
-  {
-    nb::gil_scoped_release without_gil;
-    status = run(&args, &error);
-  }
-  raise_unless_ok(status, error);
 }
 
 void merge_forward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle out, nb::handle lse,
@@ -81,7 +65,7 @@ void merge_forward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle out,
   args.out = out_arg.get();
   args.lse = lse_arg.get();
   args.exec = &exec;
-  call(args, &attn_merge_forward);
+  run_without_gil([&](attn_error& error) { return attn_merge_forward(&args, &error); });
 }
 
 void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle grad_out,
@@ -106,7 +90,7 @@ void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle gra
   args.grad_chunk_outs = grad_out_args.get();
   args.grad_chunk_lses = grad_lse_args.get();
   args.exec = &exec;
-  call(args, &attn_merge_backward);
+  run_without_gil([&](attn_error& error) { return attn_merge_backward(&args, &error); });
 }
 
 constexpr const char* kForwardDoc =
@@ -117,8 +101,9 @@ Dtypes: chunk_outs alike: float32, bfloat16, float16 or float64; out the same, o
     three if they are; every lse float32 (float64 for float64).
 Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
 Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
-    argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.
-    Nothing is copied, and nothing is written unless the call succeeds.)";
+    argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024;
+    NotImplementedError if an array lies on a GPU. Nothing is copied, and nothing is written unless
+    the call succeeds.)";
 
 constexpr const char* kBackwardDoc =
     R"(Write the gradients of sum(grad_out * out) + sum(grad_lse * lse) into each grad_* that is given.

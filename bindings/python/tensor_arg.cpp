@@ -28,6 +28,16 @@ bool is_numpy_bfloat16(nb::handle array) {
   throw nb::type_error(message.c_str());
 }
 
+// Nothing here knows on which stream a GPU's arrays are ready.
+[[noreturn]] void refuse_cuda(const char* function, const char* argument) {
+  PyErr_Format(
+      PyExc_NotImplementedError,
+      "%s: expected %s on the CPU, got a CUDA array; call torch.ops.attn_ops or the C ABI, "
+      "which know the stream",
+      function, argument);
+  throw nb::python_error();
+}
+
 }  // namespace
 
 TensorArg::TensorArg(const char* function, const char* argument, nb::handle array, Access access) {
@@ -39,6 +49,7 @@ TensorArg::TensorArg(const char* function, const char* argument, nb::handle arra
     tensor_.dtype.code = ATTN_DTYPE_BFLOAT;
   }
   if (!present_) raise_not_an_array(function, argument, array, access);
+  if (tensor_.device_type == ATTN_DEVICE_CUDA) refuse_cuda(function, argument);
 }
 
 bool TensorArg::import_exchanged(nb::handle array) {

@@ -15,7 +15,8 @@ class TensorArg {
  public:
   // Takes None (NULL to the C call), an array with DLPack, one with the buffer protocol, or a NumPy
   // array of ml_dtypes' bfloat16, which offers neither. Throws TypeError, naming `function` and
-  // `argument`, for anything else and for a read-only array where `access` is kWrite.
+  // `argument`, for anything else and for a read-only array where `access` is kWrite, and
+  // NotImplementedError for an array on a GPU.
   TensorArg(const char* function, const char* argument, nanobind::handle array, Access access);
   TensorArg(const TensorArg&) = delete;
   TensorArg& operator=(const TensorArg&) = delete;

@@ -49,6 +49,8 @@ def test_refusals():
     out = np.empty((B, M, H, KV), np.float32)
     with pytest.raises(ValueError, match="as many arrays in chunk_lses as in chunk_outs"):
         _native.merge_forward(outs, lses[:2], out)
+    with pytest.raises(ValueError, match="chunk_lses as in chunk_outs, got 0 and 3"):
+        _native.merge_forward(outs, [], out)
     with pytest.raises(ValueError, match="as many arrays in grad_chunk_lses"):
         _native.merge_backward(outs, lses, out, grad_chunk_lses=lses[:1])
     with pytest.raises(ValueError, match="num_chunks in"):

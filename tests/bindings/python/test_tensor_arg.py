@@ -1,5 +1,7 @@
 """Which arrays the extension module borrows, and how it refuses the others."""
 
+import ctypes
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -114,6 +116,40 @@ def test_what_is_no_array_is_refused_by_name(stranger):
     array = filled()
     with pytest.raises(TypeError, match=r"attention_forward: key must be an array.*got"):
         _native.attention_forward(array, stranger, array, np.empty_like(array))
+
+
+class OnCuda:
+    """An array that says that it lies on a GPU."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **_options):
+        capsule = self.array.__dlpack__()
+        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        get_pointer.restype, get_pointer.argtypes = (
+            ctypes.c_void_p,
+            (ctypes.py_object, ctypes.c_char_p),
+        )
+        kind = ctypes.c_int32.from_address(get_pointer(capsule, b"dltensor") + 8)
+        kind.value = 2  # kDLCUDA
+        return capsule
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+def test_cuda_arrays_are_refused_by_name():
+    array, lse = OnCuda(filled()), OnCuda(filled(shape=(2, 4, 3)))
+    refusal = {"expected_exception": NotImplementedError, "match": "on the CPU, got a CUDA array"}
+    with pytest.raises(**refusal):
+        _native.attention_forward(array, array, array, array)
+    with pytest.raises(**refusal):
+        _native.attention_backward(array, array, array, array, lse, array)
+    with pytest.raises(**refusal):
+        _native.merge_forward([array], [lse], array)
+    with pytest.raises(**refusal):
+        _native.merge_backward([array], [lse], array)
 
 
 def test_missing_array_is_refused_by_name():

@@ -24,7 +24,8 @@ def attention_forward(query: Array, key: Array, value: Array, out: Array, lse: A
     Numerics: softmax in float32; a query that sees no key gives out 0 and lse -inf. No autograd.
     Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
         argument, for shapes, dtypes and strides that do not fit; NotImplementedError if no kernel
-        does it. Nothing is copied, and nothing is written unless the call succeeds.
+        does it, or an array lies on a GPU. Nothing is copied, and nothing is written unless the call
+        succeeds.
     """
 
 def attention_backward(query: Array, key: Array, value: Array, out: Array, lse: Array, grad_out: Array, *, grad_lse: Array | None = None, grad_query: Array | None = None, grad_key: Array | None = None, grad_value: Array | None = None, grad_bias: Array | None = None, bias: Array | None = None, band_left: int = UNBOUNDED, band_right: int = UNBOUNDED, band_anchor: int = ANCHOR_TOP_LEFT, dropout_p: float = 0.0, dropout_seed: int = 0, dropout_offset: int = 0, scale: float | None = None, num_threads: int = 0) -> None:
@@ -47,8 +48,9 @@ def merge_forward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], out:
         three if they are; every lse float32 (float64 for float64).
     Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
     Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
-        argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.
-        Nothing is copied, and nothing is written unless the call succeeds.
+        argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024;
+        NotImplementedError if an array lies on a GPU. Nothing is copied, and nothing is written unless
+        the call succeeds.
     """
 
 def merge_backward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], grad_out: Array, grad_lse: Array | None = None, *, grad_chunk_outs: Sequence[Array | None] | None = None, grad_chunk_lses: Sequence[Array | None] | None = None, num_threads: int = 0) -> None:

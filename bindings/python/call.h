@@ -1,0 +1,29 @@
+// How every function of the module makes its C call: without the GIL, and raising what it reports.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "attn/attn.h"
+#include "raise.h"
+
+namespace attn::python {
+
+inline attn_exec make_exec(int32_t num_threads) {
+  attn_exec exec = ATTN_EXEC_INIT;
+  exec.num_threads = num_threads;
+  return exec;
+}
+
+// `call` takes an attn_error to fill in and returns a status; it needs no GIL.
+template <class Call>
+void run_without_gil(Call call) {
+  attn_error error{};
+  attn_status status;
+  {
+    nanobind::gil_scoped_release without_gil;
+    status = call(error);
+  }
+  raise_unless_ok(status, error);
+}
+
+}  // namespace attn::python
