@@ -1,8 +1,6 @@
 // Calls the core's attention on torch tensors, and allocates its outputs.
 #include "attention.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <utility>
 
 #include "run.h"
@@ -12,8 +10,8 @@ namespace {
 
 // The sizes of an output come from these axes, so they must exist before the core validates.
 void check_4d(const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.dim() == 4, "attention: expected a 4-D ", name, " [B, M, H, K], got ",
-                  tensor.dim(), " dimensions");
+  expect(tensor.dim() == 4, "attention: expected a 4-D ", name, " [B, M, H, K], got ", tensor.dim(),
+         " dimensions");
 }
 
 // Allocates and runs one forward; `lse` NULL: not wanted.
@@ -87,12 +85,12 @@ std::vector<Tensor> attention_backward(const Inputs& inputs, const BackwardInput
   std::array<attn_tensor, kNumDifferentiable> gradient_views;
   for (size_t i = 0; i < kNumDifferentiable; ++i) {
     if (!needed[i]) continue;
-    STD_TORCH_CHECK(sources[i],
-                    "attention: expected gradients of present inputs to be needed, got a need for "
-                    "that of input ",
-                    i,
-                    " of query, key, value, bias, slopes, table, sink, position_query, key_table, "
-                    "position_key, query_table");
+    expect(sources[i],
+           "attention: expected gradients of present inputs to be needed, got a need for "
+           "that of input ",
+           i,
+           " of query, key, value, bias, slopes, table, sink, position_query, key_table, "
+           "position_key, query_table");
     gradients.push_back(empty_contiguous_like(*sources[i]));
     gradient_views[i] = view(gradients.back());
   }

@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "expect.h"
+
 namespace attn_torch {
 namespace {
 
@@ -22,8 +24,7 @@ void* current_cuda_stream(int32_t device) {
     void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
     return reinterpret_cast<Function>(symbol);
   }();
-  STD_TORCH_CHECK(function,
-                  "attn_ops: expected a torch with CUDA for CUDA tensors, got one without");
+  expect(function, "attn_ops: expected a torch with CUDA for CUDA tensors, got one without");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(function(device, &stream));
   return stream;

@@ -3,26 +3,35 @@
 
 #include <cmath>
 
+#include "expect.h"
+
 namespace attn_torch {
 namespace {
 
 attn_dropout make_dropout(double p, const std::optional<Tensor>& seed) {
   if (p == 0.0) return {.p = 0.0, .seed = 0, .offset = 0};
-  STD_TORCH_CHECK(seed.has_value() && seed->scalar_type() == ScalarType::Long &&
-                      seed->numel() == 2 && seed->is_cpu() && seed->is_contiguous(),
-                  "attention: dropout needs dropout_seed, a contiguous int64 CPU tensor that holds "
-                  "a seed and an offset");
+  expect(seed.has_value() && seed->scalar_type() == ScalarType::Long && seed->numel() == 2 &&
+             seed->is_cpu() && seed->is_contiguous(),
+         "attention: dropout needs dropout_seed, a contiguous int64 CPU tensor that holds "
+         "a seed and an offset");
   const auto* words = static_cast<const int64_t*>(seed->const_data_ptr());
   return {
       .p = p, .seed = static_cast<uint64_t>(words[0]), .offset = static_cast<uint64_t>(words[1])};
 }
 
+// The core has 32 bits for it, of which some other number may look like an anchor.
+int32_t checked_anchor(int64_t anchor) {
+  expect(anchor == ATTN_ANCHOR_TOP_LEFT || anchor == ATTN_ANCHOR_BOTTOM_RIGHT,
+         "attention: expected band_anchor to be 0 (top left) or 1 (bottom right), got ", anchor);
+  return static_cast<int32_t>(anchor);
+}
+
 }  // namespace
 
 double checked_scale(std::optional<double> scale) {
-  STD_TORCH_CHECK(!scale || std::isfinite(*scale), "attention: expected a finite scale, got ",
-                  *scale);
-  return scale.value_or(ATTN_SCALE_DEFAULT);
+  if (!scale) return ATTN_SCALE_DEFAULT;
+  expect(std::isfinite(*scale), "attention: expected a finite scale, got ", *scale);
+  return *scale;
 }
 
 Inputs pop_inputs(OperatorStack& stack) {
@@ -64,7 +73,7 @@ InputViews::InputViews(const Inputs& inputs)
       scale_(checked_scale(inputs.scale)) {
   mask_.band = {.left = inputs.band_left,
                 .right = inputs.band_right,
-                .anchor = static_cast<int32_t>(inputs.band_anchor),
+                .anchor = checked_anchor(inputs.band_anchor),
                 .reserved = 0};
   mask_.bias = bias_.get();
   mask_.dropout = make_dropout(inputs.dropout_p, inputs.dropout_seed);

@@ -1,8 +1,6 @@
 // Calls the core's merge on torch tensors: finds the chunks, allocates outputs, reports errors.
 #include "merge.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include "attn/attn.h"
 #include "run.h"
 
@@ -13,7 +11,7 @@ namespace {
 class ChunkViews {
  public:
   ChunkViews(const char* name, const std::vector<Tensor>& tensors, int64_t ndim) {
-    STD_TORCH_CHECK(!tensors.empty(), "merge: expected ", name, " to hold a chunk, got none");
+    expect(!tensors.empty(), "merge: expected ", name, " to hold a chunk, got none");
     if (tensors.size() == 1 && tensors[0].dim() == ndim + 1) {
       add_stacked(tensors[0]);
     } else {
@@ -29,7 +27,7 @@ class ChunkViews {
  private:
   void add_stacked(const Tensor& stacked) {
     const attn_tensor all = view(stacked);
-    STD_TORCH_CHECK(all.shape[0] > 0, "merge: expected a stack of at least one chunk, got none");
+    expect(all.shape[0] > 0, "merge: expected a stack of at least one chunk, got none");
     attn_tensor chunk = all;
     chunk.shape += 1;
     chunk.strides += 1;
@@ -55,10 +53,10 @@ struct Chunks {
 
   Chunks(const std::vector<Tensor>& out_tensors, const std::vector<Tensor>& lse_tensors)
       : outs("chunk_outs", out_tensors, kOutDims), lses("chunk_lses", lse_tensors, kLseDims) {
-    STD_TORCH_CHECK(outs.count() == lses.count(), "merge: expected as many chunk_lses as ",
-                    "chunk_outs, got ", lses.count(), " and ", outs.count());
-    STD_TORCH_CHECK(outs.first().ndim == kOutDims, "merge: expected chunk_outs [B, M, H, Kv], got ",
-                    outs.first().ndim, " dimensions");
+    expect(outs.count() == lses.count(), "merge: expected as many chunk_lses as ",
+           "chunk_outs, got ", lses.count(), " and ", outs.count());
+    expect(outs.first().ndim == kOutDims, "merge: expected chunk_outs [B, M, H, Kv], got ",
+           outs.first().ndim, " dimensions");
   }
 
   template <class Args>

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "expect.h"
+
 namespace attn_torch {
 
 // Arguments are popped in the order of the schema; then results are pushed in theirs.
@@ -20,8 +22,8 @@ class OperatorStack {
 
   template <class... T>
   void push(const T&... results) {
-    STD_TORCH_CHECK(popped_ == num_arguments_ && sizeof...(T) == num_results_,
-                    "attn_ops: a schema and its kernel disagree");
+    expect(popped_ == num_arguments_ && sizeof...(T) == num_results_,
+           "attn_ops: a schema and its kernel disagree");
     uint64_t pushed = 0;
     ((values_[pushed++] = torch::stable::detail::from<T>(results)), ...);
   }

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 
+#include "expect.h"
+
 namespace attn_torch {
 namespace {
 
@@ -26,8 +28,8 @@ attn_dtype dtype_of(const Tensor& tensor) {
 }
 
 Tensor empty_contiguous(const int64_t* shape, size_t ndim, ScalarType dtype, const Tensor& beside) {
-  STD_TORCH_CHECK(ndim <= kMaxOutputDims, "attn_ops: an output has at most ", kMaxOutputDims,
-                  " dimensions, got ", ndim);
+  expect(ndim <= kMaxOutputDims, "attn_ops: an output has at most ", kMaxOutputDims,
+         " dimensions, got ", ndim);
   std::array<int64_t, kMaxOutputDims> strides;
   int64_t stride = 1;
   for (size_t axis = ndim; axis-- > 0;) {

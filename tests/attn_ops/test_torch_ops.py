@@ -147,6 +147,27 @@ def test_operator_refuses_what_the_core_refuses():
         OPS.attention(query, key, value, torch.zeros(3, 3, 3, 3, dtype=torch.float64))
 
 
+def test_anchor_is_read_to_its_last_bit():
+    for anchor in (2, -1, 2**32, 2**32 + 1, -(2**63)):
+        with pytest.raises(RuntimeError, match=rf"band_anchor to be 0 .* got {anchor}$"):
+            OPS.attention(*make_inputs(), band_anchor=anchor)
+
+
+def test_errors_do_not_name_files():
+    query, key, value = make_inputs()
+    refused = (
+        lambda: OPS.attention(query, key, value[:, :3]),
+        lambda: OPS.attention(query[0], key, value),
+        lambda: OPS.merge([query], []),
+        lambda: OPS._attention_step_(query[0], key, value, key, value, SEED, 1),
+    )
+    for call in refused:
+        with pytest.raises(RuntimeError, match=r"^\w+: expected ") as raised:
+            call()
+        assert ".cpp" not in str(raised.value)
+        assert ".h:" not in str(raised.value)
+
+
 def test_second_copy_of_the_library_is_refused(tmp_path):
     copy = shutil.copy(_library.torch_library(), tmp_path)
     # The copy finds the core where the original's run path would.
