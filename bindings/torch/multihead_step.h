@@ -8,18 +8,21 @@
 
 namespace attn_torch {
 
-// The output [B, F] of one step of multi-head attention over ring buffers: projects x [B, E] to
-// the rows of query, key and value, which in_weight [Hq K + Hkv K + Hkv Kv, E] stacks, takes
-// attn_step with them, and projects what it returns by out_weight [F, Hq Kv]. Writes a slot of each
-// ring, and position. Letters, shapes and meaning else as in step.h and attn/linear.h.
-Tensor multihead_attention_step_(const Tensor& x, const Tensor& in_weight,
-                                 std::optional<Tensor> in_bias, const Tensor& out_weight,
-                                 std::optional<Tensor> out_bias, const Tensor& key_ring,
-                                 const Tensor& value_ring, const Tensor& position, int64_t window,
-                                 std::optional<Tensor> padding, std::optional<Tensor> padding_ring,
-                                 std::optional<Tensor> active, std::optional<Tensor> bias,
-                                 std::optional<double> scale, std::optional<Tensor> extra_key,
-                                 std::optional<Tensor> extra_value,
-                                 std::optional<Tensor> query_ring);
+// Both ends of the layer, in the order of the schema: in_weight stacks the weights of query, key
+// and value.
+struct LayerInputs {
+  Tensor x;          // [B, E]
+  Tensor in_weight;  // [Hq K + Hkv K + Hkv Kv, E]
+  std::optional<Tensor> in_bias;
+  Tensor out_weight;  // [F, Hq Kv]
+  std::optional<Tensor> out_bias;
+};
+
+LayerInputs pop_layer_inputs(OperatorStack& stack);
+
+// The output [B, F] of one step of multi-head attention over ring buffers: projects x to the rows
+// of query, key and value, takes attn_step with them, and projects what it returns. Writes a slot
+// of each ring, and position. Letters, shapes and meaning else as in step.h and attn/linear.h.
+Tensor multihead_attention_step_(const LayerInputs& layer, const StepInputs& step);
 
 }  // namespace attn_torch

@@ -31,13 +31,21 @@ const std::string kMask =
     "Tensor? slopes=None, Tensor? table=None, Tensor? sink=None, float softcap=0.0";
 const std::string kPublicInputs = kArguments + "*, " + kMask;
 
+// A list of arguments that all must be given.
+std::string without_defaults(const std::string& arguments) {
+  std::string result;
+  bool in_default = false;
+  for (const char c : arguments) {
+    in_default = c == '=' || (in_default && c != ',');
+    if (!in_default) result += c;
+  }
+  return result;
+}
+
 // The same for the operators that Python calls with all of them by position, which is faster.
 const std::string kInputs =
-    "Tensor query, Tensor key, Tensor value, Tensor? bias, float dropout_p, float? scale, "
-    "SymInt band_left, SymInt band_right, int band_anchor, Tensor? dropout_seed, Tensor? q_start, "
-    "Tensor? k_start, Tensor? k_len, SymInt max_q_len, SymInt max_k_len, Tensor? block_table, "
-    "SymInt page_size, Tensor? block_offsets, Tensor? block_indices, SymInt block_size, "
-    "Tensor? slopes, Tensor? table, Tensor? sink, float softcap";
+    "Tensor query, Tensor key, Tensor value, Tensor? bias, float dropout_p, float? scale, " +
+    without_defaults(kMask);
 
 // What operators of relative positions take after that.
 const std::string kPositions =
@@ -93,6 +101,22 @@ void run_attention_by_position_backward(StableIValue* values, uint64_t num_argum
   run_backward(stack, inputs, kNumDifferentiable);
 }
 
+void run_attention_step(StableIValue* values, uint64_t num_arguments, uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  Tensor query, key, value;
+  stack.pop(query, key, value);
+  const StepInputs inputs = pop_step_inputs(stack);
+  stack.push(attention_step_(query, key, value, inputs));
+}
+
+void run_multihead_attention_step(StableIValue* values, uint64_t num_arguments,
+                                  uint64_t num_results) {
+  OperatorStack stack(values, num_arguments, num_results);
+  const LayerInputs layer = pop_layer_inputs(stack);
+  const StepInputs inputs = pop_step_inputs(stack);
+  stack.push(multihead_attention_step_(layer, inputs));
+}
+
 // The same functions serve both devices: the core looks at the tensors.
 void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("attention", &run_attention);
@@ -106,7 +130,7 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("merge", TORCH_BOX(&merge));
   m.impl("_merge", TORCH_BOX(&merge));
   m.impl("_merge_backward", TORCH_BOX(&merge_backward));
-  m.impl("_attention_step_", TORCH_BOX(&attention_step_));
+  m.impl("_attention_step_", &run_attention_step);
 }
 
 }  // namespace
@@ -160,7 +184,7 @@ STABLE_TORCH_LIBRARY(attn_ops, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CPU, m) {
   attn_torch::register_kernels(m);
-  m.impl("_multihead_attention_step_", TORCH_BOX(&attn_torch::multihead_attention_step_));
+  m.impl("_multihead_attention_step_", &attn_torch::run_multihead_attention_step);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attn_ops, CUDA, m) { attn_torch::register_kernels(m); }

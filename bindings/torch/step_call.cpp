@@ -1,22 +1,22 @@
 // Takes a step, attends to the extra rows, and merges the two.
 #include "step_call.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
+
+#include "inputs.h"
 
 namespace attn_torch {
 namespace {
 
 // `own` is what the step itself has of the same kind.
 void check_rows(const char* name, const Tensor& rows, const attn_tensor& own, int64_t count) {
-  STD_TORCH_CHECK(rows.dim() == 3 && rows.size(0) == count && rows.size(1) == own.shape[2] &&
-                      rows.size(2) == own.shape[3],
-                  "step: expected ", name, " [", count, ", ", own.shape[2], ", ", own.shape[3],
-                  "], got ", rows.dim(), " dimensions, the last of ", rows.size(-1));
+  expect(rows.dim() == 3 && rows.size(0) == count && rows.size(1) == own.shape[2] &&
+             rows.size(2) == own.shape[3],
+         "step: expected ", name, " [", count, ", ", own.shape[2], ", ", own.shape[3], "], got ",
+         rows.dim(), " dimensions, the last of ", rows.size(-1));
   const attn_dtype dtype = view(rows).dtype;
-  STD_TORCH_CHECK(dtype.code == own.dtype.code && dtype.bits == own.dtype.bits, "step: expected ",
-                  name, "'s dtype to be that of the step's own rows");
+  expect(dtype.code == own.dtype.code && dtype.bits == own.dtype.bits, "step: expected ", name,
+         "'s dtype to be that of the step's own rows");
 }
 
 // Every stream sees the same rows.
@@ -108,15 +108,47 @@ void StepCall::Extra::merge() const {
   check(attn_merge_forward(&args, &error), error);
 }
 
-StepCall::StepCall(const attn_step_args& step, const ExtraRows& extra, const Tensor& beside)
-    : step_(step) {
-  STD_TORCH_CHECK(extra.key.has_value() == extra.value.has_value(),
-                  "step: expected both extra_key and extra_value, or neither");
-  if (!extra.key) return;
+StepInputs pop_step_inputs(OperatorStack& stack) {
+  StepInputs inputs;
+  stack.pop(inputs.key_ring, inputs.value_ring, inputs.position, inputs.window, inputs.padding,
+            inputs.padding_ring, inputs.active, inputs.bias, inputs.scale, inputs.extra_key,
+            inputs.extra_value, inputs.query_ring);
+  return inputs;
+}
+
+StepCall::StepCall(const StepRows& rows, const StepInputs& inputs, const attn_exec& exec,
+                   const Tensor& beside)
+    : key_ring_(view(inputs.key_ring)),
+      value_ring_(view(inputs.value_ring)),
+      position_(view(inputs.position)),
+      query_ring_(inputs.query_ring),
+      padding_(inputs.padding),
+      padding_ring_(inputs.padding_ring),
+      active_(inputs.active),
+      bias_(inputs.bias) {
+  step_.query = rows.query;
+  step_.key = rows.key;
+  step_.value = rows.value;
+  step_.key_ring = &key_ring_;
+  step_.value_ring = &value_ring_;
+  step_.query_ring = query_ring_.get();
+  step_.position = &position_;
+  step_.window = inputs.window;
+  step_.padding = padding_.get();
+  step_.padding_ring = padding_ring_.get();
+  step_.active = active_.get();
+  step_.bias = bias_.get();
+  step_.scale = checked_scale(inputs.scale);
+  step_.out = rows.out;
+  step_.exec = &exec;
+  expect(inputs.extra_key.has_value() == inputs.extra_value.has_value(),
+         "step: expected both extra_key and extra_value, or neither");
+  if (!inputs.extra_key) return;
+  const Tensor &extra_key = *inputs.extra_key, &extra_value = *inputs.extra_value;
   validate(step_, &attn_step_workspace);  // from here on its tensors have the axes they must have
-  check_rows("extra_key", *extra.key, *step_.key, extra.key->size(0));
-  check_rows("extra_value", *extra.value, *step_.value, extra.key->size(0));
-  extra_.emplace(step_, *extra.key, *extra.value, beside);
+  check_rows("extra_key", extra_key, *step_.key, extra_key.size(0));
+  check_rows("extra_value", extra_value, *step_.value, extra_key.size(0));
+  extra_.emplace(step_, extra_key, extra_value, beside);
 }
 
 size_t StepCall::workspace() const {

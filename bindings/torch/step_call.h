@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "attn/attn.h"
+#include "operator_stack.h"
 #include "run.h"
 #include "tensor_view.h"
 
@@ -34,34 +35,34 @@ class ScratchView {
   attn_tensor view_;
 };
 
-// Validates a call by its workspace query, and returns the bytes it needs.
-template <class Args, class Workspace>
-size_t validate(const Args& args, Workspace* workspace) {
-  attn_error error;
-  size_t bytes = 0;
-  check(workspace(&args, &bytes, &error), error);
-  return bytes;
-}
+// The arguments that both operators end with, in the order of their schemas. Letters, shapes and
+// meaning as in attn/step.h; all streams see the extra rows besides, both or neither.
+struct StepInputs {
+  Tensor key_ring, value_ring, position;
+  int64_t window = 0;
+  std::optional<Tensor> padding, padding_ring, active, bias;
+  std::optional<double> scale;
+  std::optional<Tensor> extra_key;    // [E, Hkv, K]
+  std::optional<Tensor> extra_value;  // [E, Hkv, Kv]
+  std::optional<Tensor> query_ring;
+};
 
-template <class Args, class Call>
-void run_validated(Args& args, Call* call, Scratch& scratch) {
-  attn_error error;
-  args.workspace = scratch.data();
-  args.workspace_bytes = scratch.bytes();
-  check(call(&args, &error), error);
-}
+StepInputs pop_step_inputs(OperatorStack& stack);
 
-// Keys and values that all streams see at every step, as operators take them: both or neither.
-struct ExtraRows {
-  std::optional<Tensor> key;    // [E, Hkv, K]
-  std::optional<Tensor> value;  // [E, Hkv, Kv]
+// This step's own rows, and where its result goes.
+struct StepRows {
+  const attn_tensor* query;
+  const attn_tensor* key;
+  const attn_tensor* value;
+  const attn_tensor* out;
 };
 
 // attn_step; with extra rows also attention to these, and both merged.
 class StepCall {
  public:
-  // `step` has all but its workspace.
-  StepCall(const attn_step_args& step, const ExtraRows& extra, const Tensor& beside);
+  // Borrows all of it, and works in memory beside `beside`.
+  StepCall(const StepRows& rows, const StepInputs& inputs, const attn_exec& exec,
+           const Tensor& beside);
   StepCall(const StepCall&) = delete;
   StepCall& operator=(const StepCall&) = delete;
 
@@ -86,7 +87,9 @@ class StepCall {
     attn_attention_forward_args attend = ATTN_ATTENTION_FORWARD_INIT;
   };
 
-  attn_step_args step_;
+  const attn_tensor key_ring_, value_ring_, position_;
+  const OptionalView query_ring_, padding_, padding_ring_, active_, bias_;
+  attn_step_args step_ = ATTN_STEP_INIT;
   std::optional<Extra> extra_;
 };
 
