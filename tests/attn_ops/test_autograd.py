@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -158,6 +159,21 @@ def test_forward_mode_is_refused(mask):
         )
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode"):
         memory_efficient_attention(forward_ad.make_dual(query, query), key, value, mask)
+
+
+# Torch scripts its own decompositions when forward mode is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_what_refusals_recommend_has_every_derivative():
+    query, _, _ = make_inputs(requires_grad=True)
+
+    def attend(x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x).sum()
+
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.func.jvp(attend, (query,), (query,))
+        (gradient,) = torch.autograd.grad(attend(query), query, create_graph=True)
+        gradient.square().sum().backward()
+    assert query.grad is not None
 
 
 def test_functional_gradient():

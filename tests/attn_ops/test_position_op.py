@@ -96,6 +96,22 @@ def test_gradient_of_the_lse_alone():
     assert torch.autograd.gradcheck(lse, table)
 
 
+def test_second_derivative_is_refused():
+    inputs, named = make_call()
+    out, _lse = OP(*inputs, **named)
+    (gradient,) = torch.autograd.grad(out.sum(), inputs[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match="attend_by_position: expected at most one deriv"):
+        gradient.square().sum().backward()
+
+
+# Torch scripts its own decompositions when forward mode is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_forward_mode_is_refused():
+    (query, *others), named = make_call(requires_grad=False)
+    with pytest.raises(NotImplementedError, match=r"attend_by_position: .*forward mode"):
+        torch.func.jvp(lambda x: OP(x, *others, **named)[0], (query,), (query,))
+
+
 def test_sequences_are_refused():
     inputs, named = make_call()
     one = [x[:1] for x in inputs]

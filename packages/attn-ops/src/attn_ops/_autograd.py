@@ -30,6 +30,28 @@ _DEFAULTS: Final = {
 }
 """What the public operators take after query, key and value, and what stands for its absence."""
 
+# Of torch's own kernels, those of the CPU have neither of these derivatives.
+_INSTEAD: Final = (
+    "call torch.nn.functional.scaled_dot_product_attention under "
+    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+)
+
+
+def refusal_of_forward_mode(who: str, instead: str) -> str:
+    """Return what to say of a tangent; `instead` is what to do."""
+    return (
+        f"{who}: expected at most a derivative in reverse mode, got one in forward mode (jvp, "
+        f"jacfwd, hessian, dual tensors), which has no operator; {instead}"
+    )
+
+
+def refusal_of_second_derivative(who: str, instead: str) -> str:
+    """Return what to say of the gradient of a gradient; `instead` is what to do."""
+    return (
+        f"{who}: expected at most one derivative, got a request for a second, which has no "
+        f"operator; {instead}"
+    )
+
 
 class Attention(torch.autograd.Function):
     """Compute (out, lse), differentiable once in query, key, value, bias, slopes, table and sink.
@@ -85,11 +107,7 @@ class Attention(torch.autograd.Function):
 
         Raises: NotImplementedError always.
         """
-        raise NotImplementedError(
-            "memory_efficient_attention: expected at most a derivative in reverse mode, got one in "
-            "forward mode (jvp, jacfwd, dual tensors), which has no operator; use "
-            "torch.nn.functional.scaled_dot_product_attention for that call"
-        )
+        raise NotImplementedError(refusal_of_forward_mode("memory_efficient_attention", _INSTEAD))
 
 
 class AttentionGradient(torch.autograd.Function):
@@ -113,9 +131,7 @@ class AttentionGradient(torch.autograd.Function):
         Raises: NotImplementedError always.
         """
         raise NotImplementedError(
-            "memory_efficient_attention: expected at most one derivative, got a request for a "
-            "second, which has no operator; use "
-            "torch.nn.functional.scaled_dot_product_attention for that call"
+            refusal_of_second_derivative("memory_efficient_attention", _INSTEAD)
         )
 
 

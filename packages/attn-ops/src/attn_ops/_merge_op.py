@@ -10,11 +10,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from attn_ops._autograd import is_differentiated
+from attn_ops._autograd import is_differentiated, refusal_of_second_derivative
 from attn_ops._torch_ops import loop_under_vmap, refuse_other_devices, registry
 
 MOST_CHUNKS: Final = 1024
 """The most that one call merges, as `attn/merge.h` says."""
+
+_INSTEAD: Final = "merge with torch.softmax of the stacked LSEs for that call"
 
 _public_merge: Final = torch.ops.attn_ops.merge.default
 _merge: Final = torch.ops.attn_ops._merge.default  # noqa: SLF001  ours
@@ -100,10 +102,7 @@ class MergeGradient(torch.autograd.Function):
 
         Raises: NotImplementedError always.
         """
-        raise NotImplementedError(
-            "merge_attentions: expected at most one derivative, got a request for a second, which "
-            "has no operator; merge with torch.softmax of the stacked LSEs for that call"
-        )
+        raise NotImplementedError(refusal_of_second_derivative("merge_attentions", _INSTEAD))
 
 
 def _record_and_merge(

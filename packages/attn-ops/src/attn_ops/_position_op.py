@@ -8,7 +8,13 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from attn_ops._autograd import (
+    is_differentiated,
+    refusal_of_forward_mode,
+    refusal_of_second_derivative,
+)
 from attn_ops._torch_ops import refuse_other_devices, registry
 
 _forward: Final = torch.ops.attn_ops.attention_by_position.default
@@ -24,11 +30,16 @@ _DIFFERENTIABLE: Final = tuple(
         *("position_query", "key_table", "position_key", "query_table"),
     )
 )
-_NEEDS: Final = tuple(
+_DEFAULTS: Final = {argument.name: argument.default_value for argument in _ARGUMENTS}
+_OF_GRADIENT: Final = tuple(
     argument.name
     for argument in _backward._schema.arguments  # noqa: SLF001
-    if argument.name.startswith("need_")
+    if argument.kwarg_only
 )
+"""What the backward takes besides: results, their gradients, and which gradients are needed."""
+
+_NEEDS: Final = tuple(name for name in _OF_GRADIENT if name.startswith("need_"))
+_INSTEAD: Final = "compute the scores with torch.einsum for that call"
 
 
 @torch.library.register_fake("attn_ops::attention_by_position")
@@ -56,39 +67,80 @@ def _fake_backward(*inputs: Any, **named: Any) -> list[Tensor]:  # noqa: ANN401
     ]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401  torch's own signature
-    ctx.save_for_backward(*(inputs[place] for place in _TENSORS), *output)
-    ctx.numbers = [x for place, x in enumerate(inputs) if place not in _TENSORS]
-    ctx.set_materialize_grads(False)
+class PositionAttention(torch.autograd.Function):
+    """Compute (out, lse), differentiable once in the tensors of `_DIFFERENTIABLE`."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  tensors and numbers
+        """Run the forward operator."""
+        return _run_forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401  torch's own signature
+        """Keep what the backward recomputes the probabilities from."""
+        ctx.save_for_backward(*(inputs[place] for place in _TENSORS), *output)
+        ctx.numbers = [x for place, x in enumerate(inputs) if place not in _TENSORS]
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of the inputs that want one."""
+        grad_out, grad_lse = grad_outputs
+        *tensors, out, lse = ctx.saved_tensors
+        of_tensors, of_numbers = iter(tensors), iter(ctx.numbers)
+        arguments = [
+            next(of_tensors) if place in _TENSORS else next(of_numbers)
+            for place in range(len(_ARGUMENTS))
+        ]
+        # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
+        grad_out = torch.zeros_like(out) if grad_out is None else grad_out.contiguous()
+        grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        needed = [ctx.needs_input_grad[place] for place in _DIFFERENTIABLE]
+        # Grad mode is on only if someone means to differentiate again.
+        run = PositionGradient.apply if torch.is_grad_enabled() else PositionGradient.forward
+        found = iter(run(*arguments, out, lse, grad_out, grad_lse, *needed))
+        return tuple(next(found) if need else None for need in ctx.needs_input_grad)
 
 
-def _differentiate(
-    ctx: Any,  # noqa: ANN401
-    grad_out: Tensor | None,
-    grad_lse: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    *tensors, out, lse = ctx.saved_tensors
-    of_tensors, of_numbers = iter(tensors), iter(ctx.numbers)
-    arguments = [
-        next(of_tensors) if place in _TENSORS else next(of_numbers)
-        for place in range(len(_ARGUMENTS))
-    ]
-    # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
-    grads = {
-        "out": out,
-        "lse": lse,
-        "grad_out": torch.zeros_like(out) if grad_out is None else grad_out.contiguous(),
-        "grad_lse": None if grad_lse is None else grad_lse.contiguous(),
-    }
-    # Torch leaves out the last arguments where they are the defaults.
-    needs = dict(enumerate(ctx.needs_input_grad))
-    needed = [needs.get(place, False) for place in _DIFFERENTIABLE]
-    found = _backward(*arguments, **grads, **dict(zip(_NEEDS, needed, strict=True)))
-    wanted = [place for place, need in zip(_DIFFERENTIABLE, needed, strict=True) if need]
-    by_place = dict(zip(wanted, found, strict=True))
-    return tuple(by_place.get(place) for place in needs)
+class PositionGradient(torch.autograd.Function):
+    """The backward operator under autograd, to refuse a second derivative instead of losing it."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Run the backward operator on its arguments, all in the order of its schema."""
+        arguments, others = inputs[: len(_ARGUMENTS)], inputs[len(_ARGUMENTS) :]
+        return tuple(_backward(*arguments, **dict(zip(_OF_GRADIENT, others, strict=True))))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> None:  # noqa: ANN401
+        """Refuse.
+
+        Raises: NotImplementedError always.
+        """
+        raise NotImplementedError(refusal_of_second_derivative("attend_by_position", _INSTEAD))
 
 
-torch.library.register_autograd(
-    "attn_ops::attention_by_position", _differentiate, setup_context=_save, lib=registry
-)
+def _run_forward(*inputs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Run the operator's kernel; the operator itself would come back to its autograd rule."""
+    with torch._C._AutoDispatchBelowAutograd():  # noqa: SLF001  torch offers no public way
+        return _forward(*inputs)
+
+
+def _record(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Run the operator, which has this function as its autograd rule.
+
+    Raises: NotImplementedError in forward mode, whose tangents would be lost.
+    """
+    if forward_ad._current_level >= 0:  # noqa: SLF001  torch offers no public way
+        raise NotImplementedError(refusal_of_forward_mode("attend_by_position", _INSTEAD))
+    given = dict(zip(_DEFAULTS, inputs, strict=False)) | named
+    arguments = tuple((_DEFAULTS | given).values())
+    is_wanted = is_differentiated(*(arguments[place] for place in _DIFFERENTIABLE))
+    return (PositionAttention.apply if is_wanted else _run_forward)(*arguments)
+
+
+registry.impl("attention_by_position", _record, "Autograd")
