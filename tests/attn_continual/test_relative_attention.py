@@ -12,6 +12,7 @@ from attn_continual import (
     RelativeAttention,
     _disentangled_attention,
     _disentangled_logits,
+    position_attention,
     relative_attention,
 )
 from reference.continual import relative_attention as reference
@@ -375,3 +376,18 @@ def test_transposed_positions_need_a_square():
     layer, inputs, _ = make_case(keys=4, p2c_index="transposed")
     with pytest.raises(ValueError, match="expected as many keys as queries"):
         layer(**inputs)
+
+
+def refuse_to_draw(who, p, device):
+    raise ValueError(f"{who}: p={p} on {device}")
+
+
+@pytest.mark.parametrize("positions", [None, "distances"])
+def test_every_seed_may_be_refused(monkeypatch, positions):
+    # As it is while a CUDA graph is captured.
+    for module in (relative_attention, position_attention):
+        monkeypatch.setattr(module, "draw_seed", refuse_to_draw)
+    layer, inputs, _ = make_case(positions=positions)
+    layer.dropout_p = 0.5
+    with pytest.raises(ValueError, match=r"p=0\.5 on cpu"):
+        layer.train()(**inputs, need_logits=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import attn_ops  # noqa: F401  registers the operator
+from attn_ops.dropout import draw_seed
 from attn_ops.mask import UNBOUNDED
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def attend_by_position(
     attn_bias: [B or 1, H or 1, Mq or 1, Mkv or 1], floating point; added.
     keep: bool, of the same shapes: True keeps a key. NaN in keys that nobody sees, and in their
         `position_key`, reaches nothing. Beside an `attn_bias` the two are made one tensor.
-    p: the probability of dropping an attention weight; drawn from torch's CPU generator.
+    p: the probability of dropping an attention weight; drawn from torch's CPU generator. A CUDA
+        graph cannot capture the draw.
     scale: default K ** -0.5.
     Numerics: a query that sees no key gives 0, and gradients of 0; the same bits on every run
         and for any number of threads.
@@ -113,7 +115,7 @@ def attend_by_position(
             # The band and the tables count from query 0 at key 0.
             band_left=UNBOUNDED if window_left is None else window_left - offset,
             band_right=UNBOUNDED if window_right is None else window_right + offset,
-            dropout_seed=torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if p else None,
+            dropout_seed=draw_seed(_WHO, p, query.device),
             position_query=None if key_table is None else _features(position_query, query, query),
             key_table=None if key_table is None else _rows(key_table, query),
             position_key=None if query_table is None else _features(position_key, key, query),

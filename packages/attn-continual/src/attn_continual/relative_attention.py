@@ -13,6 +13,7 @@ from attn_continual._disentangled_logits import DisentangledCall
 from attn_continual._distance_rows import DistanceRows
 from attn_continual.grouped_linear import GroupedLinear, check_multiple
 from attn_continual.position_attention import attend_by_position
+from attn_ops.dropout import draw_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -329,7 +330,7 @@ def _attend(call: DisentangledCall) -> tuple[Tensor, Tensor]:
     """Return logits [n, h, q, k] and outputs [n, q, H, v]; see `disentangled_attention`."""
     pooled = _attend_by_distance(call)
     if pooled is None:
-        seed = torch.randint(2**62, (2,), dtype=torch.int64, device="cpu") if call.p > 0 else None
+        seed = draw_seed("RelativeAttention", call.p, call.query.device)
         return disentangled_attention(call._replace(dropout_seed=seed))
     if not call.keeps_logits:
         return call.query.new_empty(pooled.shape[0], 0, 0, 0), pooled

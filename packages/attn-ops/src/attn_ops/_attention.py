@@ -13,6 +13,7 @@ from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, four_axes, restore_layout
 from attn_ops._lower import can_lower, lower
 from attn_ops._refusals import in_users_terms
+from attn_ops.dropout import draw_seed
 from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout, MaskSpec
 
@@ -191,19 +192,8 @@ def wants_gradient(call: CanonicalInputs) -> bool:
 
 
 def draw_dropout(p: float, device: torch.device) -> Dropout:
-    """Draw the seed as a tensor, so that `torch.compile` draws it anew at each call.
-
-    Raises: ValueError if a CUDA graph is being captured, whose replays would all have this seed.
-    """
-    if p == 0.0:
-        return Dropout()
-    is_eager_cuda = device.type == "cuda" and not torch.compiler.is_compiling()
-    if is_eager_cuda and torch.cuda.is_current_stream_capturing():
-        raise ValueError(
-            f"{_inputs.WHO}: expected p=0 while a CUDA graph is captured, got {p}: every replay "
-            "would drop the same; leave attention with dropout out of the graph"
-        )
-    return Dropout(p, torch.randint(2**62, (2,), dtype=torch.int64, device="cpu"))
+    """Return dropout of newly drawn probabilities; raises as `draw_seed`."""
+    return Dropout(p, draw_seed(_inputs.WHO, p, device)) if p else Dropout()
 
 
 # TorchScript sees a call of the function as the operator of the same signature.
