@@ -37,7 +37,7 @@ def merge_attentions(
         The same bits on every run and for any number of threads.
     Raises: ValueError, naming the argument, if shapes, dtypes or devices do not fit each other, or
         for more than 1024 chunks; TypeError if an argument is no tensor; NotImplementedError for
-        tensors that are not on the CPU, or for a derivative of second order.
+        tensors on neither CPU nor CUDA, or for a derivative of second order.
     Source: Juravsky et al. 2024, arXiv:2402.05099, section 3.1.
     """
     outs, lses = _Chunks.read("attn_split", attn_split), _Chunks.read("lse_split", lse_split)
