@@ -1,5 +1,6 @@
 """Attention by relative positions against its definition pair by pair."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -420,10 +421,21 @@ def test_what_does_not_fit_is_named(change, message):
         ({"offset": 1.0}, "expected offset, an int, got 1.0"),
         ({"zero_row": torch.tensor(2)}, "expected zero_row, an int"),
         ({"window_left": 2.5}, "expected window_left, an int"),
-        ({"scale": torch.ones((), requires_grad=True)}, "expected scale, a number"),
+        ({"scale": torch.ones((), requires_grad=True)}, "expected a number without a gradient"),
     ],
 )
 def test_what_is_no_number_is_named(change, message):
     tensors, options = make_call()
     with pytest.raises(TypeError, match=f"attend_by_position: {message}"):
         attend_by_position(**tensors, **(options | change))
+
+
+def test_numbers_of_numpy_are_numbers():
+    x, table = torch.randn(1, 5, 2, 4), torch.randn(2, 9, 4)
+    found = attend_by_position(x, x, x, table, scale=np.float32(0.25), p=np.float32(0))
+    assert torch.equal(found, attend_by_position(x, x, x, table, scale=0.25))
+    assert torch.equal(found, attend_by_position(x, x, x, table, scale=0.25, p=False))
+    with pytest.raises(
+        TypeError, match="a number as p, the probability of dropping, got <class 'b"
+    ):
+        attend_by_position(x, x, x, table, p=True)

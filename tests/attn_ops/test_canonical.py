@@ -5,7 +5,7 @@ import torch
 
 from attn_ops import LowerTriangularMask, memory_efficient_attention
 from attn_ops._canonical import canonical, restore_layout, restore_lse_layout
-from attn_ops._inputs import Inputs, check
+from attn_ops._inputs import Inputs, checked
 from attn_ops.fmha import attn_bias as masks
 
 
@@ -18,9 +18,7 @@ Q5, K5, V5 = rand(2, 5, 2, 3, 8), rand(2, 7, 2, 3, 8), rand(2, 7, 2, 3, 6)
 
 
 def views_of(query, key, value, attn_bias=None, **options):
-    inputs = Inputs(query, key, value, attn_bias, **options)
-    check(inputs)
-    return canonical(inputs)
+    return canonical(checked(Inputs(query, key, value, attn_bias, **options)))
 
 
 def test_4d_inputs_pass_through():

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,7 +112,7 @@ WRONG_TYPES = {
     "scale tensor": (
         lambda: (Q4, K4, V4),
         {"scale": torch.tensor(0.3)},
-        "a number or None as scale",
+        "a number or None as scale, got <class 'torch.Tensor'>; pass its float()",
     ),
     "scale": (lambda: (Q4, K4, V4), {"scale": "1"}, "a number or None as scale"),
     "scale as a flag": (lambda: (Q4, K4, V4), {"scale": True}, "as scale, got <class 'bool"),
@@ -163,6 +164,14 @@ def refusal_of(*arguments):
     with pytest.raises(ValueError, match="Incompatible shapes for attention inputs") as raised:
         memory_efficient_attention(*arguments)
     return str(raised.value)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_numbers_of_numpy_are_numbers(compiles):
+    attend = torch.compile(memory_efficient_attention) if compiles else memory_efficient_attention
+    found = attend(Q4, K4, V4, None, np.float32(0.0), np.float32(0.25), softcap=np.float32(9))
+    assert torch.equal(found, attend(Q4, K4, V4, None, 0.0, 0.25, softcap=9.0))
+    attend(Q4, K4, V4, None, np.float32(0.5))
 
 
 def test_only_broken_rules_are_named():

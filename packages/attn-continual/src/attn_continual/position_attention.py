@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import attn_ops  # noqa: F401  registers the operator
+from attn_ops._inputs import plain_number
 from attn_ops.dropout import draw_seed
 from attn_ops.mask import UNBOUNDED
 
@@ -72,7 +73,7 @@ def attend_by_position(
         and for any number of threads.
     Differentiable once in every floating-point tensor.
     Raises: ValueError if there is no table, or a tensor does not fit, or has no table; TypeError
-        for a distance that is no int, or a scale that is a tensor.
+        for a distance that is no int, or a scale or p that is no number.
     Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Shaw et al. 2018, arXiv:1803.02155,
         eq. 4 without values; He et al. 2020, arXiv:2006.03654, eq. 4.
     """
@@ -87,8 +88,8 @@ def attend_by_position(
     _check_ints(
         zero_row=zero_row, offset=offset, window_left=window_left, window_right=window_right
     )
-    if not (scale is None or isinstance(scale, float | int | torch.SymFloat | torch.SymInt)):
-        raise TypeError(f"{_WHO}: expected scale, a number without a gradient, got {scale!r}")
+    scale = _plain("a number without a gradient, or None, as scale", scale)
+    p = _plain("a number as p, the probability of dropping", p) or 0.0
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
     position_query = query if position_query is None else position_query
@@ -155,6 +156,13 @@ def _check_ints(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if not (number is None or isinstance(number, int | torch.SymInt)):
             raise TypeError(f"{_WHO}: expected {name}, an int, got {number!r}")
+
+
+def _plain(expected: str, number: float | None) -> float | None:
+    """Return a number as Python's own, torch's symbols and what is absent as they are."""
+    if number is None or number is False or isinstance(number, torch.SymFloat | torch.SymInt):
+        return number
+    return plain_number(_WHO, expected, number)
 
 
 def _check_rows(name: str, rows: Tensor | None) -> None:

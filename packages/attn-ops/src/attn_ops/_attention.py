@@ -88,12 +88,12 @@ def memory_efficient_attention(
     inputs = _inputs.Inputs(*arguments, sink=sink, softcap=softcap)
     forward, backward = _choose.split_pair(op)
     inputs = cast_under_autocast(inputs)
-    _inputs.check(inputs)
+    inputs = _inputs.checked(inputs)
     _choose.choose_forward(inputs, forward)
-    call = canonical(inputs, draw_dropout(p, query.device))
+    call = canonical(inputs, draw_dropout(inputs.p, query.device))
     if wants_gradient(call):
         _choose.choose_backward(inputs, backward)
-    out = run(attend, inputs, *call, scale, output_dtype)
+    out = run(attend, inputs, *call, inputs.scale, output_dtype)
     return restore_layout(out, query)
 
 

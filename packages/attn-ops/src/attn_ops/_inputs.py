@@ -5,7 +5,8 @@ What a mask says is checked by `_canonical`, where it meets the inputs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ class Inputs:
     softcap: float | None = None
 
 
-def check(inputs: Inputs) -> None:
-    """Raise if the arguments contradict each other or the documentation.
+def checked(inputs: Inputs) -> Inputs:
+    """Return the inputs with Python's own numbers, if arguments agree with the documentation.
 
     Raises: TypeError if query, key, value or sink is no tensor, attn_bias neither a tensor nor a
     mask, or p, scale, softcap or output_dtype no number or dtype; ValueError for all else. Both
@@ -55,8 +56,10 @@ def check(inputs: Inputs) -> None:
     _check_kind_of_bias(inputs.attn_bias)
     _check_tensors(inputs)
     _check_shapes(inputs)
+    inputs = _with_plain_numbers(inputs)
     _check_numbers(inputs)
     _check_output_dtype(inputs)
+    return inputs
 
 
 def _check_tensors(inputs: Inputs) -> None:
@@ -194,27 +197,40 @@ def _check_kind_of_bias(attn_bias: object) -> None:
         )
 
 
+def _with_plain_numbers(inputs: Inputs) -> Inputs:
+    p: float = inputs.p
+    if p is not False:  # which is `self.training and p`, and drops nothing
+        p = plain_number(WHO, "a number as p, the probability of dropping", p)
+    scale, softcap = inputs.scale, inputs.softcap
+    if scale is not None:
+        scale = plain_number(WHO, "a number or None as scale", scale)
+    if softcap is not None:
+        softcap = plain_number(WHO, "a number or None as softcap", softcap)
+    return replace(inputs, p=p, scale=scale, softcap=softcap)
+
+
 def _check_numbers(inputs: Inputs) -> None:
     p, scale, softcap = inputs.p, inputs.scale, inputs.softcap
-    if p is not False and not _is_number(p):  # `self.training and p` is False, and drops nothing
-        raise TypeError(
-            f"{WHO}: expected a number as p, the probability of dropping, got {type(p)}"
-        )
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{WHO}: expected a dropout probability p in [0, 1], got {p}")
-    if scale is not None and not _is_number(scale):
-        raise TypeError(f"{WHO}: expected a number or None as scale, got {type(scale)}")
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"{WHO}: expected a finite scale, got {scale}")
-    if softcap is not None and not _is_number(softcap):
-        raise TypeError(f"{WHO}: expected a number or None as softcap, got {type(softcap)}")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"{WHO}: expected a finite softcap above 0, or None, got {softcap}")
 
 
-def _is_number(value: object) -> bool:
-    """Return whether it is one; True is an int to Python alone, and would drop everything."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def plain_number(who: str, expected: str, value: object) -> float:
+    """Return a number as Python's own, which operators take; NumPy's are converted.
+
+    Not True, an int to Python alone, nor a tensor, whose gradient would be lost without a word.
+    Raises: TypeError if it is no number.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    advice = "; pass its float(), which has no gradient" if isinstance(value, Tensor) else ""
+    raise TypeError(f"{who}: expected {expected}, got {type(value)}{advice}")
 
 
 def _check_output_dtype(inputs: Inputs) -> None:

@@ -135,7 +135,7 @@ def _read_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             output_dtype=output_dtype,
             is_partial=options.partial,
         )
-        _inputs.check(inputs)
+        inputs = _inputs.checked(inputs)
     except (RuntimeError, ValueError) as refusal:
         parser.error(" ".join(line.strip() for line in str(refusal).splitlines()))
     return inputs

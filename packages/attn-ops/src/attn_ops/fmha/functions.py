@@ -26,7 +26,7 @@ from attn_ops._canonical import (
     restore_layout,
     restore_lse_layout,
 )
-from attn_ops._inputs import WHO, Inputs, check, check_is_tensor
+from attn_ops._inputs import WHO, Inputs, check_is_tensor, checked
 from attn_ops.mask import Dropout
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def memory_efficient_attention_forward(
             out = attend_at_once(attend, *arguments, sink=sink, softcap=softcap)
             if out is not None:
                 return out
-        inputs = Inputs(*arguments, sink=sink, softcap=softcap)
+        inputs = _checked(Inputs(*arguments, sink=sink, softcap=softcap))
         call = _prepare(inputs, op, dropout_seed)
-        out = run(attend, inputs, *call, scale, output_dtype)
+        out = run(attend, inputs, *call, inputs.scale, output_dtype)
     return restore_layout(out, query)
 
 
@@ -101,10 +101,9 @@ def memory_efficient_attention_forward_requires_grad(
     >>> lse.shape, dq.shape
     (torch.Size([1, 8, 16]), torch.Size([1, 16, 8, 64]))
     """
-    inputs = Inputs(
-        query, key, value, attn_bias, p, scale, output_dtype, sink=sink, softcap=softcap
-    )
+    arguments = (query, key, value, attn_bias, p, scale, output_dtype)
     with torch.no_grad():
+        inputs = _checked(Inputs(*arguments, sink=sink, softcap=softcap))
         call = _prepare(inputs, op, dropout_seed)
         return _attend_with_lse(call, inputs, output_dtype)
 
@@ -147,13 +146,12 @@ def memory_efficient_attention_backward(
             f"{WHO}_backward: expected the dropout_seed of the forward with p={p}, got None; draw "
             "one, such as torch.randint(2**62, (2,)), and pass it to both"
         )
-    inputs = cast_under_autocast(
-        Inputs(query, key, value, attn_bias, p, scale, sink=sink, softcap=softcap)
-    )
-    check(inputs)
+    inputs = _checked(Inputs(query, key, value, attn_bias, p, scale, sink=sink, softcap=softcap))
     _choose.choose_backward(inputs, op)
     with torch.no_grad():
-        call = canonical(inputs, _dropout(p, dropout_seed, query.device), merge_repeats=False)
+        call = canonical(
+            inputs, _dropout(inputs.p, dropout_seed, query.device), merge_repeats=False
+        )
         _check_results(inputs, grad, output, lse, grad_lse)
         found = run(
             gradients,
@@ -162,7 +160,7 @@ def memory_efficient_attention_backward(
             _four_axes(output),
             _three_axes(lse),
             *call,
-            scale,
+            inputs.scale,
             grad_lse=None if grad_lse is None else _three_axes(grad_lse),
             needed=(True, True, True, needs_bias_gradient),
         )
@@ -211,18 +209,20 @@ def memory_efficient_attention_partial(
         results = attend_at_once(attend_with_lse, *arguments, sink=sink, softcap=softcap)
         if results is not None:
             return results
-    inputs = Inputs(*arguments, is_partial=True, sink=sink, softcap=softcap)
+    inputs = _checked(Inputs(*arguments, is_partial=True, sink=sink, softcap=softcap))
     call = _prepare(inputs, forward, None)
     if wants_gradient(call):
         _choose.choose_backward(inputs, backward)
     return _attend_with_lse(call, inputs, output_dtype)
 
 
+def _checked(inputs: Inputs) -> Inputs:
+    return checked(cast_under_autocast(inputs))
+
+
 def _prepare(
     inputs: Inputs, op: "type[AttentionFwOpBase] | None", dropout_seed: Tensor | None
 ) -> CanonicalInputs:
-    inputs = cast_under_autocast(inputs)
-    check(inputs)
     _choose.choose_forward(inputs, op)
     return canonical(inputs, _dropout(inputs.p, dropout_seed, inputs.query.device))
 

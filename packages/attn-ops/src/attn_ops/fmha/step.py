@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_ops._autograd import is_differentiated
+from attn_ops._inputs import plain_number
 from attn_ops._step_op import attention_step, multihead_attention_step
 
 
@@ -59,8 +60,9 @@ def attention_step_(
         step's would. In the first D steps of a stream, what the ring held attends.
     Numerics: those of `memory_efficient_attention`. A stream gives the same bits in any batch.
     Raises: ValueError, naming the argument, if shapes, dtypes, strides or positions do not fit;
-        then nothing is written. NotImplementedError for tensors that are not on the CPU, or where
-        a gradient is wanted: autograd cannot look back at what a ring held.
+        then nothing is written. TypeError if `scale` is no number. NotImplementedError for tensors
+        on neither CPU nor CUDA, or where a gradient is wanted: autograd cannot look back at what
+        a ring held.
     """
     if window is None:
         window = key_ring.shape[1]
@@ -79,7 +81,7 @@ def attention_step_(
             padding_ring,
             active,
             attn_bias,
-            scale,
+            _plain_scale("attention_step_", scale),
             extra_key,
             extra_value,
             query_ring,
@@ -123,7 +125,7 @@ def multihead_attention_step_(
         extra rows give.
     Numerics: sums in float32 (float64 for float64); what is handed on between projections and
         attention is of x's dtype. A stream gives the same bits in any batch.
-    Raises: as `attention_step_` does.
+    Raises: as `attention_step_` does; NotImplementedError for all tensors that are not on the CPU.
     """
     if window is None:
         window = key_ring.shape[1]
@@ -145,13 +147,17 @@ def multihead_attention_step_(
             padding_ring,
             active,
             attn_bias,
-            scale,
+            _plain_scale("multihead_attention_step_", scale),
             extra_key,
             extra_value,
             query_ring,
         )
     except RuntimeError as error:
         raise _in_users_terms("multihead_attention_step_", error) from None
+
+
+def _plain_scale(who: str, scale: float | None) -> float | None:
+    return None if scale is None else plain_number(who, "a number or None as scale", scale)
 
 
 def _refuse_gradients(who: str, *tensors: Tensor | None) -> None:
