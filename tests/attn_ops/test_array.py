@@ -47,6 +47,14 @@ def test_causal_band_sees_no_later_key(inputs):
     np.testing.assert_allclose(out, softmax_attention(query, key, value, later), rtol=1e-12)
 
 
+def test_band_from_the_last_key_shows_the_last_query_all(inputs):
+    query, key, value = inputs
+    band = Band(right=0, anchor=array.ANCHOR_BOTTOM_RIGHT)
+    out = array.attention(query, key, value, band=band)
+    last = array.attention(query[:, -1:], key, value)
+    np.testing.assert_allclose(out[:, -1:], last, rtol=1e-12)
+
+
 def test_query_without_keys_gives_zero_and_minus_infinity(inputs):
     query, key, value = inputs
     band = Band(right=-MKV, anchor=ANCHOR_BOTTOM_RIGHT)
@@ -174,6 +182,15 @@ WRONG = {
     "dropout_p": ({"dropout_p": 2.0}, "expected dropout_p to be in [0, 1], got 2"),
     "num_threads": ({"num_threads": -1}, "expected num_threads >= 0, got -1"),
     "scale": ({"scale": np.inf}, "scale must be finite"),
+    "scale in words": ({"scale": "1"}, "expected a number as scale, got '1' of <class 'str'>"),
+    "scale as a flag": ({"scale": True}, "expected a number as scale, got True"),
+    "dropout_p in words": ({"dropout_p": "a"}, "expected a number as dropout_p, got 'a'"),
+    "negative seed": ({"dropout_seed": -1}, "expected dropout_seed of 0 or more"),
+    "great seed": ({"dropout_seed": 2**64}, "and below 18446744073709551616, got"),
+    "fractional offset": ({"dropout_offset": 1.5}, "an integer as dropout_offset, got 1.5"),
+    "fractional threads": ({"num_threads": 1.5}, "expected an integer as num_threads, got 1.5"),
+    "fractional band": ({"band": Band(left=2.5)}, "expected an integer as band.left, got 2.5"),
+    "anchor in words": ({"band": Band(anchor="bottom")}, "such as array.ANCHOR_BOTTOM_RIGHT, got"),
     "band": ({"band": 3}, "band must be a Band, such as CAUSAL, got 3"),
     "bias": ({"bias": "a"}, "bias must be an array"),
 }
@@ -241,6 +258,9 @@ def test_gradients_of_merge_are_those_of_its_definition(inputs):
 
 def test_merge_refuses_by_name(inputs):
     outs, lses = attend_in_chunks(*inputs, lengths=[6, 7])
+    for chunks in ((iter(outs), lses), (outs, iter(lses))):
+        with pytest.raises(TypeError, match=r"as a sequence of arrays, got .*; pass list\(chunk_"):
+            array.merge_attentions(*chunks)
     with pytest.raises(ValueError, match="chunk_outs must hold at least one chunk"):
         array.merge_attentions([], [])
     with pytest.raises(ValueError, match="merge_attentions: expected as many arrays in chunk_lses"):

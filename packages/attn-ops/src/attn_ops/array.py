@@ -5,18 +5,21 @@ protocol in CPU memory; they are read where they lie, never copied. Results are 
 
 Letters: B batch, Mq queries, Mkv keys, Hq query heads, Hkv key/value heads, K query/key width,
 Kv value width. Hq is a multiple of Hkv: query head h reads key head h // (Hq // Hkv).
+
+`Band(left, right, anchor)` bounds the keys that a query sees. With fewer queries than keys, such as
+one new query over a cache, `Band(right=0, anchor=ANCHOR_BOTTOM_RIGHT)` is causal from the last key.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 
 from attn_ops import _native
-from attn_ops.mask import Band
+from attn_ops._scalars import check_scalars
+from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, ANCHOR_TOP_LEFT, Band
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "ANCHOR_BOTTOM_RIGHT",
+    "ANCHOR_TOP_LEFT",
     "CAUSAL",
     "EVERY_KEY",
     "Band",
@@ -71,6 +76,7 @@ class SupportsDLPack(Protocol):
 
 EVERY_KEY = Band()
 CAUSAL = Band(right=0)
+"""From the first query and key on."""
 
 
 class Gradients(NamedTuple):
@@ -134,8 +140,9 @@ def attention(
     Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; bias broadcastable
         to [B, Hq, Mq, Mkv]; result [B, Mq, Hq, Kv]; log-sum-exp [B, Hq, Mq]. Any strides whose last
         is 1; any at all for the bias.
-    Units: `band` in keys each side of the diagonal; `scale` is dimensionless, default K**-0.5;
-        `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may run on.
+    Units: `band` in keys each side of the diagonal, which starts at the first query and key, or
+        ends at the last ones if its anchor is ANCHOR_BOTTOM_RIGHT; `scale` is dimensionless,
+        default K**-0.5; `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may run on.
     Dtypes: query, key and value alike: float32, bfloat16 (ml_dtypes), float16 or float64. `bias` in
         that dtype or float32 is added to the scores; a bool bias keeps a key where it is true.
         `out` the inputs' dtype, or any but float64 for inputs other than float64. Log-sum-exp
@@ -144,12 +151,12 @@ def attention(
         does not depend on `num_threads`. Dropout keeps a probability with chance 1 - `dropout_p`
         and scales it by 1 / (1 - `dropout_p`); its draw depends on `dropout_seed`,
         `dropout_offset` and the position (b, h, i, j) only.
-    Raises: TypeError if an argument is no such array; ValueError, naming the argument, if shapes,
-        dtypes or strides do not fit; NotImplementedError if no kernel does it.
+    Raises: TypeError if an argument is no such array or number; ValueError, naming the argument, if
+        shapes, dtypes or strides do not fit; NotImplementedError if no kernel does it.
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
     """
     query, key, value = _inputs("attention", query=query, key=key, value=value)
-    _check_numbers("attention", band, scale)
+    _check_band("attention", band)
     if out is None:
         out = _empty("attention", (*query.shape[:-1], value.shape[-1]), query)
     lse = _empty_lse(query) if return_lse else None
@@ -202,7 +209,7 @@ def attention_backward(
     Source: Dao 2023, arXiv:2307.08691, algorithm 2.
     """
     query, key, value = _inputs("attention_backward", query=query, key=key, value=value)
-    _check_numbers("attention_backward", band, scale)
+    _check_band("attention_backward", band)
     gradients = Gradients(
         query=_empty("attention_backward", query.shape, query),
         key=_empty("attention_backward", key.shape, key),
@@ -254,7 +261,7 @@ def merge_attentions(
     Raises: as `attention`; ValueError too for no chunk or more than 1024.
     Source: Juravsky et al. 2024, arXiv:2402.05099, section 3.1.
     """
-    outs = _chunks("merge_attentions", chunk_outs)
+    outs = _chunks("merge_attentions", chunk_outs, chunk_lses)
     if out is None:
         out = _empty("merge_attentions", outs[0].shape, outs[0])
     lse = _empty_lse(outs[0])
@@ -284,7 +291,7 @@ def merge_attentions_backward(
         log-sum-exp; the results as `chunk_outs` and `chunk_lses`.
     """
     function = "merge_attentions_backward"
-    outs = _chunks(function, chunk_outs)
+    outs = _chunks(function, chunk_outs, chunk_lses)
     grad_outs = [_empty(function, chunk.shape, chunk) for chunk in outs]
     grad_lses = [_empty_lse(chunk) for chunk in outs]
     _call(
@@ -303,6 +310,7 @@ def merge_attentions_backward(
 
 def _call(function: str, native: Callable[..., None], *arrays: object, **options: object) -> None:
     """Run `native`, whose refusals then speak as `function` and name its arguments."""
+    check_scalars(function, options)
     try:
         native(*arrays, **options)
     except (TypeError, ValueError, NotImplementedError) as refusal:
@@ -313,11 +321,9 @@ def _call(function: str, native: Callable[..., None], *arrays: object, **options
         raise type(refusal)(f"{function}: {text}") from None
 
 
-def _check_numbers(function: str, band: object, scale: float | None) -> None:
+def _check_band(function: str, band: object) -> None:
     if not isinstance(band, Band):
         raise TypeError(f"{function}: band must be a Band, such as CAUSAL, got {band!r}")
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"{function}: scale must be finite, or None for the default, got {scale}")
 
 
 def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
@@ -337,7 +343,15 @@ def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
     return inputs
 
 
-def _chunks(function: str, chunk_outs: Sequence[Array]) -> list[SupportsDLPack]:
+def _chunks(
+    function: str, chunk_outs: Sequence[Array], chunk_lses: Sequence[Array]
+) -> list[SupportsDLPack]:
+    for name, chunks in (("chunk_outs", chunk_outs), ("chunk_lses", chunk_lses)):
+        if not hasattr(chunks, "__len__"):
+            raise TypeError(
+                f"{function}: expected {name} as a sequence of arrays, got {type(chunks)}; pass "
+                f"list({name})"
+            )
     if len(chunk_outs) == 0:
         raise ValueError(f"{function}: chunk_outs must hold at least one chunk, got none")
     named = {f"chunk_outs[{index}]": chunk for index, chunk in enumerate(chunk_outs)}
