@@ -142,7 +142,7 @@ def attention(
         is 1; any at all for the bias.
     Units: `band` in keys each side of the diagonal, which starts at the first query and key, or
         ends at the last ones if its anchor is ANCHOR_BOTTOM_RIGHT; `scale` is dimensionless,
-        default K**-0.5; `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may run on.
+        default K**-0.5; `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may use.
     Dtypes: query, key and value alike: float32, bfloat16 (ml_dtypes), float16 or float64. `bias` in
         that dtype or float32 is added to the scores; a bool bias keeps a key where it is true.
         `out` the inputs' dtype, or any but float64 for inputs other than float64. Log-sum-exp

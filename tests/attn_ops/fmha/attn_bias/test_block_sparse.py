@@ -167,3 +167,8 @@ def test_moving_keeps_everything():
     mask = BlockSparseMask.from_lists([[0]], block_size=4, causal=True).to("meta")
     assert mask.offsets.device.type == mask.indices.device.type == "meta"
     assert mask.causal
+
+
+def test_a_list_is_no_pattern():
+    with pytest.raises(TypeError, match=r"from_pattern: expected a bool tensor, got <class 'li"):
+        BlockSparseMask.from_pattern([[1, 0], [1, 1]], 64)

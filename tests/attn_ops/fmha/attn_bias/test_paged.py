@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attn_ops.fmha import attn_bias
 from attn_ops.fmha.attn_bias import (
     BlockDiagonalPaddedKeysMask,
     PagedBlockDiagonalCausalLocalPaddedKeysMask,
@@ -248,3 +249,18 @@ def test_lengths_without_the_window_are_refused():
     call = r"from_seqlens_local\(q_seqlen, kv_seqlen, block_tables, page_size, window_size\)"
     with pytest.raises(TypeError, match=f"expected a window besides the lengths, .*call {call}"):
         PagedBlockDiagonalCausalLocalPaddedKeysMask.from_seqlens([1], [2], tables, 2)
+
+
+def test_a_list_is_no_table():
+    tables, paged = [[0, 1], [2, 3]], attn_bias.PagedBlockDiagonalPaddedKeysMask
+    padded = attn_bias.BlockDiagonalPaddedKeysMask.from_seqlens([1, 1], 4, [2, 3])
+    gappy = attn_bias.BlockDiagonalGappyKeysMask.from_seqlens([1, 1], [0, 4, 8], [2, 3])
+    gappy_paged = attn_bias.PagedBlockDiagonalGappyKeysMask
+    for make in (
+        lambda: padded.make_paged(tables, 2, paged),
+        lambda: gappy.make_paged(tables, 2, 4, gappy_paged),
+        lambda: paged.from_seqlens([1, 1], [2, 3], tables, 2),
+        lambda: gappy_paged.from_seqlens([1, 1], [0, 0], [2, 3], tables, 2),
+    ):
+        with pytest.raises(TypeError, match=r"expected block_tables, an int32 tensor .*'list'>"):
+            make()

@@ -254,7 +254,8 @@ class BlockDiagonalCausalLocalAttentionMask(BlockDiagonalCausalMask):
             if num_queries - self._window_size >= num_keys:
                 raise RuntimeError(
                     f"No keys are attended in q_seqlen {num_queries} k_seqlen {num_keys} with "
-                    f"sliding window {self._window_size}"
+                    f"sliding window {self._window_size}; the last queries see none from the first "
+                    "key on: widen the window, or call make_local_attention_from_bottomright"
                 )
 
     def _band(self) -> Band:

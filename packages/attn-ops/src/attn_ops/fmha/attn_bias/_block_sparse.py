@@ -67,8 +67,13 @@ class BlockSparseMask(AttentionBias):
 
         pattern: bool [query blocks, key blocks], or [Hq, query blocks, key blocks] with heads of
             their own.
-        Raises: ValueError if `pattern` is another tensor.
+        Raises: ValueError if `pattern` is another tensor; TypeError if it is none.
         """
+        if not isinstance(pattern, Tensor):
+            raise TypeError(
+                f"BlockSparseMask.from_pattern: expected a bool tensor, got {type(pattern)}; pass "
+                "torch.tensor(pattern, dtype=torch.bool)"
+            )
         if pattern.dtype != torch.bool or pattern.dim() not in (2, 3):
             raise ValueError(
                 "BlockSparseMask.from_pattern: expected a bool tensor [query blocks, key blocks] "

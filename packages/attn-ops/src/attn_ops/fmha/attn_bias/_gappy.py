@@ -9,7 +9,12 @@ import torch
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._integers import Integers, Lengths
-from attn_ops.fmha.attn_bias._packed import PackedMask, check_paged_type, spaced_sequences
+from attn_ops.fmha.attn_bias._packed import (
+    PackedMask,
+    check_is_table,
+    check_paged_type,
+    spaced_sequences,
+)
 from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
 from attn_ops.fmha.attn_bias._spaced_lengths import _GappySeqInfo
 from attn_ops.mask import Band, MaskSpec
@@ -86,6 +91,7 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
             another band, or `block_tables` is another tensor; AssertionError if a sequence starts,
             or is longer, than its pages hold.
         """
+        check_is_table(f"{type(self).__name__}.make_paged", block_tables)
         windows = self._windows()
         check_paged_type(self, paged_type, self._paged_name)
         if notional_padding % page_size != 0:

@@ -105,6 +105,15 @@ def spaced_sequences(queries: _SeqLenInfo, keys: _SpacedSeqLenInfo) -> Sequences
     return Sequences(queries.seqstart, keys.seqstart, keys.seqlen, queries.capacity, keys.capacity)
 
 
+def check_is_table(who: str, block_tables: object) -> None:
+    """Raise TypeError unless `block_tables` is a tensor; `who` speaks."""
+    if not isinstance(block_tables, torch.Tensor):
+        raise TypeError(
+            f"{who}: expected block_tables, an int32 tensor [n, pages], got {type(block_tables)}; "
+            "pass torch.tensor(block_tables, dtype=torch.int32)"
+        )
+
+
 def check_paged_type(mask: AttentionBias, paged_type: type, expected: str) -> None:
     """Check the class that `make_paged` is asked for; `expected` has the band of `mask`.
 
