@@ -19,9 +19,11 @@ _REASONS: Final = {
     "made of memory_efficient_attention_partial and merge_attentions, which are here alone": (
         "tree_attention",
     ),
-    "no attention, and not here; xFormers or torch has it": (
+    "something else than attention, which is all there is here; use xFormers' or torch's": (
         *("unbind", "get_stack_strides", "rope_padded", "index_select_cat", "scaled_index_add"),
-        *("RMSNorm", "SwiGLU"),
+        *("RMSNorm", "SwiGLU", "sequence_parallel_leading_matmul"),
+        *("sequence_parallel_trailing_matmul", "fused_allgather_and_linear"),
+        *("fused_linear_and_reducescatter", "sparsify24", "sparsify24_like", "sparsify24_ste"),
     ),
 }
 
