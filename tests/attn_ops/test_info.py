@@ -23,9 +23,12 @@ def printed(capsys, *arguments, status=0):
 def test_every_operator_and_the_machine_are_listed(capsys):
     lines = dict(line.split(maxsplit=1) for line in printed(capsys).splitlines())
     for operator in (*ALL_FW_OPS, *ALL_BW_OPS):
-        assert lines[f"memory_efficient_attention.{operator.NAME}:"] == operator.info()
+        assert lines[f"memory_efficient_attention.{operator.NAME}:"].startswith(operator.info())
     assert lines["memory_efficient_attention.cpuF:"] == "available"
-    assert lines["memory_efficient_attention.fa2F:"] == "unavailable"
+    assert lines["memory_efficient_attention.fa2F:"].startswith("unavailable: here by name alone")
+    if not _native.has_cuda():
+        assert "nvcc" in lines["build.cuda:"]
+        assert "see build.cuda" in lines["memory_efficient_attention.cutlassF:"]
     assert lines["cpu.instruction_set:"] == _native.cpu_isa()
     assert lines["cpu.threads:"] == str(_native.num_threads())
     assert lines["pytorch.version:"] == torch.__version__
@@ -67,6 +70,8 @@ def test_unknown_instruction_set_is_reported():
     environment = {**os.environ, "ATTN_CPU_ISA": "abacus"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert re.search(r"cpu.instruction_set: +none: .*abacus", done.stdout)
+    for operator in ("cpuF", "cpuB"):
+        assert re.search(rf"attention\.{operator}: +unavailable: .*instruction set", done.stdout)
 
 
 def test_call_on_the_cpu_takes_its_operators(capsys):
@@ -109,6 +114,7 @@ def test_every_mask_can_be_asked_about(capsys, mask):
         (["--keys", "-1"], "expected 0 or more"),
         (["--mask", "Triangle"], "--mask: expected one of None, Tensor, LowerTriangularMask"),
         (["--device", "abacus"], "abacus"),
+        (["--shape", "2", "10", "4", "8", "--mask", "BlockDiagonalMask"], "Expected batch_size=1"),
         (["--dropout", "2"], "p in [0, 1], got 2.0"),
         (["--dtype", "int8"], "invalid choice"),
         (["--output-dtype", "float64"], "output_dtype in"),

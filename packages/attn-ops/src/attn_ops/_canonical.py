@@ -80,7 +80,7 @@ def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
     mask = lower(attn_bias)  # pyright: ignore[reportArgumentType]  an operator has taken it
     bias = attn_bias if isinstance(attn_bias, Tensor) else mask.bias
     slopes, table, sink = mask.relative.slopes, mask.relative.table, inputs.sink
-    _check_batch(inputs, mask)
+    check_batch(inputs, mask)
     _check_rows(inputs)
     _check_places(inputs, mask, bias)
     return MaskSpec(
@@ -99,7 +99,8 @@ def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
     )
 
 
-def _check_batch(inputs: Inputs, mask: MaskSpec) -> None:
+def check_batch(inputs: Inputs, mask: MaskSpec) -> None:
+    """Raise ValueError unless packed sequences are a batch of 1."""
     batch = inputs.query.shape[0]
     if mask.sequences is None or batch == 1:
         return

@@ -75,10 +75,16 @@ def _features() -> Iterator[tuple[str, str]]:
         from attn_ops._choose import ALL_BW_OPS, ALL_FW_OPS  # noqa: PLC0415  needs torch
 
         for operator in (*ALL_FW_OPS, *ALL_BW_OPS):
-            yield f"{operator.OPERATOR_CATEGORY}.{operator.NAME}", operator.info()
+            answer = operator.info()
+            if not operator.is_available():
+                answer += f": {operator.WHY_UNAVAILABLE}"
+            elif "cpu" in operator.SUPPORTED_DEVICES and _instruction_set().startswith("none"):
+                answer = "unavailable: the CPU has no instruction set, see below"
+            yield f"{operator.OPERATOR_CATEGORY}.{operator.NAME}", answer
     else:
         yield "memory_efficient_attention", f"unavailable: {_WHY_NO_TORCH}"
-    yield "build.cuda", "yes" if _native.has_cuda() else "no"
+    how_to_add_cuda = "no; install attn-ops again where nvcc is found, without ATTN_CUDA=0"
+    yield "build.cuda", "yes" if _native.has_cuda() else how_to_add_cuda
     yield "cpu.instruction_set", _instruction_set()
     yield "cpu.instruction_sets", ", ".join(_native.cpu_isas())
     yield "cpu.threads", str(_native.num_threads())
@@ -105,7 +111,7 @@ def _read_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     """
     import torch  # noqa: PLC0415  may be missing
 
-    from attn_ops import _inputs, _support_matrix  # noqa: PLC0415  need torch
+    from attn_ops import _canonical, _inputs, _lower, _support_matrix  # noqa: PLC0415  need torch
 
     shape = tuple(options.shape or (1, 1024, 8, 64))
     if len(shape) not in (3, 4, 5) or min(shape) < 0:
@@ -136,6 +142,7 @@ def _read_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             is_partial=options.partial,
         )
         inputs = _inputs.checked(inputs)
+        _canonical.check_batch(inputs, _lower.lower(inputs.attn_bias))  # pyright: ignore[reportArgumentType]  an example
     except (RuntimeError, ValueError) as refusal:
         parser.error(" ".join(line.strip() for line in str(refusal).splitlines()))
     return inputs

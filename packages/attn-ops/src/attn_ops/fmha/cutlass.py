@@ -18,6 +18,7 @@ class FwOp(LibraryOp, AttentionFwOpBase):
     """The forward operator on CUDA."""
 
     NAME = "cutlassF"
+    WHY_UNAVAILABLE = "built without CUDA, see build.cuda"
     OPERATOR = _torch_ops.attention_forward if _HAS_KERNELS else None
     SUPPORTED_DEVICES = ("cuda",)
     SUPPORTED_MAX_K = 256
@@ -27,6 +28,7 @@ class BwOp(LibraryOp, AttentionBwOpBase):
     """The backward operator on CUDA: deterministic, with every mask's own gradients."""
 
     NAME = "cutlassB"
+    WHY_UNAVAILABLE = FwOp.WHY_UNAVAILABLE
     OPERATOR = _torch_ops.attention_backward if _HAS_KERNELS else None
     SUPPORTED_DEVICES = FwOp.SUPPORTED_DEVICES
     SUPPORTED_MAX_K = FwOp.SUPPORTED_MAX_K

@@ -14,6 +14,7 @@ class FwOp(AttentionFwOpBase):
     """The forward operator of FlashAttention 2; not built."""
 
     NAME = "fa2F"
+    WHY_UNAVAILABLE = "here by name alone, for code that asks for it; fmha.cutlass serves CUDA"
     SUPPORTED_DEVICES = ("cuda",)
     SUPPORTED_DTYPES = (torch.float16, torch.bfloat16)
     SUPPORTED_MAX_K = 256
@@ -23,6 +24,7 @@ class BwOp(AttentionBwOpBase):
     """The backward operator of FlashAttention 2; not built."""
 
     NAME = "fa2B"
+    WHY_UNAVAILABLE = FwOp.WHY_UNAVAILABLE
     SUPPORTED_DEVICES = FwOp.SUPPORTED_DEVICES
     SUPPORTED_DTYPES = FwOp.SUPPORTED_DTYPES
     SUPPORTED_MAX_K = FwOp.SUPPORTED_MAX_K

@@ -19,6 +19,7 @@ class AttentionOpBase:
     OPERATOR_CATEGORY: ClassVar[str] = "memory_efficient_attention"
     OPERATOR: ClassVar[Callable[..., Any] | None] = None
     """The torch operator that runs it; None: this build has none."""
+    WHY_UNAVAILABLE: ClassVar[str] = "this build has none"
     SUPPORTED_DEVICES: ClassVar[tuple[str, ...]] = ()
     SUPPORTED_DTYPES: ClassVar[tuple[torch.dtype, ...]] = ()
     SUPPORTED_MAX_K: ClassVar[float] = float("inf")
