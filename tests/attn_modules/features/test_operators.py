@@ -35,6 +35,25 @@ def test_operators_are_well_formed(kind, causal):
 
 
 @causal_or_not
+@pytest.mark.parametrize("kind", ["positive", "hyperbolic", "relu", "elu", "exp"])
+def test_second_derivatives_are_refused(kind, causal):
+    q, k, v, keep, projection = inputs(9)
+    if kind in ("elu", "exp"):
+        projection = None
+    options = {"kind": kind, "scale": 0.5, "causal": causal}
+
+    def loss(q):
+        return feature_attention(q, k, v, keep, projection, **options).out.square().sum()
+
+    q.requires_grad_()
+    (grad,) = torch.autograd.grad(loss(q), q, create_graph=True)
+    with pytest.raises(NotImplementedError, match="expected at most one derivative"):
+        grad.square().sum().backward()
+    with pytest.raises(NotImplementedError, match="expected at most one derivative"):
+        torch.func.grad(lambda q: torch.func.grad(loss)(q).square().sum())(q.detach())
+
+
+@causal_or_not
 def test_operators_take_inputs_of_any_strides(causal):
     q, k, v, keep, projection = inputs(9)
     options = {"kind": "hyperbolic", "scale": 0.5, "causal": causal}

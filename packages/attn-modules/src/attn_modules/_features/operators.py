@@ -65,7 +65,7 @@ def feature_attention(
     Cost: time O((Mq + Mkv) m (K + Kv)), and memory beyond inputs, results and gradients O(m Kv) and
         a chunk's features, forward and backward.
     Numerics: sums are kept in float32, in float64 for such inputs; a query without keys gives 0.
-    Differentiable once in q, k and v.
+    Differentiable once in q, k and v; a second derivative raises NotImplementedError.
     """
     out, *state = _differentiable_forward(q, k, v, keep, projection, kind, scale, causal)
     return Result(out, *(x.detach() for x in state))
@@ -159,14 +159,26 @@ def _save(
     ctx.save_for_backward(*tensors, *output)
 
 
+def _refuse(ctx: object, *grad_outputs: object) -> None:
+    raise NotImplementedError(
+        "feature_attention: expected at most one derivative, got a request for a second, which has "
+        "no operator"
+    )
+
+
+# Without a gradient of its own, the operator would lose a second derivative with a warning alone.
+_operator_backward: Final = _operators.feature_attention_backward.default
+_refusing_backward: Final = differentiable(_operator_backward, _refuse)
+
+
 def _differentiate(
     ctx: Any,  # noqa: ANN401
     grad_out: Tensor,
     *_: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    grads = _operators.feature_attention_backward(
-        grad_out, *ctx.saved_tensors, ctx.kind, ctx.scale, ctx.causal
-    )
+    # Dynamo traces no autograd function within another's backward pass.
+    run = _operator_backward if torch.compiler.is_compiling() else _refusing_backward
+    grads = run(grad_out, *ctx.saved_tensors, ctx.kind, ctx.scale, ctx.causal)
     return *grads, None, None, None, None, None
 
 
