@@ -198,6 +198,18 @@ def test_long_rows_stay_finite(feature_map_type, causal):
         assert out.abs().max() <= v.abs().max() * 1.001
 
 
+@causal_or_not
+@pytest.mark.parametrize("feature_map_type", ["sm_orf", "sm_hyp", "sm_reg"])
+def test_sums_over_many_long_rows_alike_do_not_overflow(feature_map_type, causal):
+    attention = FavorAttention(causal, dim_head=64, feature_map_type=feature_map_type, seed=0)
+    row = 20 * torch.randn(64, generator=torch.Generator().manual_seed(0))
+    q = row.expand(1, 1, 1024, 64).clone().requires_grad_()
+    v = (1e4 * torch.ones(1, 1, 1024, 5)).requires_grad_()
+    out = attention(q, q, v)
+    assert_close(out, v)
+    assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), (q, v)))
+
+
 @of_each_type
 def test_steps_do_as_the_whole(feature_map_type):
     attention = FavorAttention(

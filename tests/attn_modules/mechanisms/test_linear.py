@@ -76,6 +76,43 @@ def test_steps_do_as_the_whole(feature_map):
         assert_close(out, whole[:, i : i + 1])
 
 
+@causal_or_not
+def test_sums_over_many_long_rows_do_not_overflow(causal):
+    x = torch.full((1, 1, 4096, 64), 50.0, requires_grad=True)
+    v = torch.full((1, 1, 4096, 2), 1e4, requires_grad=True)
+    out = LinearAttention(causal=causal, feature_map="exp")(x, x, v)
+    assert_close(out, v, rtol=1e-5, atol=0.0)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(out.sum(), (x, v)))
+
+
+@pytest.mark.parametrize("level", [-3.0, -16.0, -20.0, -24.0])
+def test_elu_of_negative_rows_does_not_cancel(level):
+    q, k, v = qkv(9, 9)
+    operands = [q + level, k + level, v]
+    narrow = [x.float().requires_grad_() for x in operands]
+    wide = [x.requires_grad_() for x in operands]
+    attention = LinearAttention()
+    out, expected = attention(*narrow), attention(*wide)
+    assert_close(expected[0], kernel_attention(*(x[0] for x in wide), elu_features))
+    assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(y.sum(), x) for y, x in ((out, narrow), (expected, wide)))
+    for x, y in zip(ours, theirs, strict=True):
+        assert_close(x.double(), y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [-200.0, 200.0])
+@of_each_map
+def test_steps_of_far_rows_are_finite(feature_map, level):
+    attention = LinearAttention(causal=True, feature_map=feature_map)
+    q = k = torch.full((1, 3, 4), level)
+    v = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)
+    expected, state = torch.tensor([1.0, 1.5, 2.0]).view(1, 3, 1), None
+    assert_close(attention(q, k, v), expected)
+    for i in range(3):
+        out, state = attention.step(*(x[:, i : i + 1] for x in (q, k, v)), state)
+        assert_close(out, expected[:, i : i + 1])
+
+
 def test_other_feature_maps_are_refused():
     with pytest.raises(ValueError, match="one of elu, relu, exp, got 'tanh'"):
         LinearAttention(feature_map="tanh")

@@ -11,15 +11,15 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 Kind = Literal["positive", "hyperbolic", "relu", "elu", "exp"]
 """positive: exp(x Omega) exp(-|x|^2 / 2); hyperbolic: that of Omega and of -Omega; relu:
 max(x Omega, 0) + 1e-3; elu: elu(x) + 1; exp: exp(x). Without Omega, relu takes x itself."""
 
-EXPONENT_LIMIT: Final = 40.0
-"""Where |x Omega| is cut, so that products of two features stay far inside float32's range. Rows
-that reach it are so long that the kernel's estimate says nothing any more."""
+EXPONENT_LIMIT: Final = 28.0
+"""Where exponents are cut, of |x Omega| or |x|. Sums of products of two features and a value stay
+below e^56 m Mkv |v|, inside float32's e^88 while m Mkv |v| is below 10^14, and their divisors above
+e^-56. Rows that reach the limit are so long that the kernel's estimate says nothing any more."""
 
 RELU_FLOOR: Final = 1e-3
 """What keeps the sum of a relu map's weights above 0."""
@@ -34,7 +34,8 @@ def count_features(kind: Kind, rows: Tensor, projection: Tensor | None) -> int:
 def features(kind: Kind, x: Tensor, projection: Tensor | None) -> Tensor:
     """Return the features [..., m] of rows x [..., K], for projection [K, m or m / 2]."""
     if kind == "elu":
-        return functional.elu(x) + 1
+        # Not functional.elu(x) + 1, which cancels: in float32 it is 0 from x = -17 on.
+        return torch.where(x > 0, x + 1, x.clamp(-EXPONENT_LIMIT, 0.0).exp())
     projected = x.clone() if projection is None else x @ projection
     if kind == "relu":
         return projected.relu_().add_(RELU_FLOOR)

@@ -131,11 +131,9 @@ class FeatureCall:
         self._write(grad_v, rows, grad[..., :-1])
 
     def write_quotient(self, rows: slice, sums: Tensor, out: Tensor, total: Tensor) -> None:
-        """Write the results of a chunk and their divisors; where that is 0, so is the result."""
-        divisor = sums[..., -1:]
-        quotient = (sums[..., :-1] / divisor).masked_fill_(divisor == 0, 0.0)
-        self._write(out, rows, quotient)
-        self._write(total, rows, divisor)
+        """Write the results of a chunk and their divisors."""
+        self._write(out, rows, quotient(sums))
+        self._write(total, rows, sums[..., -1:])
 
     @property
     def _projection(self) -> Tensor | None:
@@ -147,6 +145,12 @@ class FeatureCall:
     def _write(self, target: Tensor, rows: slice, x: Tensor) -> None:
         batch, _, heads, _ = target.shape
         target[:, rows].transpose(1, 2).copy_(x.unflatten(0, (batch, heads)))
+
+
+def quotient(sums: Tensor) -> Tensor:
+    """Return the results [..., Kv] of sums [..., E]; where the divisor is 0, so is the result."""
+    divisor = sums[..., -1:]
+    return (sums[..., :-1] / divisor).masked_fill_(divisor == 0, 0.0)
 
 
 def chunks(rows: int, size: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional
 
-from attn_modules._features.call import FeatureCall
+from attn_modules._features.call import FeatureCall, quotient
 from attn_modules._features.operators import feature_attention
 from attn_modules._features.prefix_sums import PrefixState, absorb, state_before
 from attn_modules._inputs import read_inputs
@@ -106,7 +106,7 @@ class KernelAttention(Attention):
         before = state_before(call.empty_sums()) if state is None else state
         after = absorb(before, call.keys(slice(0, 1)))
         sums = call.queries(slice(0, 1)).phi @ after.sums.mT
-        out = (sums[..., :-1] / sums[..., -1:]).to(q.dtype)
+        out = quotient(sums).to(q.dtype)
         return out.view(*q.shape[:-1], v.shape[-1]), after
 
     def _attend(self, inputs: Inputs, kernel: Kernel) -> tuple[Tensor, PrefixState]:

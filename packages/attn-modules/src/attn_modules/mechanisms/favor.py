@@ -39,9 +39,10 @@ class FavorAttention(KernelAttention):
     normalize_inputs: scale rows of q and k to length sqrt(K) first, as `FeatureMap` says: another
         attention, of cosines, whose estimate has a bounded error.
     seed: of the features; None takes one from torch's global generator.
-    Numerics: features are in float32, float64 for such inputs; their exponents are cut at +-40, and
-        what |k|^2 contributes is relative to the running maximum, so that nothing overflows and
-        no divisor is 0 but for a query that sees no key, which gives 0.
+    Numerics: features are in float32, float64 for such inputs; their exponents are cut at +-28, and
+        what |k|^2 contributes is relative to the running maximum, so that nothing overflows while
+        m Mkv |v| is below 10^14, and no divisor is 0 but for a query that sees no key, which
+        gives 0.
     Raises: ValueError if neither `dim_features` nor `dim_head` is given, or one does not fit.
     Source: Choromanski et al. 2020, arXiv:2009.14794.
     """

@@ -21,8 +21,8 @@ class LinearAttention(KernelAttention):
         as a recurrent network does, in time and memory that do not grow.
     dropout: drops elements of the result.
     feature_map: "elu", of the paper; "relu"; or "exp".
-    Numerics: sums are in float32, in float64 for such inputs; exponents of "exp" are cut at +-40.
-        A query that sees no key gives 0.
+    Numerics: sums are in float32, in float64 for such inputs; exponents, of "exp" and of "elu", are
+        cut at +-28. A query that sees no key gives 0.
     Raises: ValueError if `feature_map` is another.
     Source: Katharopoulos et al. 2020, arXiv:2006.16236, eqs. 7 to 12.
     """
