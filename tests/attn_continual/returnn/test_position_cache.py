@@ -66,6 +66,12 @@ def optimised(weight, _layer):
     torch.optim.SGD([weight], 0.5).step()
 
 
+def optimised_fused(weight, _layer):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], 0.5, fused=True).step()  # autograd does not count this
+    weight.grad = None
+
+
 def trained(weight, layer):
     layer.train()
     weight.data.mul_(2.0)  # autograd does not count this
@@ -76,7 +82,7 @@ def converted(_weight, layer):
     layer.float()
 
 
-CHANGES = [in_place, loaded, replaced, optimised, trained, converted]
+CHANGES = [in_place, loaded, replaced, optimised, optimised_fused, trained, converted]
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["sinusoids", "learned"])

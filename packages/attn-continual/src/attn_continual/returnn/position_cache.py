@@ -6,9 +6,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+
+
+class _OptimizerSteps:
+    """Count the steps of all optimisers: fused ones write weights without autograd's counting."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
+
+
+_optimizer_steps = _OptimizerSteps()
 
 
 class _Held(NamedTuple):
@@ -46,7 +61,7 @@ class PositionCache:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return make(first, last)
         held = self._held
-        key = (settings, *(_version(weight) for weight in weights))
+        key = (settings, _optimizer_steps.count, *(_version(weight) for weight in weights))
         if held is None or held.key != key or first < held.first or last > held.last:
             begin, end = -_roomy(-first), _roomy(last)
             with torch.inference_mode(mode=False), torch.no_grad():

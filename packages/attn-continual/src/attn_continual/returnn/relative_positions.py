@@ -35,7 +35,8 @@ class RelativePositions(SelfAttentionBase):
     separate_pos_emb_per_head: heads have rows P of their own; else all share one.
     pos_emb_dropout: the probability of dropping an encoding's feature in training.
     In evaluation without gradients P is kept until a weight changes, as autograd counts it (writes
-    through `.data` are not seen), or the layer is in training; compiled graphs compute it anew.
+    through `.data` are not seen), an optimiser steps, or the layer is in training; compiled graphs
+    compute it anew.
     Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Shaw et al. 2018, arXiv:1803.02155.
     """
 
