@@ -212,7 +212,7 @@ class ContinualModule(nn.Module, ABC):
         """Run the method of the call mode.
 
         In steps and chunks None is answered by None: modules in a row, as in nn.Sequential, wait
-        for each other's first output.
+        for each other's first output. Hooks are those of `forward`, and run in its mode alone.
         """
         mode = current_call_mode(self._call_mode)
         if mode == "forward":
