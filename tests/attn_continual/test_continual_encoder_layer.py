@@ -44,6 +44,22 @@ def windows(torchs, x):
     return torch.stack([torchs(x[:, end - L : end]) for end in range(L, x.shape[1] + 1)], 1)
 
 
+@pytest.mark.parametrize(
+    "kind", [SingleOutputTransformerEncoderLayer, RetroactiveTransformerEncoderLayer]
+)
+def test_steps_and_forward_read_the_same_of_the_output_projection(kind):
+    """As torch's layers do, both read its weights and do not call it."""
+    layer, torchs = make(kind)
+    for module in (layer, torchs):
+        module.self_attn.out_proj.register_forward_hook(lambda *_: pytest.fail("was called"))
+    x = random(N, L, E)
+    with torch.no_grad():
+        expected = torchs(x)
+        assert_close(layer(x.transpose(1, 2)).transpose(1, 2), expected)
+        last = layer.forward_steps(x.transpose(1, 2))[..., -1]
+        assert_close(last.reshape(N, E), expected[:, -1])
+
+
 @NORMS
 @pytest.mark.parametrize("query_index", [-1, -2, 0, L - 1, -L])
 def test_single_output_is_a_row_of_torchs_window(query_index, norm_first):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 from attn_continual import (
@@ -70,6 +71,44 @@ def test_attention_there_and_back(options):
         assert_close(back(*inputs)[0], mha(*inputs)[0], rtol=0, atol=0)
         mha.load_state_dict(built.state_dict(), strict=True)
         built.load_state_dict(mha.state_dict(), strict=True)
+
+
+def test_frozen_weights_stay_frozen():
+    encoder = torch_encoder(1)
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_("bias" in name)
+    layer = encoder.layers[0]
+    for source in (encoder, layer, layer.self_attn):
+        expected = {name: x.requires_grad for name, x in source.named_parameters()}
+        built = continual(source, L)
+        for module in (built, built.to_torch()):
+            assert {name: x.requires_grad for name, x in module.named_parameters()} == expected
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_parametrizations_become_weights():
+    mha = randomize(nn.MultiheadAttention(E, H, batch_first=True, dtype=torch.float64))
+    x = random(N, L, E)
+    built = continual(mha, L, "retroactive")
+    for module in (mha, built):
+        parametrize.register_parametrization(module, "in_proj_weight", _Doubled())
+        parametrize.register_parametrization(module.out_proj, "weight", _Doubled())
+    expected = mha(x, x, x)[0]
+    for module in (continual(mha, L, "retroactive"), built.to_torch()):
+        assert_close(module(x, x, x)[0], expected, rtol=0, atol=1e-12)
+        assert module.in_proj_weight.requires_grad
+        assert not parametrize.is_parametrized(module)
+
+
+def test_further_parameters_are_refused():
+    mha = nn.MultiheadAttention(E, H)
+    mha.out_proj.lora_a = nn.Parameter(torch.zeros(2, E))
+    with pytest.raises(ValueError, match=r"also out_proj\.lora_a; merge"):
+        continual(mha, L)
 
 
 @pytest.mark.parametrize("options", ENCODERS.values(), ids=list(ENCODERS))

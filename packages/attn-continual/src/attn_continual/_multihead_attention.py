@@ -16,6 +16,7 @@ from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
     check_causal_hint,
     check_sequences,
+    copy_weights,
     project,
     torch_attention,
     torch_padding,
@@ -78,7 +79,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         options: what else the constructor takes.
         """
         built = cls(**{**torch_settings(mha), "sequence_len": sequence_len, **options})
-        built.load_state_dict(mha.state_dict())
+        copy_weights(mha, built)
         return built.train(mha.training)
 
     def to_torch(self) -> nn.MultiheadAttention:
@@ -87,7 +88,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         Torch's layer takes no features before time: `embed_dim_second` is not kept.
         """
         built = nn.MultiheadAttention(**torch_settings(self))
-        built.load_state_dict(self.state_dict())
+        copy_weights(self, built)
         return built.train(self.training)
 
     @property

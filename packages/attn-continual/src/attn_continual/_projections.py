@@ -41,6 +41,31 @@ def torch_settings(mha: nn.MultiheadAttention) -> dict[str, Any]:
     }
 
 
+def copy_weights(source: nn.MultiheadAttention, target: nn.MultiheadAttention) -> None:
+    """Give `target` the weights of `source`, of the same settings, and whether they are trained.
+
+    What a parametrization computes becomes a weight.
+    Raises: ValueError if `source` has further parameters, as of an adapter.
+    """
+    own = dict(target.named_parameters())
+    others = [
+        name
+        for name, _ in source.named_parameters()
+        if name not in own and "parametrizations." not in name
+    ]
+    if others:
+        raise ValueError(
+            "conversion: expected attention with the parameters of torch's layer, got also "
+            f"{', '.join(others)}; merge what they are of into the weights first"
+        )
+    for name, parameter in own.items():
+        module, _, attribute = name.rpartition(".")
+        weight = getattr(source.get_submodule(module), attribute)
+        with torch.no_grad():
+            parameter.copy_(weight)
+        parameter.requires_grad_(weight.requires_grad)
+
+
 def project(
     mha: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor | None
 ) -> Projected:
@@ -220,7 +245,9 @@ def attend_rows(
         bias = bias[:, :, queries]
     projected = project(mha, query, rows, rows)
     dropout = mha.dropout if mha.training else 0.0
-    return mha.out_proj(memory_efficient_attention(*projected, bias, dropout).flatten(2))
+    attended = memory_efficient_attention(*projected, bias, dropout).flatten(2)
+    # Not by calling out_proj: neither do torch's layers nor steps, so that its hooks never run.
+    return linear(attended, mha.out_proj.weight, mha.out_proj.bias)
 
 
 def check_causal_hint(attn_mask: Tensor | None, is_causal: bool) -> None:

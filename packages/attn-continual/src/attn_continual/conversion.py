@@ -44,14 +44,16 @@ def continual(
 ) -> ContinualModule:
     """Return torch's attention, encoder layer or encoder as one that runs step by step.
 
-    Weights are copied, and so are settings, layout, and whether it trains. The way back is the
+    Weights are copied, and so are settings, layout, whether it trains and which weights are
+    trained; what parametrizations of attention compute becomes its weights. The way back is the
     result's `to_torch`; and state_dicts load both ways as they are.
 
     sequence_len: the steps of the window.
     form: "single_output" (default) or "retroactive" for attention and layers; "windowed" (default)
         or "stacked" for encoders.
     options: further arguments of the class that is built.
-    Raises: TypeError for another module; ValueError for a form that it does not have.
+    Raises: TypeError for another module; ValueError for a form that it does not have, or for
+        attention with other parameters than torch's.
 
     >>> continual(nn.MultiheadAttention(8, 2), sequence_len=4).receptive_field
     4

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from attn_continual._layout import SequenceLayout
-from attn_continual._projections import attend_rows, check_causal_hint, torch_bias
+from attn_continual._projections import (
+    attend_rows,
+    check_causal_hint,
+    copy_weights,
+    torch_bias,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +82,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         """
         settings = {**_torch_settings(layer), "embed_dim_second": False, **options}
         built = cls(**settings, sequence_len=sequence_len)
-        built.self_attn.load_state_dict(layer.self_attn.state_dict())
+        copy_weights(layer.self_attn, built.self_attn)
         _copy_all_but_attention(layer, built)
         return built.train(layer.training)
 
@@ -87,7 +92,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
         Torch's layer takes no features before time: `embed_dim_second` is not kept.
         """
         built = nn.TransformerEncoderLayer(**_torch_settings(self))
-        built.self_attn.load_state_dict(self.self_attn.state_dict())
+        copy_weights(self.self_attn, built.self_attn)
         _copy_all_but_attention(self, built)
         return built.train(self.training)
 
