@@ -3,14 +3,22 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+#include <optional>
+
 #include "attn/attn.h"
 #include "raise.h"
+#include "tensor_arg.h"
 
 namespace attn::python {
 
-inline attn_exec make_exec(int32_t num_threads) {
+// For arrays on a GPU the stream, a cudaStream_t; by default that of the framework of `array`.
+inline attn_exec make_exec(int32_t num_threads, std::optional<uint64_t> stream,
+                           const TensorArg& array) {
   attn_exec exec = ATTN_EXEC_INIT;
   exec.num_threads = num_threads;
+  exec.stream =
+      stream ? reinterpret_cast<void*>(static_cast<uintptr_t>(*stream)) : array.work_stream();
   return exec;
 }
 

@@ -1,7 +1,10 @@
 // merge_forward and merge_backward: borrow the chunks, run without the GIL, raise.
 #include "merge.h"
 
+#include <nanobind/stl/optional.h>
+
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "attn/attn.h"
@@ -51,13 +54,13 @@ void check_count(const char* function, const char* argument, const ChunkArgs& ch
 }
 
 void merge_forward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle out, nb::handle lse,
-                   int32_t num_threads) {
+                   int32_t num_threads, std::optional<uint64_t> stream) {
   const ChunkArgs chunk_out_args(kForward, "chunk_outs", chunk_outs, Access::kRead);
   const ChunkArgs chunk_lse_args(kForward, "chunk_lses", chunk_lses, Access::kRead);
   check_count(kForward, "chunk_lses", chunk_lse_args, chunk_out_args.count());
   const TensorArg out_arg(kForward, "out", out, Access::kWrite);
   const TensorArg lse_arg(kForward, "lse", lse, Access::kWrite);
-  const attn_exec exec = make_exec(num_threads);
+  const attn_exec exec = make_exec(num_threads, stream, out_arg);
   attn_merge_forward_args args = ATTN_MERGE_FORWARD_INIT;
   args.num_chunks = chunk_out_args.count();
   args.chunk_outs = chunk_out_args.get();
@@ -70,7 +73,7 @@ void merge_forward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle out,
 
 void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle grad_out,
                     nb::handle grad_lse, nb::handle grad_chunk_outs, nb::handle grad_chunk_lses,
-                    int32_t num_threads) {
+                    int32_t num_threads, std::optional<uint64_t> stream) {
   const ChunkArgs chunk_out_args(kBackward, "chunk_outs", chunk_outs, Access::kRead);
   const ChunkArgs chunk_lse_args(kBackward, "chunk_lses", chunk_lses, Access::kRead);
   const ChunkArgs grad_out_args(kBackward, "grad_chunk_outs", grad_chunk_outs, Access::kWrite);
@@ -80,7 +83,7 @@ void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle gra
   check_count(kBackward, "grad_chunk_lses", grad_lse_args, chunk_out_args.count());
   const TensorArg grad_out_arg(kBackward, "grad_out", grad_out, Access::kRead);
   const TensorArg grad_lse_arg(kBackward, "grad_lse", grad_lse, Access::kRead);
-  const attn_exec exec = make_exec(num_threads);
+  const attn_exec exec = make_exec(num_threads, stream, grad_out_arg);
   attn_merge_backward_args args = ATTN_MERGE_BACKWARD_INIT;
   args.num_chunks = chunk_out_args.count();
   args.chunk_outs = chunk_out_args.get();
@@ -100,10 +103,10 @@ Shapes: each of chunk_outs, and out, [B, M, H, Kv]; each of chunk_lses, and lse,
 Dtypes: chunk_outs alike: float32, bfloat16, float16 or float64; out the same, or any of the first
     three if they are; every lse float32 (float64 for float64).
 Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
+On a GPU: `stream` as in attention_forward.
 Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
-    argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024;
-    NotImplementedError if an array lies on a GPU. Nothing is copied, and nothing is written unless
-    the call succeeds.)";
+    argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.
+    Nothing is copied, and nothing is written unless the call succeeds.)";
 
 constexpr const char* kBackwardDoc =
     R"(Write the gradients of sum(grad_out * out) + sum(grad_lse * lse) into each grad_* that is given.
@@ -116,18 +119,19 @@ Numerics, raises: as in merge_forward.)";
 
 void bind_merge(nb::module_& module) {
   module.def("merge_forward", &merge_forward, "chunk_outs"_a, "chunk_lses"_a, "out"_a.none(),
-             "lse"_a = nb::none(), nb::kw_only(), "num_threads"_a = 0,
+             "lse"_a = nb::none(), nb::kw_only(), "num_threads"_a = 0, "stream"_a = nb::none(),
              nb::sig("def merge_forward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], "
-                     "out: Array, lse: Array | None = None, *, num_threads: int = 0) -> None"),
+                     "out: Array, lse: Array | None = None, *, num_threads: int = 0, "
+                     "stream: int | None = None) -> None"),
              kForwardDoc);
   module.def("merge_backward", &merge_backward, "chunk_outs"_a, "chunk_lses"_a, "grad_out"_a.none(),
              "grad_lse"_a = nb::none(), nb::kw_only(), "grad_chunk_outs"_a = nb::none(),
-             "grad_chunk_lses"_a = nb::none(), "num_threads"_a = 0,
+             "grad_chunk_lses"_a = nb::none(), "num_threads"_a = 0, "stream"_a = nb::none(),
              nb::sig("def merge_backward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], "
                      "grad_out: Array, grad_lse: Array | None = None, *, "
                      "grad_chunk_outs: Sequence[Array | None] | None = None, "
                      "grad_chunk_lses: Sequence[Array | None] | None = None, "
-                     "num_threads: int = 0) -> None"),
+                     "num_threads: int = 0, stream: int | None = None) -> None"),
              kBackwardDoc);
 }
 

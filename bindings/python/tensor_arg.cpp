@@ -3,8 +3,6 @@
 
 #include <string>
 
-#include "dlpack_exchange.h"
-
 namespace attn::python {
 namespace nb = nanobind;
 
@@ -28,16 +26,6 @@ bool is_numpy_bfloat16(nb::handle array) {
   throw nb::type_error(message.c_str());
 }
 
-// Nothing here knows on which stream a GPU's arrays are ready.
-[[noreturn]] void refuse_cuda(const char* function, const char* argument) {
-  PyErr_Format(
-      PyExc_NotImplementedError,
-      "%s: expected %s on the CPU, got a CUDA array; call torch.ops.attn_ops or the C ABI, "
-      "which know the stream",
-      function, argument);
-  throw nb::python_error();
-}
-
 }  // namespace
 
 TensorArg::TensorArg(const char* function, const char* argument, nb::handle array, Access access) {
@@ -49,7 +37,17 @@ TensorArg::TensorArg(const char* function, const char* argument, nb::handle arra
     tensor_.dtype.code = ATTN_DTYPE_BFLOAT;
   }
   if (!present_) raise_not_an_array(function, argument, array, access);
-  if (tensor_.device_type == ATTN_DEVICE_CUDA) refuse_cuda(function, argument);
+}
+
+void* TensorArg::work_stream() const {
+  void* stream = nullptr;
+  if (!is_on_gpu() || exchange_ == nullptr || exchange_->current_work_stream == nullptr) {
+    return stream;
+  }
+  if (exchange_->current_work_stream(tensor_.device_type, tensor_.device_id, &stream) != 0) {
+    throw nb::python_error();
+  }
+  return stream;
 }
 
 bool TensorArg::import_exchanged(nb::handle array) {
@@ -60,6 +58,7 @@ bool TensorArg::import_exchanged(nb::handle array) {
     PyErr_Clear();
     return false;
   }
+  exchange_ = exchange;
   borrow(source);
   return true;
 }

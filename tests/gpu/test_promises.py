@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import attn_ops as xops
+from attn_ops import _native
 from attn_ops.fmha.attn_bias import PagedBlockDiagonalCausalWithOffsetPaddedKeysMask as PagedMask
 from gpu import device
 from numerics import library, spec_cases
@@ -101,6 +102,28 @@ def test_dropout_is_not_captured():
     graph = torch.cuda.CUDAGraph()
     with pytest.raises(ValueError, match="while a CUDA graph is captured"), torch.cuda.graph(graph):
         xops.memory_efficient_attention(query, query, query, p=0.5)
+
+
+@pytest.mark.usefixtures("needs_cuda")
+def test_arrays_are_attended_on_their_frameworks_stream():
+    problem = device.on_device(
+        make_problem(Case(Shape(2, 3, 2300, 4, 2, 64, 64), "none", torch.float16))
+    )
+    inputs = (problem.query, problem.key, problem.value)
+    stream = torch.cuda.Stream()
+    for chosen in (None, stream.cuda_stream):
+        out = torch.full_like(xops.memory_efficient_attention(*inputs), math.nan)
+        needed = _native.attention_forward(*inputs, out, dry_run=True)
+        with pytest.raises(ValueError, match=f"workspace to have {needed} bytes"):
+            _native.attention_forward(*inputs, out)
+        workspace = torch.empty(needed, dtype=torch.uint8, device=device.DEVICE)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(10**8)  # whoever does not wait for this stream sees what was there
+            inputs[0].neg_()
+            _native.attention_forward(*inputs, out, workspace=workspace, stream=chosen)
+        torch.cuda.synchronize()
+        assert device.same_bits(out, xops.memory_efficient_attention(*inputs))
 
 
 def test_chunks_merge_to_the_whole():

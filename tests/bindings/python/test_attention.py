@@ -153,6 +153,35 @@ def test_other_threads_run_during_a_call():
     assert longest_pause < 0.5 * (previous - started)
 
 
+def test_a_dry_run_says_how_much_workspace_a_call_takes(inputs):
+    query, key, value, _ = inputs
+    out, lse = np.full((B, MQ, H, KV), 7.0), np.full((B, H, MQ), 7.0)
+    needed = _native.attention_forward(query, key, value, out, lse, dry_run=True)
+    assert needed > 0
+    assert (out == 7).all()
+    assert (lse == 7).all()
+    workspace = np.zeros(needed, np.uint8)
+    assert _native.attention_forward(query, key, value, out, lse, workspace=workspace) == needed
+    assert workspace.any()
+    np.testing.assert_array_equal(out, forward(query, key, value)[0])
+
+
+@pytest.mark.parametrize(
+    ("workspace", "message"),
+    [
+        (np.zeros(3, np.uint8), "workspace"),
+        (np.zeros((2, 4096), np.uint8), "one axis"),
+        (np.zeros(1 << 20, np.uint8)[::2], "one axis"),
+    ],
+)
+def test_workspace_that_cannot_serve_is_refused(inputs, workspace, message):
+    query, key, value, _ = inputs
+    out = np.full((B, MQ, H, KV), 7.0)
+    with pytest.raises(ValueError, match=message):
+        _native.attention_forward(query, key, value, out, workspace=workspace)
+    assert (out == 7).all()
+
+
 def test_options_are_keywords_only(inputs):
     query, key, value, bias = inputs
     with pytest.raises(TypeError, match="attention_forward"):

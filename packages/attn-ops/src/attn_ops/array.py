@@ -45,6 +45,7 @@ __all__ = [
     "merge_attentions_backward",
 ]
 
+_CPU = 1  # DLPack's number
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 # What the C interface says, in the names of the arguments here.
@@ -360,6 +361,8 @@ def _chunks(
 
 def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
     if hasattr(array, "__dlpack__"):
+        if not isinstance(array, np.ndarray):
+            _check_is_in_cpu_memory(function, name, array)
         return cast("SupportsDLPack", array)
     try:
         return np.asarray(memoryview(cast("Buffer", array)))
@@ -368,6 +371,15 @@ def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
             f"{function}: {name} must be an array with DLPack or the buffer protocol, "
             f"got {type(array).__name__}; pass numpy.asarray({name})"
         ) from None
+
+
+def _check_is_in_cpu_memory(function: str, name: str, array: Any) -> None:  # noqa: ANN401
+    device, _ = array.__dlpack_device__() if hasattr(array, "__dlpack_device__") else (_CPU, 0)
+    if device != _CPU:
+        raise NotImplementedError(
+            f"{function}: expected {name} in CPU memory, as the result will be, got DLPack device "
+            f"{int(device)}; call torch.ops.attn_ops, or _native.attention_forward with a workspace"
+        )
 
 
 def _empty(function: str, shape: tuple[int, ...], like: SupportsDLPack) -> NDArray[Any]:
