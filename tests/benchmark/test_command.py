@@ -1,6 +1,8 @@
 """`python -m attn_ops.benchmark`, on small cases."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -105,3 +107,20 @@ def test_a_chart_that_was_not_drawn_is_not_announced(tmp_path, capsys):
     assert not (tmp_path / "benchmark.png").exists()
     assert "benchmark.json, .md" in (printed := capsys.readouterr().out)
     assert ".png" not in printed
+
+
+WITHOUT_RICH = """
+import runpy, sys
+sys.modules["rich"] = None
+runpy.run_module(f"{sys.argv[1]}.benchmark", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("package", ["attn_ops", "attn_modules", "attn_continual"])
+def test_without_its_extra_it_ends_with_one_line(package):
+    command = [sys.executable, "-c", WITHOUT_RICH, package, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("benchmark: expected rich, which the extra benchmark installs")
+    assert f"packages/{package.replace('_', '-')}[benchmark]" in done.stderr
+    assert done.stderr.count("\n") == 1

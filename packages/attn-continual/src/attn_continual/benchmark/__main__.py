@@ -6,8 +6,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from attn_continual.benchmark.cases import CASES
-from attn_ops.benchmark.command import run
+from attn_ops.benchmark import require_extra
+
+require_extra("attn-continual")
+
+from attn_continual.benchmark.cases import CASES  # noqa: E402  only now
+from attn_ops.benchmark.command import run  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from rich.progress import Progress
+from attn_ops.benchmark import require_extra
 
-from attn_modules.benchmark.cases import CONTESTS, GROWTH_CASES
-from attn_modules.benchmark.growth import Cost, Growth, GrowthCase, time_case
-from attn_modules.benchmark.memory import measure_extra_bytes
-from attn_modules.benchmark.report import contest_table, growth_table, markdown, to_json
-from attn_ops.benchmark.machine import describe_machine
+require_extra("attn-modules")
+
+import torch  # noqa: E402  only now
+from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
+
+from attn_modules.benchmark.cases import CONTESTS, GROWTH_CASES  # noqa: E402
+from attn_modules.benchmark.growth import Cost, Growth, GrowthCase, time_case  # noqa: E402
+from attn_modules.benchmark.memory import measure_extra_bytes  # noqa: E402
+from attn_modules.benchmark.report import contest_table, growth_table, markdown, to_json  # noqa: E402
+from attn_ops.benchmark.machine import describe_machine  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

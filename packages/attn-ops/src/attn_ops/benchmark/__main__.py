@@ -3,8 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from attn_ops.benchmark.cases import CASES
-from attn_ops.benchmark.command import run
+from attn_ops.benchmark import require_extra
+
+require_extra("attn-ops")
+
+from attn_ops.benchmark.cases import CASES  # noqa: E402  only now
+from attn_ops.benchmark.command import run  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
