@@ -1,8 +1,8 @@
 """How many floating-point operations `torch.utils.flop_counter` takes attention for.
 
-As torch counts its own: two for each multiplication of the matrix products, nothing for softmax,
-and every query against every key of its sequence, whatever else a mask leaves out. What finding the
-scores of relative positions takes is left out, too.
+As torch counts its own on CUDA, for it counts none on the CPU: two for each multiplication of the
+matrix products, nothing for softmax, and every query against every key of its sequence, whatever
+else a mask leaves out. What finding the scores of relative positions takes is left out, too.
 """
 
 from typing import Any
