@@ -1,4 +1,7 @@
-"""The one description of which keys a query sees, with the field names of `attn/mask.h`."""
+"""The one description of which keys a query sees, with the field names of `attn/mask.h`.
+
+But for dropout, whose seed and offset are one tensor here.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ class AlibiBias(RelativeBias):
     The distance of query i and key j is |j - (i + Mkv - Mq)| by itself, and counts from the mask's
     diagonal after `mask.add_bias(AlibiBias(slopes))`. Differentiable in `slopes`.
 
+    The mask holds the tensor, no parameter: in a module keep the Parameter on the module itself,
+    and make the mask of it in `forward`, or neither optimizer nor `state_dict` will find it.
+
     Shapes: slopes [Hq], of query's dtype or float32.
     Raises: ValueError if `slopes` is no floating-point tensor [Hq].
     Source: Press et al. 2022, arXiv:2108.12409.
@@ -76,6 +79,9 @@ class RelativePositionBias(RelativeBias):
     Key j adds table[h, clamp(j - (i + Mkv - Mq), -R, R) + R] to query i by itself; the distance
     counts from the mask's diagonal after `mask.add_bias(RelativePositionBias(table))`.
     Differentiable in `table`.
+
+    The mask holds the tensor, no parameter: in a module keep the Parameter on the module itself,
+    and make the mask of it in `forward`, or neither optimizer nor `state_dict` will find it.
 
     Shapes: table [Hq, 2 R + 1], of query's dtype or float32; column R is the diagonal.
     Raises: ValueError if `table` is no floating-point tensor [Hq, 2 R + 1].
