@@ -194,3 +194,12 @@ def test_what_cannot_be_honoured_is_refused():
     for name in ("num_heads", "num_landmarks", "inv_iterations", "conv_kernel_size"):
         with pytest.raises(ValueError, match="expected positive num_heads"):
             made(**{name: 0})
+
+
+@pytest.mark.parametrize("num_landmarks", [4, 32], ids=["landmarks", "exact"])
+def test_a_convolution_wants_the_heads_it_was_made_for(num_landmarks):
+    attention = NystromAttention(0.0, num_heads=4, num_landmarks=num_landmarks, conv_kernel_size=3)
+    q = torch.randn(2, 2, 16, 8)
+    with pytest.raises(ValueError, match=r"num_heads=4, .* B=2 and H=2"):
+        attention(q, q, q)
+    attention(*(x.reshape(1, 4, 16, 8) for x in (q, q, q)))

@@ -166,11 +166,13 @@ class NystromAttention(Attention):
     def _skip(self, connection: nn.Module, inputs: Inputs) -> Tensor:
         """Return what is added to the attended values, [B, H, Mkv, Kv]."""
         batch, keys, heads, width = inputs.v.shape
-        if inputs.q.shape[1] != keys or batch * heads % self.num_heads:
+        # Folded heads are as many as num_heads says, into whatever B and H a mask splits them.
+        misfits = batch * heads % self.num_heads if inputs.is_folded else heads != self.num_heads
+        if inputs.q.shape[1] != keys or misfits:
             raise ValueError(
                 "NystromAttention: expected as many keys as queries, and heads by "
                 f"num_heads={self.num_heads}, where a part of v is added to the result, got "
-                f"{inputs.q.shape[1]} queries, {keys} keys and B * H = {batch * heads}"
+                f"{inputs.q.shape[1]} queries, {keys} keys, B={batch} and H={heads}"
             )
         kept = inputs.kept_rows()
         v = inputs.v if kept is None else inputs.v.masked_fill(~kept, 0.0)
