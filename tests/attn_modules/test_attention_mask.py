@@ -105,3 +105,12 @@ def test_moving_to_the_same_place_makes_nothing_new():
     moved = mask.to(dtype=torch.float64)
     assert moved.dtype == torch.float64
     assert moved.is_causal
+
+
+def test_causal_masks_and_crops_without_a_meaning_are_refused():
+    with pytest.raises(ValueError, match="one of top-left, bottom-right, got 'bottom_right'"):
+        AttentionMask.make_causal(2, 4, anchor="bottom_right")
+    with pytest.raises(ValueError, match="of 0 or more, got -1 and -1"):
+        AttentionMask.make_causal(-1)
+    with pytest.raises(ValueError, match="of 0 or more, got 2 and -1"):
+        AttentionMask.make_causal(4).make_crop(2, -1)

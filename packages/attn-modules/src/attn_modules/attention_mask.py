@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -80,8 +80,15 @@ class AttentionMask:
 
         to_seq_len: default: `seq_len`.
         anchor: "top-left", query i sees keys j <= i; "bottom-right", j <= i + to_seq_len - seq_len.
+        Raises: ValueError if a length is negative or `anchor` is another.
         """
+        if anchor not in get_args(Anchor):
+            raise ValueError(
+                "AttentionMask.make_causal: expected anchor, one of "
+                f"{', '.join(get_args(Anchor))}, got {anchor!r}"
+            )
         keys = seq_len if to_seq_len is None else to_seq_len
+        _check_lengths("make_causal", seq_len, keys)
         shift = keys - seq_len if anchor == "bottom-right" else 0
         hidden = torch.full((seq_len, keys), -torch.inf, device=device, dtype=dtype)
         return cls(hidden.triu_(1 + shift), is_causal=True)
@@ -89,9 +96,10 @@ class AttentionMask:
     def make_crop(self, seq_len: int, to_seq_len: int | None = None) -> Self:
         """Return the mask of the first queries and keys, which shares this one's memory.
 
-        Raises: ValueError if it is to be larger than this one.
+        Raises: ValueError if it is to be larger than this one, or a length is negative.
         """
         queries, keys = seq_len, seq_len if to_seq_len is None else to_seq_len
+        _check_lengths("make_crop", queries, keys)
         if queries > self.seq_len or keys > self.to_seq_len:
             raise ValueError(
                 f"AttentionMask.make_crop: expected at most {self.seq_len} queries and "
@@ -180,3 +188,12 @@ class AttentionMask:
     def __repr__(self) -> str:
         causal = ", causal" if self.is_causal else ""
         return f"{type(self).__name__}({list(self.shape)}, {self.dtype}{causal})"
+
+
+def _check_lengths(method: str, queries: int, keys: int) -> None:
+    """Raise ValueError if a length is negative."""
+    if queries < 0 or keys < 0:
+        raise ValueError(
+            f"AttentionMask.{method}: expected seq_len and to_seq_len of 0 or more, got {queries} "
+            f"and {keys}"
+        )
