@@ -383,3 +383,9 @@ def test_graphs_need_features_that_are_drawn():
     out = torch.compile(attention, backend="eager")(q, k, v)
     assert_close(out, attention(q, k, v))
     assert_close(torch.compile(attention, fullgraph=True, backend="eager")(q, k, v), out)
+
+
+def test_heads_of_one_channel_have_features():
+    assert default_dim_features(1) == 2
+    q = torch.randn(1, 5, 1)
+    assert FavorAttention(dim_head=1, seed=0)(q, q, q).isfinite().all()

@@ -29,7 +29,7 @@ class FavorAttention(KernelAttention):
         gradients O(m Kv) and the features of a thousand rows. Causal, chunk by chunk, no more.
     causal: query i sees keys j <= i, counted from the first of each; `prefill` and `step` decode.
     dropout: drops elements of the result.
-    dim_features: default 2 floor(ceil(K (1 + log2 K)) / 2), which needs `dim_head`.
+    dim_features: default 2 floor(ceil(K (1 + log2 K)) / 2), and 2 at least, which needs `dim_head`.
     dim_head: K; without it, features are drawn at the first call.
     iter_before_redraw: after how many calls of `forward` in training new features are drawn; None
         keeps those that it was made with. Calls of `prefill` and `step` never count, nor does what
@@ -94,5 +94,5 @@ class FavorAttention(KernelAttention):
 
 
 def default_dim_features(dim_head: int) -> int:
-    """Return the least even number that is at least K (1 + log2 K) - 1, such as 448 for 64."""
-    return 2 * (math.ceil(dim_head * (1 + math.log2(dim_head))) // 2)
+    """Return the least positive even number from K (1 + log2 K) - 1 on, such as 448 for 64."""
+    return max(2 * (math.ceil(dim_head * (1 + math.log2(dim_head))) // 2), 2)
