@@ -141,3 +141,15 @@ def test_blocks_are_gathered_in_order():
         x[:, h, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4] for h, r, c in layout.nonzero().tolist()
     ]
     assert torch.equal(patterns.block_sparsify_tensor(x, layout, 4), torch.stack(expected, 1))
+
+
+def test_incomplete_blocks_are_completed_with_zeros():
+    x = torch.arange(2 * 3 * 5 * 7.0).reshape(2, 3, 5, 7)
+    layout = patterns.pattern_to_layout(torch.ones(3, 5, 7), 4)
+    blocks = patterns.block_sparsify_tensor(x, layout, 4)
+    assert blocks.shape == (2, 3 * 2 * 2, 4, 4)
+    assert torch.equal(blocks[:, 0], x[:, 0, :4, :4])
+    assert torch.equal(blocks[:, -1, :1, :3], x[:, 2, 4:, 4:])
+    assert blocks.sum() == x.sum()
+    with pytest.raises(ValueError, match=r"expected mask \[3, 2, 2\]"):
+        patterns.block_sparsify_tensor(x, layout[:, :1], 4)

@@ -87,10 +87,16 @@ def crop_blocks(mask: BlockSparseMask, num_queries: int, num_keys: int) -> Block
 def block_sparsify_tensor(x: Tensor, mask: Tensor, block_size: int) -> Tensor:
     """Gather the blocks that a layout names, in the order of heads, then rows, then columns.
 
-    Shapes: x [B, H, Mq, Mkv]; mask [H, query blocks, key blocks], where 0 leaves out; result [B,
-        count, block_size, block_size].
+    Shapes: x [B, H, Mq, Mkv], whose last blocks may be incomplete: zeros complete them; mask [H,
+        query blocks, key blocks], where 0 leaves out; result [B, count, block_size, block_size].
+    Raises: ValueError if `mask` is not for the blocks of `x`.
     """
-    blocks = x.unfold(2, block_size, block_size).unfold(3, block_size, block_size)
+    blocks = _blocks(x, block_size).movedim(-3, -2)
+    if mask.shape != blocks.shape[1:4]:
+        raise ValueError(
+            f"block_sparsify_tensor: expected mask {list(blocks.shape[1:4])} for x "
+            f"{list(x.shape)} in blocks of {block_size}, got {list(mask.shape)}"
+        )
     return blocks[:, mask != 0]
 
 
@@ -174,11 +180,18 @@ def quick_bslongformer_layout(num_heads: int, block_size: int, seq_len: int) -> 
 def _any_in_block(pattern: Tensor, block_size: int) -> Tensor:
     if pattern.dim() not in (2, 3):
         raise ValueError(f"patterns: expected [H, Mq, Mkv] or [Mq, Mkv], got {list(pattern.shape)}")
-    rows, columns = (_block_lists.num_blocks(n, block_size) for n in pattern.shape[-2:])
-    missing = columns * block_size - pattern.shape[-1], rows * block_size - pattern.shape[-2]
-    whole = torch.nn.functional.pad(pattern != 0, (0, missing[0], 0, missing[1]))
-    blocks = whole.unflatten(-2, (rows, block_size)).unflatten(-1, (columns, block_size))
-    return blocks.any(-1).any(-2)
+    return _blocks(pattern != 0, block_size).any(-1).any(-2)
+
+
+def _blocks(x: Tensor, block_size: int) -> Tensor:
+    """Return [..., Mq, Mkv] as [..., query blocks, block_size, key blocks, block_size].
+
+    Zeros complete the last blocks.
+    """
+    rows, columns = (_block_lists.num_blocks(n, block_size) for n in x.shape[-2:])
+    missing = columns * block_size - x.shape[-1], rows * block_size - x.shape[-2]
+    whole = torch.nn.functional.pad(x, (0, missing[0], 0, missing[1]))
+    return whole.unflatten(-2, (rows, block_size)).unflatten(-1, (columns, block_size))
 
 
 def _for_heads(layout: Tensor, num_heads: int) -> Tensor:
