@@ -154,6 +154,15 @@ def test_short_dtypes_give_their_own_and_come_near(case, dtype, tolerance):
 
 
 @every
+@pytest.mark.parametrize("which", [1, 2], ids=["k", "v"])
+def test_inputs_of_several_dtypes_are_refused(case, which):
+    operands = list(case.operands())
+    operands[which] = operands[which].double()
+    with pytest.raises(ValueError, match=r"of one dtype|as the weights are"):
+        case.build()(*operands)
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_autocast_comes_near(case, dtype):
     attention = case.build()

@@ -76,7 +76,7 @@ def test_an_unknown_field_is_refused_with_the_nearest(name):
         build_attention({"name": name, "drop_out": 0.1})
 
 
-@pytest.mark.parametrize("dropout", [-0.1, 1.5])
+@pytest.mark.parametrize("dropout", [-0.1, 1.5, "a"])
 @every
 def test_dropout_is_a_probability(case, dropout):
     with pytest.raises(ValueError, match="expected dropout, a probability"):

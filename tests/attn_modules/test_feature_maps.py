@@ -212,10 +212,13 @@ def test_every_type_has_a_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim_features": 0}, "dim_features of at least 1, got 0"),
+        ({"dim_features": 0}, "dim_features, an int of 1 or more, got 0"),
         ({"dim_features": 5}, "even number dim_features.*got 5"),
-        ({"dim_features": 4, "dim_head": -1}, "dim_head of at least 1, got -1"),
-        ({"dim_features": 4, "iter_before_redraw": 0}, "iter_before_redraw of at least 1, got 0"),
+        ({"dim_features": 4, "dim_head": -1}, "dim_head, an int of 1 or more, got -1"),
+        (
+            {"dim_features": 4, "iter_before_redraw": 0},
+            "iter_before_redraw, an int of 1 or more, got 0",
+        ),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options, message):

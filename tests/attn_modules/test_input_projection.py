@@ -79,3 +79,11 @@ def test_weights_of_other_shapes_are_not_shared():
             InputProjectionConfig(5, 8),
             use_separate_proj_weight=False,
         )
+
+
+def test_other_dtypes_than_the_weights_are_refused():
+    projection, x = InputProjection(InputProjectionConfig(4, 4)), torch.randn(2, 3, 4)
+    with pytest.raises(ValueError, match=r"expected torch\.float32.* got torch\.float16"):
+        projection(x, x.half(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert projection(x, x.bfloat16(), x)[1].dtype == torch.bfloat16

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from attn_modules import Attention, AttentionMask, ScaledDotProduct
+from attn_modules import Attention, AttentionMask, ScaledDotProduct, build_attention
 from attn_modules._inputs import as_keep, read_inputs
 from attn_ops.fmha.attn_bias import BlockSparseMask
 from reference.modules.dense_attention import attend
@@ -192,3 +192,17 @@ def test_masks_that_a_mechanism_cannot_honour_are_refused(qkv):
         Deaf()(*qkv, att_mask=torch.zeros(MQ, MKV))
     with pytest.raises(NotImplementedError, match="Deaf: expected no key_padding_mask"):
         Deaf()(*qkv, key_padding_mask=torch.ones(B, MKV, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["scaled_dot_product", "local", "random"])
+@pytest.mark.parametrize("mask", [[[True] * 5], AttentionMask.make_causal(5)], ids=["list", "mask"])
+def test_key_padding_masks_are_tensors(mask, name):
+    attention = build_attention({"name": name} | ({"r": 0.5} if name == "random" else {}))
+    q = torch.randn(1, 2, 5, 4)
+    with pytest.raises(TypeError, match="expected key_padding_mask, a tensor"):
+        attention(q, q, q, key_padding_mask=mask)
+
+
+def test_padding_of_integers_is_refused():
+    with pytest.raises(ValueError, match=r"got torch\.int64; of a mask of ones and zeros"):
+        as_keep("layer", torch.ones(2, 3, dtype=torch.int64))

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from attn_modules import bool_mask_to_additive, maybe_merge_masks, reshape_key_padding_mask
+from attn_modules import (
+    AttentionMask,
+    bool_mask_to_additive,
+    maybe_merge_masks,
+    reshape_key_padding_mask,
+)
 
 B, H, MQ, MKV = 2, 3, 4, 5
 PADDING = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], dtype=torch.bool)
@@ -49,3 +54,11 @@ def test_wrong_shapes_and_dtypes_are_refused():
         reshape_key_padding_mask(PADDING, 5)
     with pytest.raises(ValueError, match="expected a bool tensor"):
         bool_mask_to_additive(torch.zeros(2))
+
+
+def test_masks_of_other_kinds_are_refused():
+    kept = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"bool or floating-point, got torch\.int64"):
+        maybe_merge_masks(torch.ones(3, 3, dtype=torch.int64), kept, 2, 3, 1)
+    with pytest.raises(TypeError, match="a tensor, got a AttentionMask"):
+        maybe_merge_masks(AttentionMask.make_causal(3), kept, 2, 3, 1)

@@ -196,3 +196,8 @@ def test_base_is_abstract_and_checks_dropout():
         Attention()
     with pytest.raises(ValueError, match="expected dropout"):
         ScaledDotProduct(dropout=1.5)
+
+
+def test_names_that_are_no_text_are_refused():
+    with pytest.raises(KeyError, match="registered mechanism"):
+        build_attention({"name": ["local"]})

@@ -120,6 +120,10 @@ def _check_operands(who: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not x.is_floating_point():
             raise ValueError(f"{who}: expected floating-point q, k and v, got {name} {x.dtype}")
+    if not q.dtype == k.dtype == v.dtype and not torch.is_autocast_enabled(q.device.type):
+        raise ValueError(
+            f"{who}: expected q, k and v of one dtype, got {q.dtype}, {k.dtype} and {v.dtype}"
+        )
     batches = (q.shape[:-2], k.shape[:-2], v.shape[:-2])
     fits = q.dim() in (3, 4) and batches[0] == batches[1] == batches[2]
     if not fits or k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
@@ -175,6 +179,7 @@ def kept_by_any_head(who: str, key_padding_mask: Tensor, rows: Tensor, heads: in
 
 def _kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
     """Return a key padding mask as bool [n, 1, 1, Mkv], where n is B, B * H or 1."""
+    _check_is_tensor(who, key_padding_mask)
     mask = key_padding_mask.squeeze(1) if key_padding_mask.dim() == 3 else key_padding_mask
     if mask.dim() != 2 or not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise ValueError(
@@ -188,12 +193,19 @@ def _kept_keys(who: str, key_padding_mask: Tensor) -> Tensor:
 def as_keep(who: str, key_padding_mask: Tensor) -> Tensor:
     """Return a key padding mask as bool, of the same shape.
 
-    Raises: ValueError if it is additive and holds other numbers than 0, -inf and the lowest of its
-    dtype; on the CPU alone, outside graphs, for looking at values makes others wait.
+    Raises: TypeError if it is no tensor; ValueError if it is of integers, or additive and holds
+    other numbers than 0, -inf and the lowest of its dtype; on the CPU alone, outside graphs, for
+    looking at values makes others wait.
     """
     mask = key_padding_mask
+    _check_is_tensor(who, mask)
     if mask.dtype == torch.bool:
         return mask
+    if not mask.is_floating_point():
+        raise ValueError(
+            f"{who}: expected key_padding_mask, bool or floating-point, got {mask.dtype}; of a "
+            "mask of ones and zeros, pass mask.bool()"
+        )
     is_padding = mask <= torch.finfo(mask.dtype).min / 2
     is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if not is_traced and not torch.compiler.is_compiling() and mask.device.type == "cpu":
@@ -204,6 +216,14 @@ def as_keep(who: str, key_padding_mask: Tensor) -> Tensor:
                 f"{others[0].item():g} in it; of a mask of ones and zeros, pass mask.bool()"
             )
     return ~is_padding
+
+
+def _check_is_tensor(who: str, key_padding_mask: object) -> None:
+    if not isinstance(key_padding_mask, Tensor):
+        raise TypeError(
+            f"{who}: expected key_padding_mask, a tensor [B, Mkv], got a "
+            f"{type(key_padding_mask).__name__}"
+        )
 
 
 def _batch_and_heads(q: Tensor, *masks: Tensor | None) -> tuple[int, int]:

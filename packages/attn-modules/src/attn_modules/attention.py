@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsFloat
 
 from torch import Tensor, nn
 
@@ -51,10 +52,11 @@ class Attention(nn.Module, ABC):
 
     def __init__(self, dropout: float | None = None) -> None:
         super().__init__()
-        self.dropout = 0.0 if dropout is None else float(dropout)
+        is_number = dropout is None or isinstance(dropout, SupportsFloat)
+        self.dropout = float(dropout or 0.0) if is_number else math.nan
         if not 0.0 <= self.dropout <= 1.0:
             raise ValueError(
-                f"{type(self).__name__}: expected dropout, a probability in [0, 1], got {dropout}"
+                f"{type(self).__name__}: expected dropout, a probability in [0, 1], got {dropout!r}"
             )
 
     @classmethod
@@ -104,9 +106,9 @@ class Attention(nn.Module, ABC):
             -inf, or the lowest of its dtype, pads. A larger one is cropped. What a padded key
             holds, even NaN, changes nothing.
         A query that sees no key gives 0.
-        Raises: ValueError if shapes do not fit, or a float key_padding_mask on the CPU holds other
-            numbers; TypeError if att_mask is something else; NotImplementedError if the mechanism
-            cannot honour a mask.
+        Raises: ValueError if shapes or dtypes do not fit, or a float key_padding_mask on the CPU
+            holds other numbers; TypeError if a mask is something else; NotImplementedError if the
+            mechanism cannot honour a mask.
         """
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attn_modules._counts import check_counts
 from attn_modules._features.arithmetic import Kind, features, log_weights
 
 if TYPE_CHECKING:
@@ -78,10 +79,9 @@ class FeatureMap(nn.Module):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        numbers = {"dim_head": dim_head, "iter_before_redraw": iter_before_redraw}
-        for name, number in {"dim_features": dim_features, **numbers}.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{who}: expected {name} of at least 1, got {number}")
+        optional = {"dim_head": dim_head, "iter_before_redraw": iter_before_redraw}
+        given = {name: number for name, number in optional.items() if number is not None}
+        check_counts(who, dim_features=dim_features, **given)
         if dim_features % self.features_per_vector:
             raise ValueError(
                 f"{who}: expected an even number dim_features, as a vector gives two features, "

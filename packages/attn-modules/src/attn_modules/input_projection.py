@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -61,7 +62,18 @@ class InputProjection(nn.Module):
             self.k_proj.weight = self.v_proj.weight = self.q_proj.weight
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the projected query, key and value."""
+        """Return the projected query, key and value.
+
+        Raises: ValueError if a dtype is not that of the weights, outside of autocast.
+        """
+        inputs, maps = (query, key, value), (self.q_proj, self.k_proj, self.v_proj)
+        for x, proj in zip(inputs, maps, strict=True):
+            weight = proj.weight
+            if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(
+                    f"InputProjection: expected {weight.dtype}, as the weights are, got {x.dtype}; "
+                    "cast one of them"
+                )
         if not self.use_separate_proj_weight and query is key and key is value:
             rows = functional.linear(query, self.q_proj.weight)
             q, k, v = (

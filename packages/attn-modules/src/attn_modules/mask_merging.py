@@ -45,7 +45,7 @@ def maybe_merge_masks(
         unchanged if there is no key padding mask.
     key_padding_mask: bool [B, Mkv], True keeps a key.
     src_len, tgt_len: Mkv and Mq; tgt_len defaults to src_len.
-    Raises: ValueError if a mask has another shape or dtype.
+    Raises: ValueError if a mask has another shape or dtype; TypeError if att_mask is no tensor.
     """
     if key_padding_mask is None:
         return att_mask
@@ -59,6 +59,15 @@ def maybe_merge_masks(
     kept = reshape_key_padding_mask(key_padding_mask, batch_size * num_heads).expand(folded)
     if att_mask is None:
         return kept
+    if not isinstance(att_mask, Tensor):
+        raise TypeError(
+            f"maybe_merge_masks: expected att_mask, a tensor, got a {type(att_mask).__name__}; "
+            "pass an AttentionMask's values"
+        )
+    if att_mask.dtype != torch.bool and not att_mask.is_floating_point():
+        raise ValueError(
+            f"maybe_merge_masks: expected att_mask, bool or floating-point, got {att_mask.dtype}"
+        )
     fits = att_mask.shape[-2:] == folded[1:] and att_mask.dim() in (2, 3)
     if not fits or (att_mask.dim() == 3 and att_mask.shape[0] not in (1, batch_size, folded[0])):
         raise ValueError(

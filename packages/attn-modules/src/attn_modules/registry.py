@@ -157,7 +157,7 @@ def _name_in(config: Mapping[str, Any] | AttentionConfig) -> str:
             f"AttentionConfig, got {config!r}"
         )
     name: Any = config.get("name") if isinstance(config, Mapping) else config.name
-    if name not in ATTENTION_REGISTRY:
+    if not isinstance(name, str) or name not in ATTENTION_REGISTRY:
         got = "none" if name is None else repr(name)
         meant = _nearest([str(name)], ATTENTION_REGISTRY)
         meant = meant or f"; there are {', '.join(ATTENTION_REGISTRY)}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from attn_modules._counts import check_counts
 from attn_modules._inputs import attend, read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
@@ -40,12 +41,10 @@ class LinformerAttention(Attention):
 
     def __init__(self, dropout: float, seq_len: int, k: int | None = None) -> None:
         super().__init__(dropout)
+        check_counts("LinformerAttention", seq_len=seq_len)
         self.seq_len = seq_len
         self.k = max(seq_len // 4, 1) if k is None else k
-        if seq_len < 1 or self.k < 1:
-            raise ValueError(
-                f"LinformerAttention: expected positive seq_len and k, got {seq_len} and {k}"
-            )
+        check_counts("LinformerAttention", k=self.k)
         self.E = nn.Linear(seq_len, self.k, bias=False)
         self.F = nn.Linear(seq_len, self.k, bias=False)
 

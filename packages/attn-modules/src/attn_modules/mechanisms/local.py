@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attn_modules._counts import check_counts
 from attn_modules._inputs import attend, read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
@@ -45,10 +46,11 @@ class LocalAttention(Attention):
         force_sparsity: bool = False,
     ) -> None:
         super().__init__(dropout)
-        if window_size < 1 or (window_size % 2 == 0 and not causal):
+        check_counts("LocalAttention", window_size=window_size)
+        if window_size % 2 == 0 and not causal:
             raise ValueError(
-                "LocalAttention: expected window_size of 1 or more, and odd if it is not causal so "
-                f"that both sides are alike, got {window_size}"
+                "LocalAttention: expected an odd window_size if it is not causal, so that both "
+                f"sides are alike, got {window_size}"
             )
         self.causal = causal
         self.window_size = window_size

@@ -1,0 +1,26 @@
+"""Counts that constructors take."""
+
+import pytest
+
+from attn_modules import FavorAttention, LinformerAttention, LocalAttention
+from attn_modules._counts import check_counts
+
+
+@pytest.mark.parametrize("count", [0, -1, 5.0, None, "5"])
+def test_counts_are_integers_of_1_or_more(count):
+    with pytest.raises(ValueError, match=f"who: expected rows, an int of 1 or more, got {count!r}"):
+        check_counts("who", columns=3, rows=count)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: LinformerAttention(0.0, None),
+        lambda: LinformerAttention(0.0, 8, 2.0),
+        lambda: FavorAttention(dim_features=8.0),
+        lambda: LocalAttention(window_size=5.0),
+    ],
+)
+def test_mechanisms_refuse_other_counts_at_construction(build):
+    with pytest.raises(ValueError, match="an int of 1 or more, got"):
+        build()
