@@ -159,3 +159,9 @@ def test_encoder_states_load_as_weights_do():
     loaded = saved_and_loaded(state)
     assert type(loaded) is type(state)
     assert torch.equal(loaded[0], state[0])
+
+
+def test_states_of_other_numbers_of_streams_are_refused():
+    mask = torch.tensor([True, False, False])
+    with pytest.raises(ValueError, match="as many streams, got 2 and 3"):
+        reset_streams(state_of(7, 8, 9), state_of(0, 0), mask)

@@ -100,6 +100,12 @@ def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN4
             f"streams: expected a mask, bool [{num_streams}], got {mask.dtype} {list(mask.shape)}"
         )
 
+    for x in tensors_of(chosen):
+        if x.shape[0] != num_streams:
+            raise ValueError(
+                f"streams: expected states of as many streams, got {x.shape[0]} and {num_streams}"
+            )
+
     def choose(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y)
 
@@ -107,7 +113,10 @@ def choose_streams(mask: Tensor, chosen: Any, others: Any) -> Any:  # noqa: ANN4
 
 
 def reset_streams(state: Any, initial: Any, mask: Tensor) -> Any:  # noqa: ANN401
-    """Return `state` with the streams of `mask`, bool [N], as in `initial`."""
+    """Return `state` with the streams of `mask`, bool [N], as in `initial`, of N streams too.
+
+    Raises: as `choose_streams`.
+    """
     return choose_streams(mask, initial, state)
 
 
