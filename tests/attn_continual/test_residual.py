@@ -83,3 +83,12 @@ def test_what_has_no_residual_is_refused():
         Residual(torch.nn.Linear(E, E))
     with pytest.raises(ValueError, match="expected num_features"):
         Residual(Residual(make()))
+
+
+def test_inputs_of_another_width_are_refused():
+    module = SingleOutputMultiheadAttention(8, 2, sequence_len=3, query_index=0)
+    residual = Residual(module, num_features=5)
+    x = torch.randn(2, 6, 8)
+    for call in (lambda: residual.forward_steps(x), lambda: residual.forward_step(x[:, 0])):
+        with pytest.raises(ValueError, match="expected inputs of num_features=5, got 8"):
+            call()

@@ -88,6 +88,7 @@ class Residual(ContinualModule):
 
         inputs: what else the module's step takes, as masks.
         """
+        self._check_features(x)
         out, inner, valid = self.module.step(
             x, state.module, active=active, in_place=in_place, **inputs
         )
@@ -107,11 +108,13 @@ class Residual(ContinualModule):
 
         inputs: what else the module's steps take, as masks.
         """
+        axes = (self.stream_axis, self.time_axis)
+        rows = x.movedim(axes, (0, 1)) if x.dim() > max(axes) else x
+        self._check_features(rows)
         out, inner, valid = self.module.steps(
             x, state.module, active=active, in_place=in_place, **inputs
         )
-        axes = (self.stream_axis, self.time_axis)
-        late, state = self._late(x.movedim(axes, (0, 1)), state, inner, active)
+        late, state = self._late(rows, state, inner, active)
         return self._sum(out, late.movedim((0, 1), axes)), state, valid
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,6 +130,13 @@ class Residual(ContinualModule):
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return what the module is given for the `delay` steps after x."""
         return self.module._after_the_end(x, inputs)  # noqa: SLF001  the same class's
+
+    def _check_features(self, rows: Tensor) -> None:
+        if rows.shape[-1] != self.num_features:
+            raise ValueError(
+                f"Residual: expected inputs of num_features={self.num_features}, got "
+                f"{rows.shape[-1]} features; make it with as many"
+            )
 
     def _late(
         self,
