@@ -110,3 +110,17 @@ def test_what_does_not_fit_is_refused():
         dot_attention(
             tagged, tagged, tagged, key_dim=dims[2], axis=dims[1], lengths=torch.tensor(3)
         )
+
+
+@pytest.mark.parametrize("batch", [(0,), (2, 0), (0, 2)])
+@pytest.mark.parametrize("causal", [None, -2])
+def test_empty_batches_give_nothing(batch, causal):
+    x = torch.randn(*batch, 3, 4, requires_grad=True)
+    keep = {
+        "lengths": torch.ones(batch, dtype=torch.int64),
+        "mask": torch.ones(3, 3, dtype=torch.bool),
+    }
+    for masks in ({}, keep):
+        out = dot_attention(x, x, x[..., :2], causal_query_spatial_dim=causal, **masks)
+        assert out.shape == (*batch, 3, 2)
+        out.sum().backward()

@@ -161,7 +161,8 @@ def _attend(
     if keep is not None:
         pairs = (*batch, query.shape[-2], keys.shape[-2])
         check_fits("dot_attention", "lengths and mask", keep, pairs, (torch.bool,))
-    folded = (math.prod(batch[:-1]), batch[-1] if batch else 1)
+    # An empty batch goes in front: the operator wants one head or more.
+    folded = (0, 1) if 0 in batch else (math.prod(batch[:-1]), batch[-1] if batch else 1)
 
     def fold(x: Tensor) -> Tensor:
         return x.expand(*batch, *x.shape[-2:]).reshape(*folded, *x.shape[-2:])
