@@ -391,3 +391,23 @@ def test_every_seed_may_be_refused(monkeypatch, positions):
     layer.dropout_p = 0.5
     with pytest.raises(ValueError, match=r"p=0\.5 on cpu"):
         layer.train()(**inputs, need_logits=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_additional_heads": -1}, "n_additional_heads of 0 or more, got -1"),
+        ({"dropout_p": 2.0}, "dropout_p, a probability"),
+        ({"n_coordinates": 0}, "n_coordinates of 1 or more, got 0"),
+        ({"head_size": 0}, "head_size of 1 or more, got 0"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        RelativeAttention(8, 2, **options)
+
+
+def test_inputs_of_another_dtype_are_refused():
+    layer, x = RelativeAttention(8, 2), torch.randn(2, 3, 8)
+    with pytest.raises(ValueError, match=r"content_keys: expected torch\.float32"):
+        layer(x, x.double())

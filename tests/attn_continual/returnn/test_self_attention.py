@@ -249,3 +249,10 @@ def test_what_does_not_fit_is_refused():
     q, k, v = layer.forward_qkv(x)
     with pytest.raises(TypeError, match="axis, an int, with a torch tensor"):
         layer.attention(q, k, v, kv_axis=layer.in_dim)
+
+
+@pytest.mark.parametrize("name", ["att_dropout", "pos_emb_dropout"])
+@pytest.mark.parametrize("p", [-0.1, 1.5])
+def test_dropout_is_a_probability(name, p):
+    with pytest.raises(ValueError, match=f"RelPosSelfAttention: expected {name}, a probability"):
+        made(RelPosSelfAttention, **{name: p})

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from attn_continual._argument_checks import check_probability
 from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
     check_causal_hint,
@@ -53,8 +54,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
                 f"{who}: expected embed_dim, a multiple of num_heads, got embed_dim={embed_dim} "
                 f"and num_heads={num_heads}"
             )
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{who}: expected a dropout probability in [0, 1], got {dropout}")
+        check_probability(who, "dropout", dropout)
         if not isinstance(sequence_len, int) or sequence_len < 1:
             raise ValueError(
                 f"{who}: expected sequence_len, the steps of the window, got {sequence_len}"

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from attn_continual._argument_checks import check_at_least, check_probability
 from attn_continual._disentangled_attention import disentangled_attention
 from attn_continual._disentangled_logits import DisentangledCall
 from attn_continual._distance_rows import DistanceRows
+from attn_continual._step_checks import check_dtype
 from attn_continual.grouped_linear import GroupedLinear, check_multiple
 from attn_continual.position_attention import attend_by_position
 from attn_ops.dropout import draw_seed
@@ -58,7 +60,7 @@ class RelativeAttention(nn.Module):
     n_additional_heads: heads with logits and no values, which come before the others.
     p2c_index: "same" reads r of (i, j) for p2c too, as EDS and DeBERTa's published code do;
         "transposed" that of (j, i), as DeBERTa's paper does; it takes as many queries as keys.
-    Raises: ValueError if sizes do not divide, or `mode` or `p2c_index` is another.
+    Raises: ValueError if sizes do not divide or are none, or `mode` or `p2c_index` is another.
     Source: EDS-PDF's RelativeAttention; He et al. 2020, arXiv:2006.03654, eqs. 2 to 4.
     """
 
@@ -199,7 +201,20 @@ class RelativeAttention(nn.Module):
             return logits
         return (pooled.flatten(2), logits) if need_logits else pooled.flatten(2)
 
+    def _check_numbers(self) -> None:
+        who = type(self).__name__
+        check_at_least(
+            who,
+            1,
+            n_heads=self.n_heads,
+            head_size=self.head_size,
+            n_coordinates=self.n_coordinates,
+        )
+        check_at_least(who, 0, n_additional_heads=self.n_additional_heads)
+        check_probability(who, "dropout_p", self.dropout_p)
+
     def _check_sizes(self, position_embedding: Tensor | None) -> None:
+        self._check_numbers()
         unknown = [term for term in self.mode if term not in _MODES]
         if unknown or not self.mode or len(set(self.mode)) != len(self.mode):
             raise ValueError(
@@ -227,7 +242,7 @@ class RelativeAttention(nn.Module):
     def _check_inputs(
         self, queries: Tensor, keys: Tensor, values: Tensor | None, base_attn: Tensor | None
     ) -> None:
-        """Raise ValueError unless samples, rows and features fit."""
+        """Raise ValueError unless samples, rows, features and dtypes fit."""
         sizes = (self.content_query_proj.in_features, self.content_key_proj.in_features)
         axes = (queries.dim(), keys.dim())
         features = (queries.shape[-1], keys.shape[-1])
@@ -242,6 +257,9 @@ class RelativeAttention(nn.Module):
                 f"RelativeAttention: expected content_values {list(rows)}, a row for each key, got "
                 f"{list(values.shape)}"
             )
+        for name, x in (("queries", queries), ("keys", keys), ("values", values)):
+            if x is not None:
+                check_dtype(f"content_{name}", x, self.content_query_proj.weight)
         heads = self.n_heads + self.n_additional_heads
         full = (queries.shape[0], queries.shape[1], keys.shape[1], heads)
         if base_attn is not None and not (

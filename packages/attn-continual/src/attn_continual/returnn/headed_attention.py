@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
+from attn_continual._argument_checks import check_probability
 from attn_continual.returnn import tagged_calls
 from attn_continual.returnn.dim import Dim, as_dim
 from attn_continual.returnn.dot_attention import dot_attention
@@ -24,7 +25,7 @@ class HeadedAttention(nn.Module):
     with_bias: of all projections.
     att_dropout: the probability of dropping an attention weight in training.
     att_dropout_broadcast: drop a key for all queries, heads and sequences alike; default False.
-    Raises: ValueError if H does not divide the totals.
+    Raises: ValueError if H does not divide the totals, or `att_dropout` is no probability.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class HeadedAttention(nn.Module):
         self.key_dim_per_head = self.key_dim_total.div_left(self.num_heads)
         self.value_dim_per_head = self.value_dim_total.div_left(self.num_heads)
         self.out_dim = self.value_dim_total if proj_dim is None else as_dim(proj_dim, "out")
+        check_probability(type(self).__name__, "att_dropout", att_dropout)
         self.att_dropout = att_dropout
         self.att_dropout_broadcast = bool(att_dropout_broadcast)
         self.proj = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from attn_continual._argument_checks import check_probability
 from attn_continual.position_attention import attend_by_position
 from attn_continual.returnn.learned_positional_encoding import LearnedRelativePositionalEncoding
 from attn_continual.returnn.linear import Linear, glorot_uniform
@@ -69,6 +70,7 @@ class RelativePositions(SelfAttentionBase):
             **options,
         )
         self.separate_pos_emb_per_head = separate_pos_emb_per_head
+        check_probability(type(self).__name__, "pos_emb_dropout", pos_emb_dropout)
         self.pos_emb_dropout = pos_emb_dropout
         width = self.key_dim_total if separate_pos_emb_per_head else self.key_dim_per_head
         self.pos_emb_feat_dim = self.in_dim if with_linear_pos else width
