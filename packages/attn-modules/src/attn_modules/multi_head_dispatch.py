@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from attn_modules._inputs import as_keep
+from attn_modules.attention import Attention
 from attn_modules.attention_mask import AttentionMask
 from attn_modules.input_projection import InputProjection, InputProjectionConfig
 from attn_modules.mask_merging import maybe_merge_masks
@@ -18,8 +19,6 @@ from attn_modules.rotary import RotaryEmbedding
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from attn_modules.attention import Attention
 
 
 @dataclass
@@ -51,7 +50,7 @@ class MultiHeadDispatch(nn.Module):
         nothing is projected; if not `requires_input_projection`, its heads are slices of the
         inputs. Heads are views [B, H, M, K] where it takes them.
     bias: whether the projections of query, key, value and result that are made here have one, or
-        one bool for all.
+        one bool for all; None: all have one.
     residual_dropout: the probability of dropping an element of the result in training.
     use_separate_proj_weight: False lets query, key and value share one weight.
     dim_key, dim_value: width of the projected keys and values of all heads; default: dim_model.
@@ -78,7 +77,7 @@ class MultiHeadDispatch(nn.Module):
         dim_model: int,
         num_heads: int,
         attention: Attention | Mapping[str, Any] | AttentionConfig,
-        bias: tuple[bool, bool, bool, bool] | bool = (True, True, True, True),
+        bias: tuple[bool, bool, bool, bool] | bool | None = None,
         residual_dropout: float = 0.0,
         use_separate_proj_weight: bool = True,
         dim_key: int | None = None,
@@ -99,14 +98,14 @@ class MultiHeadDispatch(nn.Module):
         self.vdim = dim_model if vdim is None else vdim
         if isinstance(attention, Mapping | AttentionConfig):
             attention = build_attention(attention)
-        if not isinstance(attention, nn.Module):
+        if not isinstance(attention, Attention):
             name = attention if isinstance(attention, str) else "local"
             raise TypeError(
                 "MultiHeadDispatch: expected attention, a mechanism or a configuration such as "
                 f"{{'name': {name!r}}}, got {attention!r}"
             )
         self.attention = attention
-        biases = (bias,) * 4 if isinstance(bias, bool) else bias
+        biases = _four_biases(bias)
         self._check_widths()
         self._check_skipped(
             in_projection={
@@ -293,6 +292,20 @@ class MultiHeadDispatch(nn.Module):
                 f"MultiHeadDispatch: expected num_heads={own_heads}, which "
                 f"{type(attention).__name__} was made with, got {self.num_heads}"
             )
+
+
+def _four_biases(bias: Sequence[bool] | bool | None) -> tuple[bool, ...]:
+    """Return which projections have a bias.
+
+    Raises: ValueError if they are not four.
+    """
+    biases = (True if bias is None else bias,) * 4 if not isinstance(bias, Sequence) else bias
+    if len(biases) != 4:
+        raise ValueError(
+            "MultiHeadDispatch: expected bias, a bool or four, of query, key, value and result, "
+            f"got {bias!r}"
+        )
+    return tuple(biases)
 
 
 def _zero_bias(in_features: int, out_features: int, bias: bool) -> nn.Linear:
