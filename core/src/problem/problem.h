@@ -162,17 +162,20 @@ struct HeadParameters {
 struct PositionTerm {
   HeadRows features;        // [B, Mq or Mkv, Hq, width]
   bool is_content = false;  // the features are the query or the key
-  HeadRows table;           // [size, Hq, width]; a stride of 0 shares it
-  int64_t size = 0, width = 0;
-  int64_t rows = 0;                 // how many distances have a row of their own
-  const int32_t* places = nullptr;  // [rows]: where these rows lie; null: one after the other
+  HeadRows table;           // [table_rows, Hq, width]; a stride of 0 shares it
+  int64_t table_rows = 0, width = 0;
+  int64_t num_distances = 0;              // that the table tells apart
+  const int32_t* table_row_of = nullptr;  // [num_distances]; null: one after the other
 
   ATTN_INLINE explicit operator bool() const { return static_cast<bool>(table); }
-  // Where row r, of those that distances have, lies in the table.
-  ATTN_INLINE int64_t place(int64_t r) const { return places ? places[r] : r; }
+  ATTN_INLINE int64_t table_row(int64_t distance) const {
+    return table_row_of ? table_row_of[distance] : distance;
+  }
 };
 
-// With d the distance from the diagonal, the row of either table is clamp(d + zero_row).
+// With d the distance from the diagonal, both tables count it as clamp(d + zero_row). Queries meet
+// the table that is called after keys, and keys that of queries, whose gradients are named
+// likewise.
 struct Positions {
   PositionTerm of_queries, of_keys;
   int64_t zero_row = 0;

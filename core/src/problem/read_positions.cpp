@@ -54,23 +54,23 @@ void read_features(const Side& side, TensorReader& reader, const Problem& proble
 
 // Reads where the rows of distances lie, once the table is read.
 void read_places(const Side& side, TensorReader& reader, PositionTerm& term) {
-  term.rows = term.size;
+  term.num_distances = term.table_rows;
   if (!side.places) return;
-  term.places = reader
-                    .integers({.name = side.places_name,
-                               .access = Access::kRead,
-                               .dtypes = only(DType::kInt32),
-                               .axes = {free_axis("D"), {}, {}, {}}},
-                              1, side.places)
-                    .data;
-  term.rows = side.places->shape[0];
-  if (term.rows == 0) {
+  term.table_row_of = reader
+                          .integers({.name = side.places_name,
+                                     .access = Access::kRead,
+                                     .dtypes = only(DType::kInt32),
+                                     .axes = {free_axis("D"), {}, {}, {}}},
+                                    1, side.places)
+                          .data;
+  term.num_distances = side.places->shape[0];
+  if (term.num_distances == 0) {
     refuse_argument("expected %s's extent D >= 1, got 0; leave it out", side.places_name);
   }
-  for (int64_t r = 0; reader.reads_data() && r < term.rows; ++r) {
-    if (term.places[r] >= 0 && term.places[r] < term.size) continue;
+  for (int64_t r = 0; reader.reads_data() && r < term.num_distances; ++r) {
+    if (term.table_row_of[r] >= 0 && term.table_row_of[r] < term.table_rows) continue;
     refuse_argument("expected %s within the %lld rows of %s, got %d at [%lld]", side.places_name,
-                    static_cast<long long>(term.size), side.table_name, term.places[r],
+                    static_cast<long long>(term.table_rows), side.table_name, term.table_row_of[r],
                     static_cast<long long>(r));
   }
 }
@@ -93,10 +93,10 @@ PositionTerm read_term(const Side& side, TensorReader& reader, const Problem& pr
                 axis("width", term.width, term.is_content ? "query" : side.features_name),
                 {}}},
       side.table);
-  term.size = side.table->shape[1];
-  if (term.width == 0 || term.size == 0) {
+  term.table_rows = side.table->shape[1];
+  if (term.width == 0 || term.table_rows == 0) {
     refuse_argument("expected %s's extents Z and width >= 1, got %lld and %lld; leave it out",
-                    side.table_name, static_cast<long long>(term.size),
+                    side.table_name, static_cast<long long>(term.table_rows),
                     static_cast<long long>(term.width));
   }
   read_places(side, reader, term);

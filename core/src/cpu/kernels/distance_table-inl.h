@@ -21,7 +21,7 @@ struct DistanceTable {
 
   DistanceTable(const Positions& positions, bool of_keys, const Sequence& sequence)
       : term(of_keys ? positions.of_keys : positions.of_queries),
-        rows(term.rows),
+        rows(term.num_distances),
         width(term.width),
         zero(of_keys ? rows - 1 - positions.zero_row + sequence.diagonal
                      : positions.zero_row - sequence.diagonal),
@@ -38,7 +38,7 @@ struct DistanceTable {
 
   // Row r in the order of lines, in the table or in another one laid out alike.
   char* row(const HeadRows& of, int64_t h, int64_t r) const {
-    return of.row(0, term.place(mirrored ? rows - 1 - r : r), h);
+    return of.row(0, term.table_row(mirrored ? rows - 1 - r : r), h);
   }
 
   void rows_of(const char** pointers, int64_t h, KeyRange range) const {

@@ -19,13 +19,13 @@ void load_position_row(typename S::Real* to, const Problem& p, const ScoresAt& a
   for (int64_t c = 0; c < at.n; ++c) {
     to[c] = 0;
     if (queries) {
-      const int64_t place = queries.place(clamp_to(first + c, queries.rows - 1));
+      const int64_t place = queries.table_row(clamp_to(first + c, queries.num_distances - 1));
       const char* row = queries.table.row(0, place, at.h);
       to[c] += scale * dot_rows<S>(queries.features.row(b, at.i, at.h), queries.features.dtype, row,
                                    queries.table.dtype, queries.width);
     }
     if (keys) {
-      const int64_t place = keys.place(clamp_to(first + c, keys.rows - 1));
+      const int64_t place = keys.table_row(clamp_to(first + c, keys.num_distances - 1));
       const char* row = keys.table.row(0, place, at.h);
       to[c] += scale * dot_rows<S>(keys.features.row(b, at.begin + c, at.h), keys.features.dtype,
                                    row, keys.table.dtype, keys.width);

@@ -33,8 +33,8 @@ void launch_table(const PositionTableArguments& a, void* stream) {
   const int64_t heads =
       (a.of_keys ? p.grad_query_table : p.grad_key_table).stride_h == 0 ? 1 : p.Hq;
   launch(&position_table_gradients_kernel<kTableThreads>,
-         {.x = heads * term.size, .y = (term.width + kWarpLanes - 1) / kWarpLanes}, kTableThreads,
-         kTableThreads * sizeof(double), stream, a);
+         {.x = heads * term.table_rows, .y = (term.width + kWarpLanes - 1) / kWarpLanes},
+         kTableThreads, kTableThreads * sizeof(double), stream, a);
 }
 
 }  // namespace

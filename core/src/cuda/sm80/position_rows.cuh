@@ -14,8 +14,8 @@ namespace attn::cuda {
 // The row of its table that a distance reads by row `row` of those that distances have, or by the
 // nearest of them. No host has seen the places.
 ATTN_DEVICE int64_t place_of(const PositionTerm& term, int64_t row) {
-  const int64_t near = clamp(row, 0, term.rows - 1);
-  return term.places ? clamp(term.places[near], 0, term.size - 1) : near;
+  const int64_t near = clamp(row, 0, term.num_distances - 1);
+  return term.table_row_of ? clamp(term.table_row_of[near], 0, term.table_rows - 1) : near;
 }
 
 // Numbers of a left operand's rows g and g + 8, of two columns, as mma.m16n8k8 has them. `splits`:

@@ -115,10 +115,10 @@ struct DistancesOfRow {
   ATTN_DEVICE DistancesOfRow(const PositionTableArguments& a, int64_t row, int64_t zero)
       : begin(a.first), end(a.first + a.count) {
     const PositionTerm& term = a.term();
-    if (term.places) return;
+    if (term.table_row_of) return;
     // Its own distance, or all beyond an end of the table.
     if (row > 0) begin = clamp(row - zero, begin, end);
-    if (row < term.rows - 1) end = clamp(row - zero + 1, begin, end);
+    if (row < term.num_distances - 1) end = clamp(row - zero + 1, begin, end);
   }
 };
 
@@ -129,7 +129,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const BackwardProblem& p = a.backward.problem;
   const PositionTerm& term = a.term();
   const HeadRows& to = a.of_keys ? p.grad_query_table : p.grad_key_table;
-  const int64_t row = block_index().x % term.size, h = block_index().x / term.size;
+  const int64_t row = block_index().x % term.table_rows, h = block_index().x / term.table_rows;
   const int64_t column = int64_t{block_index().y} * kWarpLanes + lane();
   const int64_t heads_end = to.stride_h == 0 ? p.Hq : h + 1;
   const int64_t zero = p.positions.zero_row - (p.band.bottom_right ? p.Mkv - p.Mq : 0);
