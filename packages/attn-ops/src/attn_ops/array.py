@@ -309,7 +309,7 @@ def merge_attentions_backward(
     return grad_outs, grad_lses
 
 
-def _call(function: str, native: Callable[..., None], *arrays: object, **options: object) -> None:
+def _call(function: str, native: Callable[..., object], *arrays: object, **options: object) -> None:
     """Run `native`, whose refusals then speak as `function` and name its arguments."""
     check_scalars(function, options)
     try:
