@@ -108,14 +108,22 @@ WRONG_TYPES = {
     "key": (lambda: (Q4, K4.numpy(), V4), {}, "a torch.Tensor as key"),
     "value": (lambda: (Q4, K4, [1.0]), {}, "a torch.Tensor as value"),
     "p": (lambda: (Q4, K4, V4), {"p": "0.5"}, "a number as p"),
-    "p as a flag": (lambda: (Q4, K4, V4), {"p": True}, "probability of dropping, got <class 'bool"),
+    "p as a flag": (
+        lambda: (Q4, K4, V4),
+        {"p": True},
+        "probability of dropping, got True of <class 'bool",
+    ),
     "scale tensor": (
         lambda: (Q4, K4, V4),
         {"scale": torch.tensor(0.3)},
-        "a number or None as scale, got <class 'torch.Tensor'>; pass its float()",
+        "of <class 'torch.Tensor'>; pass its float()",
     ),
     "scale": (lambda: (Q4, K4, V4), {"scale": "1"}, "a number or None as scale"),
-    "scale as a flag": (lambda: (Q4, K4, V4), {"scale": True}, "as scale, got <class 'bool"),
+    "scale as a flag": (
+        lambda: (Q4, K4, V4),
+        {"scale": True},
+        "as scale, got True of <class 'bool",
+    ),
     "output_dtype": (lambda: (Q4, K4, V4), {"output_dtype": "float32"}, "torch.dtype"),
     "mask class": (
         lambda: (Q4, K4, V4),
@@ -131,7 +139,11 @@ WRONG_TYPES = {
     "mask as a list": (lambda: (Q4, K4, V4), {"attn_bias": [[0.0]]}, "a tensor or a mask, got [["),
     "sink": (lambda: (Q4, K4, V4), {"sink": [0.0] * 4}, "a torch.Tensor as sink"),
     "softcap": (lambda: (Q4, K4, V4), {"softcap": "30"}, "a number or None as softcap"),
-    "softcap as a flag": (lambda: (Q4, K4, V4), {"softcap": True}, "as softcap, got <class 'bool"),
+    "softcap as a flag": (
+        lambda: (Q4, K4, V4),
+        {"softcap": True},
+        "as softcap, got True of <class 'bool",
+    ),
 }
 
 
@@ -168,7 +180,9 @@ def refusal_of(*arguments):
 
 @pytest.mark.parametrize("compiles", [False, True])
 def test_numbers_of_numpy_are_numbers(compiles):
-    attend = torch.compile(memory_efficient_attention) if compiles else memory_efficient_attention
+    attend = memory_efficient_attention
+    if compiles:
+        attend = torch.compile(attend, backend="aot_eager")
     found = attend(Q4, K4, V4, None, np.float32(0.0), np.float32(0.25), softcap=np.float32(9))
     assert torch.equal(found, attend(Q4, K4, V4, None, 0.0, 0.25, softcap=9.0))
     attend(Q4, K4, V4, None, np.float32(0.5))

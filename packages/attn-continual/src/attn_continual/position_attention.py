@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 import attn_ops  # noqa: F401  registers the operator
-from attn_ops._inputs import plain_number
 from attn_ops.dropout import draw_seed
 from attn_ops.mask import UNBOUNDED
+from attn_ops.scalars import plain_number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,12 +6,12 @@ What a mask says is checked by `_canonical`, where it meets the inputs.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from attn_ops.fmha.attn_bias import AttentionBias
+from attn_ops.scalars import plain_number
 
 WHO = "memory_efficient_attention"
 """Who speaks in an error, whichever of its forms was called."""
@@ -217,20 +217,6 @@ def _check_numbers(inputs: Inputs) -> None:
         raise ValueError(f"{WHO}: expected a finite scale, got {scale}")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"{WHO}: expected a finite softcap above 0, or None, got {softcap}")
-
-
-def plain_number(who: str, expected: str, value: object) -> float:
-    """Return a number as Python's own, which operators take; NumPy's are converted.
-
-    Not True, an int to Python alone, nor a tensor, whose gradient would be lost without a word.
-    Raises: TypeError if it is no number.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    advice = "; pass its float(), which has no gradient" if isinstance(value, Tensor) else ""
-    raise TypeError(f"{who}: expected {expected}, got {type(value)}{advice}")
 
 
 def _check_output_dtype(inputs: Inputs) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, over
 import numpy as np
 
 from attn_ops import _native
-from attn_ops._scalars import check_scalars
 from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, ANCHOR_TOP_LEFT, Band
+from attn_ops.scalars import check_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

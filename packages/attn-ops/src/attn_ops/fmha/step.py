@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attn_ops._autograd import is_differentiated
-from attn_ops._inputs import plain_number
 from attn_ops._step_op import attention_step, multihead_attention_step
+from attn_ops.scalars import plain_number
 
 
 def attention_step_(

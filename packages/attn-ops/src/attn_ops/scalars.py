@@ -1,4 +1,4 @@
-"""Checks the numbers that `attn_ops.array` hands on, by the names that users gave them."""
+"""Checks the numbers among arguments, by the names that users gave them; needs no torch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ _INTEGERS: Final = {
 }
 
 
+def plain_number(who: str, expected: str, value: object) -> float:
+    """Return a number as Python's own, which operators take; NumPy's are converted.
+
+    Not True, an int to Python alone, nor a tensor, whose gradient would be lost without a word.
+    Raises: TypeError if it is no number; `who` speaks, of what is `expected`.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    is_tensor = hasattr(value, "requires_grad")  # torch may not be there to ask
+    advice = "; pass its float(), which has no gradient" if is_tensor else ""
+    raise TypeError(f"{who}: expected {expected}, got {value!r:.60} of {type(value)}{advice}")
+
+
 def check_scalars(function: str, options: Mapping[str, object]) -> None:
     """Check those of `options`, arguments of a native function by name, that are numbers.
 
@@ -32,9 +47,11 @@ def check_scalars(function: str, options: Mapping[str, object]) -> None:
         if name in options:
             _check_integer(function, users_name, options[name], *bounds)
     if "dropout_p" in options:
-        _check_real(function, "dropout_p", options["dropout_p"])
+        plain_number(function, "a number as dropout_p", options["dropout_p"])
     scale = options.get("scale")
-    if scale is not None and not math.isfinite(_check_real(function, "scale", scale)):
+    if scale is None:
+        return
+    if not math.isfinite(plain_number(function, "a number or None as scale", scale)):
         raise ValueError(f"{function}: scale must be finite, or None for the default, got {scale}")
 
 
@@ -48,11 +65,3 @@ def _check_integer(function: str, name: str, value: object, least: int, end: int
         raise ValueError(
             f"{function}: expected {name} of {least} or more and below {end}, got {value}"
         )
-
-
-def _check_real(function: str, name: str, value: object) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(
-            f"{function}: expected a number as {name}, got {value!r} of {type(value)}; pass a float"
-        )
-    return float(value)
