@@ -5,8 +5,8 @@ import torch
 
 from attn_ops import LowerTriangularMask, memory_efficient_attention
 from attn_ops._inputs import Inputs
-from attn_ops._refusals import in_users_terms
 from attn_ops.fmha import attn_bias as masks
+from attn_ops.refusals import in_users_terms, refusal_of_core
 
 
 def rand(*shape):
@@ -98,3 +98,18 @@ def test_lengths_are_told_only_where_they_are_at_fault(case):
 def test_another_error_of_an_operator_is_no_refusal():
     inputs = Inputs(rand(1, 2, 1, 8), rand(1, 2, 1, 8), rand(1, 2, 1, 8), LowerTriangularMask())
     assert in_users_terms(RuntimeError("out of memory"), inputs) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        ("attn_attention_forward: expected key's B to be 2", "expected key's B to be 2"),
+        ("attn_step_workspace: expected window to be 1", "expected window to be 1"),
+        ("attn_linear: expected x", "expected x"),
+        ("step: expected x [B, E], got 1 dimensions", "expected x [B, E], got 1 dimensions"),
+        ("attn_ops: expected CPU or CUDA tensors, got one on meta", None),
+        ("a mistake at this step: none of ours", None),
+    ],
+)
+def test_refusals_of_the_core_are_told_from_other_errors(message, refusal):
+    assert refusal_of_core(RuntimeError(message)) == refusal

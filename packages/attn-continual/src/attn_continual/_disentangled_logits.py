@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attn_continual._distance_rows import table_rows
+from attn_ops.operands import working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class DisentangledCall(NamedTuple):
     @property
     def compute_dtype(self) -> torch.dtype:
         """That of logits while they are added up."""
-        return torch.float64 if self.query.dtype == torch.float64 else torch.float32
+        return working_dtype(self.query.dtype)
 
     @property
     def logits_dtype(self) -> torch.dtype:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-import attn_ops  # noqa: F401  registers the operator
+from attn_ops import autocast
 from attn_ops.dropout import draw_seed
 from attn_ops.mask import UNBOUNDED
+from attn_ops.operands import with_unit_stride, working_dtype
+from attn_ops.refusals import refusal_of_core
 from attn_ops.scalars import plain_number
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ def attend_by_position(
         raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
     position_query = query if position_query is None else position_query
     position_key = key if position_key is None else position_key
-    query, key, value = _cast_under_autocast(query, key, value)
+    if autocast.is_enabled(query):
+        query, key, value, _ = autocast.cast_inputs(query, key, value, None)
     _check_layout(query, key, value)
     _check_term("key_table", key_table, "position_query", position_query, query, query.shape[1])
     _check_term("query_table", query_table, "position_key", position_key, query, key.shape[1])
@@ -126,24 +129,16 @@ def attend_by_position(
             query_table_rows=query_table_rows,
         )
     except RuntimeError as error:
-        refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
+        refusal = refusal_of_core(error)
         if refusal is None:
             raise
-        raise ValueError(f"{_WHO}: {_in_users_terms(refusal[1])}") from None
+        raise ValueError(f"{_WHO}: {_in_users_terms(refusal)}") from None
     return out
 
 
 def _in_users_terms(text: str) -> str:
     text = re.sub(r"\bpositions\.(query|key)\b", r"position_\1", text)
     return re.sub(r"\bpositions\.", "", text)
-
-
-def _cast_under_autocast(*tensors: Tensor) -> list[Tensor]:
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(device)
-    return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
 
 
 def _check_used(table_name: str, table: Tensor | None, **beside: Tensor | None) -> None:
@@ -253,11 +248,10 @@ def _features(x: Tensor, content: Tensor, query: Tensor) -> Tensor | None:
 
 def _rows(x: Tensor, query: Tensor) -> Tensor:
     """Return features or a table as the operator reads them: with contiguous rows."""
-    x = _readable(x, query)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return with_unit_stride(_readable(x, query))
 
 
 def _readable(x: Tensor, query: Tensor) -> Tensor:
     """Return a tensor in a dtype that the operator reads beside such queries."""
-    compute_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return x if x.dtype == query.dtype or x.dtype == compute_dtype else x.to(compute_dtype)  # noqa: PLR1714
+    dtype = working_dtype(query.dtype)
+    return x if x.dtype == query.dtype else x.to(dtype)

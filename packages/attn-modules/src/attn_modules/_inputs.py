@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attn_modules.attention_mask import AttentionMask
 from attn_ops import memory_efficient_attention
+from attn_ops.operands import with_unit_stride
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,5 +275,4 @@ def _fit_padding(
 def _view(x: Tensor, batch: int, heads: int) -> Tensor:
     """Return [B, H, M, K] or [B * H, M, K] as [B, M, H, K]."""
     by_head = x if x.dim() == 4 else x.unflatten(0, (batch, heads))
-    rows = by_head.transpose(1, 2)
-    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+    return with_unit_stride(by_head.transpose(1, 2))

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.jit._builtins import _register_builtin  # torch offers no public way
 
-from attn_ops import _autocast, _choose, _inputs, _torch_ops
+from attn_ops import _choose, _inputs, _torch_ops, autocast
 from attn_ops._autograd import attend, is_differentiated
 from attn_ops._canonical import CanonicalInputs, canonical, four_axes, restore_layout
 from attn_ops._lower import can_lower, lower
-from attn_ops._refusals import in_users_terms
 from attn_ops.dropout import draw_seed
 from attn_ops.fmha.attn_bias import AttentionBias
 from attn_ops.mask import Dropout, MaskSpec
+from attn_ops.refusals import in_users_terms
 
 if TYPE_CHECKING:
     from attn_ops.fmha.operators import AttentionOp
@@ -176,9 +176,9 @@ def run(
 
 def cast_under_autocast(inputs: _inputs.Inputs) -> _inputs.Inputs:
     """Return the inputs in the dtype of the autocast region, if there is one."""
-    if not _autocast.is_enabled(inputs.query):
+    if not autocast.is_enabled(inputs.query):
         return inputs
-    query, key, value, attn_bias = _autocast.cast_inputs(
+    query, key, value, attn_bias = autocast.cast_inputs(
         inputs.query, inputs.key, inputs.value, inputs.attn_bias
     )
     return replace(inputs, query=query, key=key, value=value, attn_bias=attn_bias)

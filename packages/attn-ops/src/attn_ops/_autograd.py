@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attn_ops import _autocast, _torch_ops
+from attn_ops import _torch_ops, autocast
 from attn_ops._torch_ops import DIFFERENTIABLE
 from attn_ops.mask import MaskSpec
+from attn_ops.operands import with_unit_stride
 
 _NUM_ARGUMENTS = len(_torch_ops.ARGUMENT_NAMES)
 _TENSORS = _torch_ops.TENSORS
@@ -139,11 +140,7 @@ def _run_backward(*inputs: Any) -> list[Tensor]:  # noqa: ANN401
     """Run the backward operator on its arguments in the order of the schema."""
     arguments = inputs[:_NUM_ARGUMENTS]
     out, lse, grad_out, grad_lse, *needed = inputs[_NUM_ARGUMENTS:]
-    # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
-    if grad_out.stride(-1) != 1:
-        grad_out = grad_out.contiguous()
-    if grad_lse is not None:
-        grad_lse = grad_lse.contiguous()
+    grad_out = with_unit_stride(grad_out)  # that of `out.sum()` repeats on every axis
     return _torch_ops.attention_backward(*arguments, out, lse, grad_out, grad_lse, *needed)
 
 
@@ -216,7 +213,7 @@ def _needs_dispatcher(query: Tensor) -> bool:
     Dynamo refuses an autograd function that gets one tensor twice, and knows what to do with an
     operator; autocast casts the tensors of the mask too.
     """
-    return torch.compiler.is_compiling() or _autocast.is_enabled(query)
+    return torch.compiler.is_compiling() or autocast.is_enabled(query)
 
 
 def _dispatch(operator: Any, arguments: tuple[Any, ...], output_dtype: torch.dtype | None) -> Any:  # noqa: ANN401

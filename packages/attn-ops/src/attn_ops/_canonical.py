@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attn_ops import _autocast
+from attn_ops import autocast
 from attn_ops._inputs import WHO, Inputs, check_is_tensor
 from attn_ops._lower import lower
 from attn_ops.fmha.attn_bias import AttentionBias
@@ -202,8 +202,8 @@ def _per_head(name: str, tensor: Tensor, inputs: Inputs, trailing: int = 0) -> T
 
 def _readable(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) -> Tensor:
     """Return a tensor of the mask in a dtype that kernels read, cast only by autocast."""
-    if _autocast.is_enabled(query):
-        tensor = _autocast.cast_parameters(tensor, query.dtype)
+    if autocast.is_enabled(query):
+        tensor = autocast.cast_parameters(tensor, query.dtype)
     if tensor.dtype in (query.dtype, torch.float32, *others):
         return tensor
     allowed = [f"query's dtype {query.dtype}"]

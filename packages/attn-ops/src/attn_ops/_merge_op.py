@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attn_ops._autograd import is_differentiated, refusal_of_second_derivative
 from attn_ops._torch_ops import loop_under_vmap, refuse_other_devices, registry
+from attn_ops.operands import with_unit_stride, working_dtype
 
 MOST_CHUNKS: Final = 1024
 """The most that one call merges, as `attn/merge.h` says."""
@@ -77,14 +78,11 @@ class MergeGradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Run the backward operator on the chunks and the gradients of out and lse."""
         *chunks, grad_out, grad_lse = tensors
-        # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
-        if grad_out.stride(-1) != 1:
-            grad_out = grad_out.contiguous()
         need_outs, need_lses = any(needed[:num_outs]), any(needed[num_outs:])
         grad_outs, grad_lses = _merge_backward(
             chunks[:num_outs],
             chunks[num_outs:],
-            grad_out,
+            with_unit_stride(grad_out),  # that of `out.sum()` repeats on every axis
             grad_lse,
             need_outs=need_outs,
             need_lses=need_lses,
@@ -128,7 +126,7 @@ def _fake_merge(
     refuse_other_devices(*chunk_outs, *chunk_lses)
     first = chunk_outs[0]
     batch, queries, heads, width = first.shape[-4:]
-    lse_dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    lse_dtype = working_dtype(first.dtype)
     out = first.new_empty((batch, queries, heads, width), dtype=output_dtype or first.dtype)
     return out, first.new_empty((batch, heads, queries), dtype=lse_dtype)
 

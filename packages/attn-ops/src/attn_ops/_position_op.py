@@ -16,6 +16,7 @@ from attn_ops._autograd import (
     refusal_of_second_derivative,
 )
 from attn_ops._torch_ops import refuse_other_devices, registry
+from attn_ops.operands import with_unit_stride, working_dtype
 
 _forward: Final = torch.ops.attn_ops.attention_by_position.default
 _backward: Final = torch.ops.attn_ops._attention_by_position_backward.default  # noqa: SLF001  ours
@@ -52,7 +53,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor]:
     refuse_other_devices(query, key, value, *others, *named.values())
     batch, num_queries, heads, _ = query.shape
-    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    lse_dtype = working_dtype(query.dtype)
     out = query.new_empty((batch, num_queries, heads, value.shape[3]))
     return out, query.new_empty((batch, heads, num_queries), dtype=lse_dtype)
 
@@ -92,9 +93,8 @@ class PositionAttention(torch.autograd.Function):
             next(of_tensors) if place in _TENSORS else next(of_numbers)
             for place in range(len(_ARGUMENTS))
         ]
-        # Kernels read unit strides, and `out.sum()` sends a gradient that repeats on every axis.
-        grad_out = torch.zeros_like(out) if grad_out is None else grad_out.contiguous()
-        grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        # The gradient that `out.sum()` sends repeats on every axis.
+        grad_out = torch.zeros_like(out) if grad_out is None else with_unit_stride(grad_out)
         needed = [ctx.needs_input_grad[place] for place in _DIFFERENTIABLE]
         # Grad mode is on only if someone means to differentiate again.
         run = PositionGradient.apply if torch.is_grad_enabled() else PositionGradient.forward

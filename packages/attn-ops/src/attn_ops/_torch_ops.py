@@ -1,6 +1,6 @@
 """Loads `torch.ops.attn_ops`, and gives its operators their fake kernels: shapes without data.
 
-Their gradients are registered by `_autograd`, their autocast rule by `_autocast`, what they count
+Their gradients are registered by `_autograd`, their autocast rule by `autocast`, what they count
 as by `_flops`; all of it at import, because torch keeps stale dispatch tables for an operator that
 was compiled before.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attn_ops import _library
 from attn_ops.mask import MaskSpec
+from attn_ops.operands import working_dtype
 
 
 def _load() -> None:
@@ -127,7 +128,7 @@ def _fake_attention(*inputs: Any, **named: Any) -> Tensor:  # noqa: ANN401
 def _fake_forward(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     query = inputs[0]
     batch, num_queries, heads, _ = query.shape
-    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    lse_dtype = working_dtype(query.dtype)
     lse = query.new_empty((batch, heads, num_queries), dtype=lse_dtype)
     return _fake_attention(*inputs, **named), lse
 

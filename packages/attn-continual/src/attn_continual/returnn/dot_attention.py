@@ -12,6 +12,7 @@ from attn_continual.returnn.sequences import INTEGERS, check_fits
 from attn_continual.returnn.tagged_dot_attention import attend_tagged
 from attn_continual.returnn.tagged_tensor import TaggedTensor
 from attn_ops import LowerTriangularMask, memory_efficient_attention
+from attn_ops.operands import with_unit_stride
 
 if TYPE_CHECKING:
     from attn_continual.returnn.dim import Dim
@@ -170,8 +171,7 @@ def _attend(
     bias: Tensor | AttentionBias | None = None if keep is None else fold(keep)
     if is_causal:
         bias = LowerTriangularMask() if bias is None else LowerTriangularMask().add_bias(bias)
-    rows = [fold(x).transpose(1, 2) for x in (query, keys, values)]
-    rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
+    rows = [with_unit_stride(fold(x).transpose(1, 2)) for x in (query, keys, values)]
     out = memory_efficient_attention(rows[0], rows[1], rows[2], bias, att_dropout, scale)
     return out.transpose(1, 2).reshape(*batch, query.shape[-2], values.shape[-1])
 

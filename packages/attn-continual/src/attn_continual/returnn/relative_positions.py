@@ -15,6 +15,7 @@ from attn_continual.returnn.position_cache import PositionCache
 from attn_continual.returnn.self_attention import SelfAttentionBase
 from attn_continual.returnn.sinusoids import relative_frequencies, sinusoids
 from attn_ops import memory_efficient_attention
+from attn_ops.operands import working_dtype
 
 if TYPE_CHECKING:
     from attn_continual.returnn.dim import Dim
@@ -154,7 +155,7 @@ class RelativePositions(SelfAttentionBase):
             first, last = -clipping, clipping
         rows = self._position_rows(first, last, drops)
         by_head = rows.unflatten(-1, (-1, self.key_dim_per_head.size)).transpose(0, 1)
-        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        dtype = working_dtype(query.dtype)
         return by_head.to(dtype), -first
 
     def train(self, mode: bool = True) -> RelativePositions:

@@ -19,6 +19,7 @@ from attn_modules._features.arithmetic import (
     log_weights,
     rows_gradient,
 )
+from attn_ops.operands import working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ class FeatureCall:
     @property
     def dtype(self) -> torch.dtype:
         """What sums are kept in."""
-        return torch.float64 if self.q.dtype == torch.float64 else torch.float32
+        return working_dtype(self.q.dtype)
 
     def empty_sums(self) -> Tensor:
         """Return zeros [G, E, m]."""

@@ -15,6 +15,7 @@ from attn_modules._features.arithmetic import Kind, count_features
 from attn_modules._features.call import FeatureCall
 from attn_modules._features.prefix_sums import PrefixState, causal_backward, causal_forward
 from attn_modules._features.total_sums import total_backward, total_forward
+from attn_ops.operands import working_dtype
 
 _FORWARD: Final = "attn_modules::feature_attention"
 _BACKWARD: Final = "attn_modules::feature_attention_backward"
@@ -102,7 +103,7 @@ def _allocate(
     causal: bool,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, queries, heads, _ = q.shape
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = working_dtype(q.dtype)
     width = v.shape[-1]
     sums = (batch * heads, width + 1, count_features(kind, q, projection))
     return (

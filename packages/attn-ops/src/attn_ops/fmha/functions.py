@@ -28,6 +28,7 @@ from attn_ops._canonical import (
 )
 from attn_ops._inputs import WHO, Inputs, check_is_tensor, checked
 from attn_ops.mask import Dropout
+from attn_ops.operands import working_dtype
 
 if TYPE_CHECKING:
     from attn_ops.fmha.attn_bias import AttentionBias
@@ -203,7 +204,7 @@ def memory_efficient_attention_partial(
     is_forward = isinstance(op, type)
     forward, backward = (op, None) if is_forward else _choose.split_pair(op)
     if output_dtype is None and isinstance(query, Tensor):
-        output_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        output_dtype = working_dtype(query.dtype)
     arguments = (query, key, value, attn_bias, p, scale, output_dtype)
     if op is None:
         results = attend_at_once(attend_with_lse, *arguments, sink=sink, softcap=softcap)
@@ -264,7 +265,7 @@ def _check_results(
     heads = query.shape[2:-1] or (1,)
     out_shape = (*query.shape[:-1], inputs.value.shape[-1])
     lse_shape = (query.shape[0], *heads, query.shape[1])
-    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    lse_dtype = working_dtype(query.dtype)
     for name, tensor, shape in (
         ("grad", grad, out_shape),
         ("output", output, out_shape),

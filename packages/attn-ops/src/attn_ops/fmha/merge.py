@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attn_ops._merge_op import MOST_CHUNKS, merge
+from attn_ops.operands import with_unit_stride, working_dtype
 
 _WHO = "merge_attentions"
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,10 +46,10 @@ def merge_attentions(
     _check_output_dtype(output_dtype, outs.tensors[0].dtype)
     has_groups = len(outs.shape) == 5
     lse_dtype = lses.tensors[0].dtype
-    working_dtype = torch.float64 if outs.tensors[0].dtype == torch.float64 else torch.float32
+    dtype = working_dtype(outs.tensors[0].dtype)
     out, lse = merge(
         [_canonical(out, has_groups) for out in outs.tensors],
-        [_canonical(lse, has_groups, working_dtype) for lse in lses.tensors],
+        [_canonical(lse, has_groups, dtype) for lse in lses.tensors],
         output_dtype,
     )
     if has_groups:
@@ -150,4 +151,4 @@ def _canonical(tensor: Tensor, has_groups: bool, dtype: torch.dtype | None = Non
     """Join the axes G and H, and make rows contiguous: a view, unless that takes a copy."""
     tensor = tensor.flatten(-3, -2) if has_groups else tensor
     tensor = tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    return with_unit_stride(tensor)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attn_ops._autograd import is_differentiated
 from attn_ops._step_op import attention_step, multihead_attention_step
+from attn_ops.refusals import refusal_of_core
 from attn_ops.scalars import plain_number
 
 
@@ -171,10 +172,8 @@ def _refuse_gradients(who: str, *tensors: Tensor | None) -> None:
 
 def _in_users_terms(who: str, error: RuntimeError) -> Exception:
     """Return what to raise for an error of the operator."""
-    refusal = re.search(
-        r"attn_(?:step|linear|attention_forward)(?:_workspace)?: (.*)|step: (.*)", str(error)
-    )
+    refusal = refusal_of_core(error)
     if refusal is None:
         return error
-    text = re.sub(r"\bbias\b", "attn_bias", refusal[1] or refusal[2])
+    text = re.sub(r"\bbias\b", "attn_bias", refusal)
     return ValueError(f"{who}: {text}")

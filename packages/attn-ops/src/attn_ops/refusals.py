@@ -22,12 +22,17 @@ _TERMS = (
 )
 
 
+def refusal_of_core(error: RuntimeError) -> str | None:
+    """Return what the core, or a step around it, says in an operator's error; else None."""
+    refusal = re.search(r"(?:\battn_(?:attention|linear|step)\w*|^step): (.*)", str(error))
+    return None if refusal is None else refusal[1]
+
+
 def in_users_terms(error: RuntimeError, inputs: Inputs) -> str | None:
     """Return what to tell about an error of an operator, or None if it is no refusal."""
-    refusal = re.search(r"attn_attention_\w+: (.*)", str(error))
-    if refusal is None:
+    text = refusal_of_core(error)
+    if text is None:
         return None
-    text = refusal[1]
     for theirs, ours in _TERMS:
         text = re.sub(theirs, ours.format(mask=_mask_argument(inputs)), text)
     return f"{WHO}: {text}{_what_mask_is_for(text, inputs)}"
