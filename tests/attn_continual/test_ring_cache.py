@@ -14,6 +14,7 @@ from attn_continual.ring_cache import (
     slot_ages,
     write,
     write_each,
+    write_some_of_each,
     write_step,
 )
 
@@ -117,6 +118,18 @@ def test_rings_of_other_rows_and_dtypes_are_read_and_written_together():
         last, alone, new = given
         assert_close(got, write(alone, new, position, active), rtol=0, atol=0)
         assert_close(last, last_rows(alone, position, 4), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_slots", [5, 9])
+def test_of_each_stream_its_own_number_of_rows_is_written(num_slots):
+    before = (0, 1, 5, 4)  # a ring that grows has not wrapped
+    ring, position = rings_of(before, 5), torch.tensor(before)
+    rows, lengths = next_rows(before, 4), (4, 0, 3, 2)
+    (got,) = write_some_of_each([ring], [rows], position, torch.tensor(lengths), num_slots)
+    assert got.shape[1] == num_slots
+    for n, (seen, more) in enumerate(zip(before, lengths, strict=True)):
+        for step in range(max(seen + more - num_slots, 0), seen + more):
+            assert torch.equal(got[n, step % num_slots], history(n, seen + more)[step])
 
 
 def test_last_rows_of_a_ring_without_slots():

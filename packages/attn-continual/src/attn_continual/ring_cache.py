@@ -70,16 +70,31 @@ def write_each(
     active: Tensor | None = None,
 ) -> list[Tensor]:
     """Return what `write` does of several rings, of as many slots and new rows."""
-    num_slots, num_rows = rings[0].shape[1], rows[0].shape[1]
-    row = num_rows - 1 - slot_ages(position + num_rows, num_slots)  # negative: none of these
-    if active is not None:
-        row = row.masked_fill(~active[:, None], -1)
+    num_rows = rows[0].shape[1]
+    lengths = torch.full_like(position, num_rows) if active is None else num_rows * active
+    return write_some_of_each(rings, rows, position, lengths, rings[0].shape[1])
+
+
+def write_some_of_each(
+    rings: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    position: Tensor,
+    lengths: Tensor,
+    num_slots: int,
+) -> list[Tensor]:
+    """Return rings of `num_slots`, with the first `lengths` of each stream's rows in their slots.
+
+    Shapes: as for `write`; lengths int64 [N]. A ring may become longer before it has wrapped; slots
+        that no step has reached then hold anything.
+    """
+    num_held = rings[0].shape[1]
+    row = lengths[:, None] - 1 - slot_ages(position + lengths, num_slots)  # negative: none of these
     slots = torch.arange(num_slots, device=position.device)
     both = [
         torch.cat([ring, more.to(ring.dtype)], dim=1)
         for ring, more in zip(rings, rows, strict=True)
     ]
-    return _pick_each(both, torch.where(row < 0, slots, num_slots + row))
+    return _pick_each(both, torch.where(row < 0, slots, num_held + row))
 
 
 def rings_after(rows: Sequence[Tensor], position: Tensor, num_slots: int) -> list[Tensor]:

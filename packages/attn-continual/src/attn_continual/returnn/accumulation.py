@@ -7,7 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attn_continual.ring_cache import last_rows_of_each, next_slot, slot_ages, write_step
+from attn_continual.ring_cache import (
+    last_rows_of_each,
+    next_slot,
+    slot_ages,
+    write_some_of_each,
+    write_step,
+)
 
 
 class History(NamedTuple):
@@ -92,13 +98,7 @@ class Accumulated(NamedTuple):
         """Return rings of so many slots, each with the last step that is its own."""
         before = self.positions()
         lengths = torch.full_like(before, key.shape[1]) if lengths is None else lengths
-        after = before + lengths
-        row = lengths[:, None] - 1 - slot_ages(after, num_slots)  # negative: none of the new ones
-        slots = torch.arange(num_slots, device=before.device)
-        index = torch.where(row < 0, slots, self.key.shape[1] + row)
-        streams = torch.arange(before.shape[0], device=before.device)[:, None]
-        key, value = (
-            torch.cat([ring, rows.to(ring.dtype)], 1)[streams, index]
-            for ring, rows in ((self.key, key), (self.value, value))
+        key, value = write_some_of_each(
+            (self.key, self.value), (key, value), before, lengths, num_slots
         )
-        return Accumulated(key, value, after)
+        return Accumulated(key, value, before + lengths)
