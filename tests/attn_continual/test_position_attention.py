@@ -437,3 +437,11 @@ def test_numbers_of_numpy_are_numbers():
     assert torch.equal(found, attend_by_position(x, x, x, table, scale=0.25, p=False))
     with pytest.raises(TypeError, match="a number as p, the probability of dropping, got True of"):
         attend_by_position(x, x, x, table, p=True)
+
+
+@pytest.mark.parametrize("has_autocast", [False, True])
+def test_integers_are_no_inputs(has_autocast):
+    x, features = torch.ones(1, 4, 1, 2, dtype=torch.int64), torch.randn(1, 4, 1, 2)
+    table = torch.randn(1, 3, 2)
+    with torch.autocast("cpu", enabled=has_autocast), pytest.raises(ValueError, match="dtype"):
+        attend_by_position(x, x, x, table, position_query=features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -90,44 +90,36 @@ def attend_by_position(
     _check_ints(
         zero_row=zero_row, offset=offset, window_left=window_left, window_right=window_right
     )
-    scale = _plain("a number without a gradient, or None, as scale", scale)
-    p = _plain("a number as p, the probability of dropping", p) or 0.0
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
+    p, scale = _plain_numbers(p, scale)
     position_query = query if position_query is None else position_query
     position_key = key if position_key is None else position_key
     if autocast.is_enabled(query):
         query, key, value, _ = autocast.cast_inputs(query, key, value, None)
     _check_layout(query, key, value)
-    _check_term("key_table", key_table, "position_query", position_query, query, query.shape[1])
-    _check_term("query_table", query_table, "position_key", position_key, query, key.shape[1])
-    _check_mask("attn_bias", attn_bias, query, key)
-    _check_mask("keep", keep, query, key)
+    terms = _term("key_table", key_table, "position_query", position_query, query, query)
+    terms |= _term("query_table", query_table, "position_key", position_key, key, query)
     _check_rows("key_table_rows", key_table_rows)
     _check_rows("query_table_rows", query_table_rows)
     if zero_row is None:
         pairs = ((key_table, key_table_rows), (query_table, query_table_rows))
         zero_row = _num_distances(*pairs) // 2
+    return _run(
+        *(query, key, value, _bias(attn_bias, keep, query, key), p, scale),
+        # The band and the tables count from query 0 at key 0.
+        band_left=UNBOUNDED if window_left is None else window_left - offset,
+        band_right=UNBOUNDED if window_right is None else window_right + offset,
+        dropout_seed=draw_seed(_WHO, p, query.device),
+        zero_row=zero_row - offset,
+        key_table_rows=key_table_rows,
+        query_table_rows=query_table_rows,
+        **terms,
+    )
+
+
+def _run(*arguments: Any, **named: Any) -> Tensor:  # noqa: ANN401  tensors and numbers
+    """Run the operator, whose refusals then name the arguments of `attend_by_position`."""
     try:
-        out, _lse = torch.ops.attn_ops.attention_by_position(
-            query,
-            key,
-            value,
-            _bias(attn_bias, keep, query),
-            p,
-            scale,
-            # The band and the tables count from query 0 at key 0.
-            band_left=UNBOUNDED if window_left is None else window_left - offset,
-            band_right=UNBOUNDED if window_right is None else window_right + offset,
-            dropout_seed=draw_seed(_WHO, p, query.device),
-            position_query=None if key_table is None else _features(position_query, query, query),
-            key_table=None if key_table is None else _rows(key_table, query),
-            position_key=None if query_table is None else _features(position_key, key, query),
-            query_table=None if query_table is None else _rows(query_table, query),
-            zero_row=zero_row - offset,
-            key_table_rows=key_table_rows,
-            query_table_rows=query_table_rows,
-        )
+        out, _lse = torch.ops.attn_ops.attention_by_position(*arguments, **named)
     except RuntimeError as error:
         refusal = refusal_of_core(error)
         if refusal is None:
@@ -151,6 +143,15 @@ def _check_ints(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if not (number is None or isinstance(number, int | torch.SymInt)):
             raise TypeError(f"{_WHO}: expected {name}, an int, got {number!r}")
+
+
+def _plain_numbers(p: float, scale: float | None) -> tuple[float, float | None]:
+    """Return p and the scale, checked, as Python's own numbers or torch's symbols."""
+    scale = _plain("a number without a gradient, or None, as scale", scale)
+    p = _plain("a number as p, the probability of dropping", p) or 0.0
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{_WHO}: expected a dropout probability p in [0, 1], got {p}")
+    return p, scale
 
 
 def _plain(expected: str, number: float | None) -> float | None:
@@ -187,16 +188,33 @@ def _check_layout(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
-def _check_term(
+def _term(
     table_name: str,
     table: Tensor | None,
+    features_name: str,
+    features: Tensor,
+    content: Tensor,
+    query: Tensor,
+) -> dict[str, Tensor | None]:
+    """Return a table and its features by name, as the operator reads them; nothing if None.
+
+    content: [B, M, H, K], the query or key that the operator takes for features that are None.
+    """
+    if table is None:
+        return {}
+    _check_term(table_name, table, features_name, features, query, content.shape[1])
+    read = None if features is content else _rows(features, query)
+    return {table_name: _rows(table, query), features_name: read}
+
+
+def _check_term(
+    table_name: str,
+    table: Tensor,
     rows_name: str,
     rows: Tensor,
     query: Tensor,
     num_rows: int,
 ) -> None:
-    if table is None:
-        return
     batch, _, heads, _ = query.shape
     width = rows.shape[-1]
     # Not `in` a tuple, here and below: Dynamo would compare no symbolic size.
@@ -234,16 +252,16 @@ def _check_mask(name: str, mask: Tensor | None, query: Tensor, key: Tensor) -> N
         )
 
 
-def _bias(attn_bias: Tensor | None, keep: Tensor | None, query: Tensor) -> Tensor | None:
+def _bias(
+    attn_bias: Tensor | None, keep: Tensor | None, query: Tensor, key: Tensor
+) -> Tensor | None:
+    """Return the two masks, checked, as the one that the operator takes."""
+    _check_mask("attn_bias", attn_bias, query, key)
+    _check_mask("keep", keep, query, key)
     if attn_bias is None:
         return keep
     attn_bias = _readable(attn_bias, query)
     return attn_bias if keep is None else torch.where(keep, attn_bias, -torch.inf)
-
-
-def _features(x: Tensor, content: Tensor, query: Tensor) -> Tensor | None:
-    """Return features as the operator reads them: None if they are the content itself."""
-    return None if x is content else _rows(x, query)
 
 
 def _rows(x: Tensor, query: Tensor) -> Tensor:
