@@ -106,27 +106,11 @@ class RelativeAttention(nn.Module):
                 "RelativeAttention: expected query_size equal to key_size with "
                 f"same_key_query_proj, got {query_size} and {key_size}"
             )
-        heads = n_heads + n_additional_heads
-        width = heads * self.head_size
-        self.content_key_proj = nn.Linear(key_size, width)
-        self.content_query_proj = (
-            self.content_key_proj if same_key_query_proj else nn.Linear(query_size, width)
+        self._make_content_projections(query_size, key_size, same_key_query_proj)
+        self.bias = nn.Parameter(torch.zeros(self._heads)) if head_bias else None
+        self._make_position_projections(
+            position_embedding, same_key_query_proj or same_positional_key_query_proj
         )
-        if do_pooling:
-            self.content_value_proj = nn.Linear(self.value_size, size)
-        self.bias = nn.Parameter(torch.zeros(heads)) if head_bias else None
-        if isinstance(position_embedding, nn.Parameter):
-            self.position_embedding = position_embedding
-        else:
-            self.register_buffer("position_embedding", position_embedding)
-        if position_embedding is not None:
-            features = position_embedding.shape[1]
-            self.position_key_proj = GroupedLinear(features, width, n_coordinates)
-            self.position_query_proj = (
-                self.position_key_proj
-                if same_key_query_proj or same_positional_key_query_proj
-                else GroupedLinear(features, width, n_coordinates)
-            )
 
     def forward(
         self,
@@ -158,28 +142,23 @@ class RelativeAttention(nn.Module):
         content_keys = content_queries if content_keys is None else content_keys
         if not self.do_pooling:
             content_values = None
+        if content_values is None and not need_logits:
+            raise ValueError(
+                "RelativeAttention: expected content_values and do_pooling with need_logits=False, "
+                "got neither outputs nor logits to return"
+            )
         self._check_inputs(content_queries, content_keys, content_values, base_attn)
-        heads = self.n_heads + self.n_additional_heads
         queries = self.content_query_proj(self._dropped(content_queries))
         keys = self.content_key_proj(self._dropped(content_keys))
-        values = None
-        if content_values is not None:
-            values = self.content_value_proj(self._dropped(content_values))
-            values = values.unflatten(-1, (self.n_heads, -1))
+        values = self._values(content_values)
         terms = self._terms(relative_positions)
         if "c2p" in terms or "p2c" in terms:
             self._check_positions(relative_positions, no_position_mask, queries, keys)
         else:
             relative_positions = no_position_mask = None
-        if values is None and not need_logits:
-            raise ValueError(
-                "RelativeAttention: expected content_values and do_pooling with need_logits=False, "
-                "got neither outputs nor logits to return"
-            )
-        p = self.dropout_p if self.training and values is not None else 0.0
         call = DisentangledCall(
-            query=queries.unflatten(-1, (heads, self.head_size)),
-            key=keys.unflatten(-1, (heads, self.head_size)),
+            query=queries.unflatten(-1, (self._heads, self.head_size)),
+            key=keys.unflatten(-1, (self._heads, self.head_size)),
             value=values,
             key_table=self._table(self.position_key_proj) if "c2p" in terms else None,
             query_table=self._table(self.position_query_proj) if "p2c" in terms else None,
@@ -190,7 +169,7 @@ class RelativeAttention(nn.Module):
             keep=None if mask is None or values is None else self._keep(mask, queries, keys),
             dropout_seed=None,
             scale=1 / math.sqrt(self.head_size * len(terms)),
-            p=p,
+            p=self.dropout_p if self.training and values is not None else 0.0,
             has_content="c2c" in terms,
             transposes=self.p2c_index == "transposed",
             keeps_logits=need_logits,
@@ -200,6 +179,37 @@ class RelativeAttention(nn.Module):
         if values is None:
             return logits
         return (pooled.flatten(2), logits) if need_logits else pooled.flatten(2)
+
+    @property
+    def _heads(self) -> int:
+        """How many heads have logits."""
+        return self.n_heads + self.n_additional_heads
+
+    def _make_content_projections(self, query_size: int, key_size: int, is_shared: bool) -> None:
+        width = self._heads * self.head_size
+        self.content_key_proj = nn.Linear(key_size, width)
+        self.content_query_proj = (
+            self.content_key_proj if is_shared else nn.Linear(query_size, width)
+        )
+        if self.do_pooling:
+            self.content_value_proj = nn.Linear(self.value_size, self.size)
+
+    def _make_position_projections(self, embedding: Tensor | None, is_shared: bool) -> None:
+        if isinstance(embedding, nn.Parameter):
+            self.position_embedding = embedding
+        else:
+            self.register_buffer("position_embedding", embedding)
+        if embedding is None:
+            return
+        sizes = (embedding.shape[1], self._heads * self.head_size, self.n_coordinates)
+        self.position_key_proj = GroupedLinear(*sizes)
+        self.position_query_proj = self.position_key_proj if is_shared else GroupedLinear(*sizes)
+
+    def _values(self, content: Tensor | None) -> Tensor | None:
+        """Return the projected values [n, k, n_heads, size / n_heads]; None without any."""
+        if content is None:
+            return None
+        return self.content_value_proj(self._dropped(content)).unflatten(-1, (self.n_heads, -1))
 
     def _check_numbers(self) -> None:
         who = type(self).__name__
@@ -260,8 +270,7 @@ class RelativeAttention(nn.Module):
         for name, x in (("queries", queries), ("keys", keys), ("values", values)):
             if x is not None:
                 check_dtype(f"content_{name}", x, self.content_query_proj.weight)
-        heads = self.n_heads + self.n_additional_heads
-        full = (queries.shape[0], queries.shape[1], keys.shape[1], heads)
+        full = (queries.shape[0], queries.shape[1], keys.shape[1], self._heads)
         if base_attn is not None and not (
             base_attn.is_floating_point() and _broadcasts(base_attn, full)
         ):
@@ -337,8 +346,7 @@ class RelativeAttention(nn.Module):
     def _table(self, projection: nn.Module) -> Tensor:
         """Return the projected positions [coordinates, h, Z, d / coordinates]."""
         projected = projection(self._dropped(cast("Tensor", self.position_embedding)))
-        heads = self.n_heads + self.n_additional_heads
-        return projected.unflatten(-1, (self.n_coordinates, heads, -1)).permute(1, 2, 0, 3)
+        return projected.unflatten(-1, (self.n_coordinates, self._heads, -1)).permute(1, 2, 0, 3)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.dropout_p, self.training)

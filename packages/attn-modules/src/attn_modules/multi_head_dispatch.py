@@ -96,15 +96,7 @@ class MultiHeadDispatch(nn.Module):
         self.dim_value = dim_model if dim_value is None else dim_value
         self.kdim = dim_model if kdim is None else kdim
         self.vdim = dim_model if vdim is None else vdim
-        if isinstance(attention, Mapping | AttentionConfig):
-            attention = build_attention(attention)
-        if not isinstance(attention, Attention):
-            name = attention if isinstance(attention, str) else "local"
-            raise TypeError(
-                "MultiHeadDispatch: expected attention, a mechanism or a configuration such as "
-                f"{{'name': {name!r}}}, got {attention!r}"
-            )
-        self.attention = attention
+        self.attention = _mechanism(attention)
         biases = _four_biases(bias)
         self._check_widths()
         self._check_skipped(
@@ -118,9 +110,8 @@ class MultiHeadDispatch(nn.Module):
                 "bias=False": not all(biases),
             },
         )
-        skips = attention.requires_skip_multi_head
         # Compared with None, for an empty nn.Sequential is False.
-        if attention.requires_input_projection and not skips and in_proj_container is None:
+        if self._projects_inputs and in_proj_container is None:
             in_proj_container = InputProjection(
                 InputProjectionConfig(dim_model, self.dim_key, biases[0]),
                 InputProjectionConfig(self.kdim, self.dim_key, biases[1]),
@@ -131,7 +122,7 @@ class MultiHeadDispatch(nn.Module):
         self.rotary_embeddings = (
             RotaryEmbedding(self.dim_key // num_heads) if use_rotary_embeddings else None
         )
-        if not skips and out_proj is None:
+        if not self.attention.requires_skip_multi_head and out_proj is None:
             out_proj = _zero_bias(self.dim_value, dim_model, biases[3])
         self.proj = out_proj
         self.resid_drop = nn.Dropout(residual_dropout)
@@ -171,6 +162,11 @@ class MultiHeadDispatch(nn.Module):
             return self.resid_drop(self.attention(q, k, v, **masks))
         heads = self._attend(self._split(q), self._split(k), self._split(v), masks)
         return self.resid_drop(self.proj(heads.transpose(1, 2).flatten(2)))
+
+    @property
+    def _projects_inputs(self) -> bool:
+        attention = self.attention
+        return attention.requires_input_projection and not attention.requires_skip_multi_head
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Mapping[str, Any]) -> Tensor:
         """Return the heads' results [B, H, Mq, Kv]."""
@@ -262,11 +258,7 @@ class MultiHeadDispatch(nn.Module):
                 f"{self.num_heads} heads"
             )
         inputs = (self.dim_model, self.kdim, self.vdim)
-        attention = self.attention
-        is_projected = (
-            attention.requires_input_projection and not attention.requires_skip_multi_head
-        )
-        if not is_projected and inputs != (self.dim_key, *widths):
+        if not self._projects_inputs and inputs != (self.dim_key, *widths):
             raise ValueError(
                 f"MultiHeadDispatch: expected one width for {type(self.attention).__name__}, whose "
                 f"inputs are not projected, got dim_model={inputs[0]}, kdim={inputs[1]}, "
@@ -277,7 +269,7 @@ class MultiHeadDispatch(nn.Module):
         """Refuse arguments, by whether they are given, for parts the mechanism goes without."""
         attention = self.attention
         skips = attention.requires_skip_multi_head
-        unused = {} if attention.requires_input_projection and not skips else in_projection
+        unused = {} if self._projects_inputs else in_projection
         unused = unused | heads if skips else unused
         for name, is_given in unused.items():
             if is_given:
@@ -292,6 +284,22 @@ class MultiHeadDispatch(nn.Module):
                 f"MultiHeadDispatch: expected num_heads={own_heads}, which "
                 f"{type(attention).__name__} was made with, got {self.num_heads}"
             )
+
+
+def _mechanism(attention: Attention | Mapping[str, Any] | AttentionConfig) -> Attention:
+    """Return the mechanism given, or the one that a configuration describes.
+
+    Raises: TypeError if it is neither.
+    """
+    if isinstance(attention, Mapping | AttentionConfig):
+        attention = build_attention(attention)
+    if not isinstance(attention, Attention):
+        name = attention if isinstance(attention, str) else "local"
+        raise TypeError(
+            "MultiHeadDispatch: expected attention, a mechanism or a configuration such as "
+            f"{{'name': {name!r}}}, got {attention!r}"
+        )
+    return attention
 
 
 def _four_biases(bias: Sequence[bool] | bool | None) -> tuple[bool, ...]:
