@@ -13,22 +13,19 @@ one new query over a cache, `Band(right=0, anchor=ANCHOR_BOTTOM_RIGHT)` is causa
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-import numpy as np
-
-from attn_ops import _native
+from attn_ops import _arrays, _native
+from attn_ops._arrays import SupportsDLPack
 from attn_ops.mask import ANCHOR_BOTTOM_RIGHT, ANCHOR_TOP_LEFT, Band
 from attn_ops.scalars import check_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TypeAlias
 
     from numpy.typing import NDArray
-    from typing_extensions import Buffer
 
-    Array: TypeAlias = "SupportsDLPack | Buffer"
+    from attn_ops._arrays import Array
 
 
 __all__ = [
@@ -45,9 +42,6 @@ __all__ = [
     "merge_attentions_backward",
 ]
 
-_CPU = 1  # DLPack's number
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
-
 # What the C interface says, in the names of the arguments here.
 _C_NAMES = {
     r"^attn_\w+: ": "",
@@ -57,23 +51,6 @@ _C_NAMES = {
     r"DLPack code 0 with (\d+) bits and 1 lanes": r"int\1",
     r"DLPack code 1 with (\d+) bits and 1 lanes": r"uint\1",
 }
-
-
-class SupportsDLPack(Protocol):
-    """An array of any framework."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The extent of each axis."""
-        ...
-
-    @property
-    def dtype(self) -> Any:  # noqa: ANN401 - each framework has its own
-        """The element type, whose text ends in NumPy's name for it."""
-        ...
-
-    def __dlpack__(self) -> Any: ...  # noqa: ANN401 - a capsule, which has no type
-
 
 EVERY_KEY = Band()
 CAUSAL = Band(right=0)
@@ -156,11 +133,11 @@ def attention(
         shapes, dtypes or strides do not fit; NotImplementedError if no kernel does it.
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.
     """
-    query, key, value = _inputs("attention", query=query, key=key, value=value)
+    query, key, value = _arrays.inputs("attention", query=query, key=key, value=value)
     _check_band("attention", band)
     if out is None:
-        out = _empty("attention", (*query.shape[:-1], value.shape[-1]), query)
-    lse = _empty_lse(query) if return_lse else None
+        out = _arrays.empty("attention", (*query.shape[:-1], value.shape[-1]), query)
+    lse = _arrays.empty_lse(query) if return_lse else None
     _call(
         "attention",
         _native.attention_forward,
@@ -209,13 +186,13 @@ def attention_backward(
     Raises: as `attention`; ValueError if `bias_gradient` without a floating-point bias.
     Source: Dao 2023, arXiv:2307.08691, algorithm 2.
     """
-    query, key, value = _inputs("attention_backward", query=query, key=key, value=value)
+    query, key, value = _arrays.inputs("attention_backward", query=query, key=key, value=value)
     _check_band("attention_backward", band)
     gradients = Gradients(
-        query=_empty("attention_backward", query.shape, query),
-        key=_empty("attention_backward", key.shape, key),
-        value=_empty("attention_backward", value.shape, value),
-        bias=_empty_bias_gradient(bias) if bias_gradient else None,
+        query=_arrays.empty("attention_backward", query.shape, query),
+        key=_arrays.empty("attention_backward", key.shape, key),
+        value=_arrays.empty("attention_backward", value.shape, value),
+        bias=_arrays.empty_bias_gradient(bias) if bias_gradient else None,
     )
     _call(
         "attention_backward",
@@ -262,10 +239,10 @@ def merge_attentions(
     Raises: as `attention`; ValueError too for no chunk or more than 1024.
     Source: Juravsky et al. 2024, arXiv:2402.05099, section 3.1.
     """
-    outs = _chunks("merge_attentions", chunk_outs, chunk_lses)
+    outs = _arrays.chunks("merge_attentions", chunk_outs, chunk_lses)
     if out is None:
-        out = _empty("merge_attentions", outs[0].shape, outs[0])
-    lse = _empty_lse(outs[0])
+        out = _arrays.empty("merge_attentions", outs[0].shape, outs[0])
+    lse = _arrays.empty_lse(outs[0])
     _call(
         "merge_attentions",
         _native.merge_forward,
@@ -292,9 +269,9 @@ def merge_attentions_backward(
         log-sum-exp; the results as `chunk_outs` and `chunk_lses`.
     """
     function = "merge_attentions_backward"
-    outs = _chunks(function, chunk_outs, chunk_lses)
-    grad_outs = [_empty(function, chunk.shape, chunk) for chunk in outs]
-    grad_lses = [_empty_lse(chunk) for chunk in outs]
+    outs = _arrays.chunks(function, chunk_outs, chunk_lses)
+    grad_outs = [_arrays.empty(function, chunk.shape, chunk) for chunk in outs]
+    grad_lses = [_arrays.empty_lse(chunk) for chunk in outs]
     _call(
         function,
         _native.merge_backward,
@@ -325,104 +302,3 @@ def _call(function: str, native: Callable[..., object], *arrays: object, **optio
 def _check_band(function: str, band: object) -> None:
     if not isinstance(band, Band):
         raise TypeError(f"{function}: band must be a Band, such as CAUSAL, got {band!r}")
-
-
-def _inputs(function: str, **arrays: Array) -> list[SupportsDLPack]:
-    """Return the arrays with their shapes at hand; each has the four axes of `attention`."""
-    inputs = [_borrow(function, name, array) for name, array in arrays.items()]
-    for name, array in zip(arrays, inputs, strict=True):
-        if len(array.shape) != 4:
-            raise ValueError(
-                f"{function}: {name} must have the axes [batch, position, head, width], "
-                f"got shape {tuple(array.shape)}; add the missing axes with reshape"
-            )
-        if _dtype_name(array) not in _DTYPES:
-            raise ValueError(
-                f"{function}: {name} must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, "
-                f"got {array.dtype}; convert it"
-            )
-    return inputs
-
-
-def _chunks(
-    function: str, chunk_outs: Sequence[Array], chunk_lses: Sequence[Array]
-) -> list[SupportsDLPack]:
-    for name, chunks in (("chunk_outs", chunk_outs), ("chunk_lses", chunk_lses)):
-        if not hasattr(chunks, "__len__"):
-            raise TypeError(
-                f"{function}: expected {name} as a sequence of arrays, got {type(chunks)}; pass "
-                f"list({name})"
-            )
-    if len(chunk_outs) == 0:
-        raise ValueError(f"{function}: chunk_outs must hold at least one chunk, got none")
-    named = {f"chunk_outs[{index}]": chunk for index, chunk in enumerate(chunk_outs)}
-    return _inputs(function, **named)
-
-
-def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
-    if hasattr(array, "__dlpack__"):
-        if not isinstance(array, np.ndarray):
-            _check_is_in_cpu_memory(function, name, array)
-        return cast("SupportsDLPack", array)
-    try:
-        return np.asarray(memoryview(cast("Buffer", array)))
-    except TypeError:
-        raise TypeError(
-            f"{function}: {name} must be an array with DLPack or the buffer protocol, "
-            f"got {type(array).__name__}; pass numpy.asarray({name})"
-        ) from None
-
-
-def _check_is_in_cpu_memory(function: str, name: str, array: Any) -> None:  # noqa: ANN401
-    device, _ = array.__dlpack_device__() if hasattr(array, "__dlpack_device__") else (_CPU, 0)
-    if device != _CPU:
-        raise NotImplementedError(
-            f"{function}: expected {name} in CPU memory, as the result will be, got DLPack device "
-            f"{int(device)}; call torch.ops.attn_ops, or _native.attention_forward with a workspace"
-        )
-
-
-def _empty(function: str, shape: tuple[int, ...], like: SupportsDLPack) -> NDArray[Any]:
-    return np.empty(shape, _numpy_dtype(function, like))
-
-
-def _empty_lse(query: SupportsDLPack) -> NDArray[Any]:
-    batch, queries, heads, _ = query.shape
-    double = _numpy_dtype("attention", query) == np.float64
-    return np.empty((batch, heads, queries), np.float64 if double else np.float32)
-
-
-def _empty_bias_gradient(bias: Array | None) -> NDArray[Any]:
-    function = "attention_backward"
-    if bias is None:
-        raise ValueError(f"{function}: bias_gradient=True needs a bias, got None; pass the bias")
-    borrowed = _borrow(function, "bias", bias)
-    return _empty(function, borrowed.shape, borrowed)
-
-
-def _dtype_name(array: SupportsDLPack) -> str:
-    # Every framework prints its dtypes as the name that NumPy knows, some behind a module's name.
-    return str(array.dtype).rpartition(".")[2]
-
-
-def _numpy_dtype(function: str, array: SupportsDLPack) -> np.dtype[Any]:
-    name = _dtype_name(array)
-    if name == "bfloat16":
-        return _bfloat16(function)
-    try:
-        return np.dtype(name)
-    except TypeError:
-        raise ValueError(
-            f"{function}: dtype must be float32, bfloat16, float16 or float64, got {array.dtype}"
-        ) from None
-
-
-def _bfloat16(function: str) -> np.dtype[Any]:
-    try:
-        import ml_dtypes  # noqa: PLC0415 - only bfloat16 needs it
-    except ImportError:
-        raise ImportError(
-            f"{function}: a bfloat16 result needs the package ml_dtypes; install it, or cast the "
-            "inputs to float32"
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
