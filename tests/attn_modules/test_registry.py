@@ -13,7 +13,6 @@ from attn_modules import (
     ATTENTION_REGISTRY,
     Attention,
     AttentionConfig,
-    MultiHeadDispatch,
     build_attention,
     register_attention,
 )
@@ -202,8 +201,3 @@ def test_base_is_abstract_and_checks_dropout():
 def test_names_that_are_no_text_are_refused():
     with pytest.raises(KeyError, match="registered mechanism"):
         build_attention({"name": ["local"]})
-
-
-def test_layers_take_mechanisms_alone():
-    with pytest.raises(TypeError, match="expected attention, a mechanism"):
-        MultiHeadDispatch(12, 3, torch.nn.Linear(2, 2))
