@@ -41,9 +41,9 @@ class Workspace {
     const attn_tensor* tensor = given_.get();
     if (tensor == nullptr) return;
     const attn_tensor* like = query.get();
-    if (tensor->ndim != 1 || tensor->strides[0] != 1) {
+    if (tensor->ndim != 1 || !tensor->strides || tensor->strides[0] != 1) {
       refuse(
-          "one axis, whose elements lie side by side, got other strides; pass an array of uint8");
+          "one axis, whose elements lie side by side, got another layout; pass an array of uint8");
     }
     if (like != nullptr &&
         (tensor->device_type != like->device_type || tensor->device_id != like->device_id)) {

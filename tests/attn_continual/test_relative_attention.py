@@ -396,10 +396,10 @@ def test_every_seed_may_be_refused(monkeypatch, positions):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_additional_heads": -1}, "n_additional_heads of 0 or more, got -1"),
+        ({"n_additional_heads": -1}, "n_additional_heads, an int of 0 or more, got -1"),
         ({"dropout_p": 2.0}, "dropout_p, a probability"),
-        ({"n_coordinates": 0}, "n_coordinates of 1 or more, got 0"),
-        ({"head_size": 0}, "head_size of 1 or more, got 0"),
+        ({"n_coordinates": 0}, "n_coordinates, an int of 1 or more, got 0"),
+        ({"head_size": 0}, "head_size, an int of 1 or more, got 0"),
     ],
 )
 def test_numbers_without_a_meaning_are_refused(options, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_ops.scalars import check_scalars, plain_number
+from attn_ops.scalars import check_counts, check_scalars, plain_number
 
 
 @pytest.mark.parametrize("number", [2, 0.5, np.float32(0.5), np.int64(2)])
@@ -50,3 +50,10 @@ def test_no_torch_is_needed():
     block = "import sys; sys.modules['torch'] = None\n"  # which makes its import fail
     run = f"{block}from attn_ops.scalars import plain_number\nplain_number('f', 'a number', 1)"
     subprocess.run([sys.executable, "-c", run], check=True)
+
+
+@pytest.mark.parametrize("count", [0, -1, 5.0, None, "5"])
+def test_counts_are_integers_of_enough(count):
+    with pytest.raises(ValueError, match=f"who: expected rows, an int of 1 or more, got {count!r}"):
+        check_counts("who", columns=3, rows=count)
+    check_counts("who", 0, rows=0)

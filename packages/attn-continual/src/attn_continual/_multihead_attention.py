@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from attn_continual._argument_checks import check_probability
 from attn_continual._layout import SequenceLayout, step_rows
 from attn_continual._projections import (
     check_causal_hint,
@@ -25,6 +24,7 @@ from attn_continual._projections import (
 )
 from attn_continual.continual_module import ContinualModule
 from attn_continual.window_attention import ExtraRows, Rows, Window, WindowState
+from attn_ops.scalars import check_probability
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from attn_continual._argument_checks import check_at_least, check_probability
 from attn_continual._disentangled_attention import disentangled_attention
 from attn_continual._disentangled_logits import DisentangledCall
 from attn_continual._distance_rows import DistanceRows
@@ -16,6 +15,7 @@ from attn_continual._step_checks import check_dtype
 from attn_continual.grouped_linear import GroupedLinear, check_multiple
 from attn_continual.position_attention import attend_by_position
 from attn_ops.dropout import draw_seed
+from attn_ops.scalars import check_counts, check_probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,14 +213,9 @@ class RelativeAttention(nn.Module):
 
     def _check_numbers(self) -> None:
         who = type(self).__name__
-        check_at_least(
-            who,
-            1,
-            n_heads=self.n_heads,
-            head_size=self.head_size,
-            n_coordinates=self.n_coordinates,
-        )
-        check_at_least(who, 0, n_additional_heads=self.n_additional_heads)
+        sizes = {"n_heads": self.n_heads, "head_size": self.head_size}
+        check_counts(who, **sizes, n_coordinates=self.n_coordinates)
+        check_counts(who, 0, n_additional_heads=self.n_additional_heads)
         check_probability(who, "dropout_p", self.dropout_p)
 
     def _check_sizes(self, position_embedding: Tensor | None) -> None:

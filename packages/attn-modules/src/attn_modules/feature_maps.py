@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attn_modules._counts import check_counts
 from attn_modules._features.arithmetic import Kind, features, log_weights
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

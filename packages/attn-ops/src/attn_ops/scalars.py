@@ -37,6 +37,19 @@ def plain_number(who: str, expected: str, value: object) -> float:
     raise TypeError(f"{who}: expected {expected}, got {value!r:.60} of {type(value)}{advice}")
 
 
+def check_counts(who: str, least: int = 1, /, **counts: object) -> None:
+    """Raise ValueError unless each of the counts, by its name, is an integer of `least` or more."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or int(count) < least:
+            raise ValueError(f"{who}: expected {name}, an int of {least} or more, got {count!r}")
+
+
+def check_probability(who: str, name: str, p: float) -> None:
+    """Raise ValueError unless `p` is in [0, 1]."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{who}: expected {name}, a probability in [0, 1], got {p}")
+
+
 def check_scalars(function: str, options: Mapping[str, object]) -> None:
     """Check those of `options`, arguments of a native function by name, that are numbers.
 

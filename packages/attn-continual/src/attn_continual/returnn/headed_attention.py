@@ -6,13 +6,13 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
-from attn_continual._argument_checks import check_probability
 from attn_continual.returnn import tagged_calls
 from attn_continual.returnn.dim import Dim, as_dim
 from attn_continual.returnn.dot_attention import dot_attention
 from attn_continual.returnn.linear import Linear
 from attn_continual.returnn.sequences import int_axis
 from attn_continual.returnn.tagged_tensor import TaggedTensor
+from attn_ops.scalars import check_probability
 
 
 class HeadedAttention(nn.Module):

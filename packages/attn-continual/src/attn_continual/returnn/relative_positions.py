@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attn_continual._argument_checks import check_probability
 from attn_continual.position_attention import attend_by_position
 from attn_continual.returnn.learned_positional_encoding import LearnedRelativePositionalEncoding
 from attn_continual.returnn.linear import Linear, glorot_uniform
@@ -16,6 +15,7 @@ from attn_continual.returnn.self_attention import SelfAttentionBase
 from attn_continual.returnn.sinusoids import relative_frequencies, sinusoids
 from attn_ops import memory_efficient_attention
 from attn_ops.operands import working_dtype
+from attn_ops.scalars import check_probability
 
 if TYPE_CHECKING:
     from attn_continual.returnn.dim import Dim

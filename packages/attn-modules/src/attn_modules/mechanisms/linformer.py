@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from attn_modules._counts import check_counts
 from attn_modules._inputs import attend, read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
