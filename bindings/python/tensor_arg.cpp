@@ -87,8 +87,10 @@ void TensorArg::borrow(const nb::dlpack::dltensor& source) {
   tensor_.shape = source.shape;
   tensor_.strides = source.strides;
   tensor_.ndim = source.ndim;
-  tensor_.device_type = source.device.device_type;
-  tensor_.device_id = source.device.device_id;
+  // Pinned memory is the CPU's to read and write like any other.
+  const bool is_pinned = source.device.device_type == nb::device::cuda_host::value;
+  tensor_.device_type = is_pinned ? ATTN_DEVICE_CPU : source.device.device_type;
+  tensor_.device_id = is_pinned ? 0 : source.device.device_id;
   tensor_.dtype = {source.dtype.code, source.dtype.bits, source.dtype.lanes};
 }
 

@@ -118,10 +118,15 @@ def test_what_is_no_array_is_refused_by_name(stranger):
         _native.attention_forward(array, stranger, array, np.empty_like(array))
 
 
-class OnCuda:
-    """An array that says that it lies on a GPU."""
+CUDA, CUDA_HOST = 2, 3  # DLPack's numbers of device types
 
-    def __init__(self, array):
+
+class On:
+    """An array that says that it lies on another device."""
+
+    def __init__(self, device_type, array, device_id=0):
+        self.device_type = device_type
+        self.device_id = device_id
         self.array = array
 
     def __dlpack__(self, **_options):
@@ -132,16 +137,17 @@ class OnCuda:
             (ctypes.py_object, ctypes.c_char_p),
         )
         kind = ctypes.c_int32.from_address(get_pointer(capsule, b"dltensor") + 8)
-        kind.value = 2  # kDLCUDA
+        kind.value = self.device_type
+        ctypes.c_int32.from_address(ctypes.addressof(kind) + 4).value = self.device_id
         return capsule
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (self.device_type, self.device_id)
 
 
 @pytest.mark.skipif(_native.has_cuda(), reason="its memory is not a GPU's")
 def test_cuda_arrays_reach_the_library():
-    array, out, lse = OnCuda(filled()), OnCuda(filled()), OnCuda(filled(shape=(2, 4, 3)))
+    array, out, lse = (On(CUDA, filled(shape=shape)) for shape in (SHAPE, SHAPE, (2, 4, 3)))
     without_cuda = "no CUDA in this build"
     with pytest.raises(NotImplementedError, match=without_cuda):
         _native.attention_forward(array, array, array, out, stream=2)
@@ -151,6 +157,13 @@ def test_cuda_arrays_reach_the_library():
         _native.merge_forward([array], [lse], out)
     with pytest.raises(NotImplementedError, match=without_cuda):
         _native.merge_backward([array], [lse], out, stream=0)
+
+
+def test_pinned_memory_is_the_cpus():
+    array, out = filled(), np.empty(SHAPE, np.float32)
+    pinned = On(CUDA_HOST, array, device_id=1)
+    _native.attention_forward(pinned, array, pinned, On(CUDA_HOST, out))
+    np.testing.assert_array_equal(out, forward(array))
 
 
 def test_missing_array_is_refused_by_name():
