@@ -7,7 +7,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from attn_ops import memory_efficient_attention
-from attn_ops.fmha import memory_efficient_attention_forward_requires_grad
+from attn_ops.fmha import (
+    attention_step_,
+    memory_efficient_attention_forward_requires_grad,
+    multihead_attention_step_,
+)
 from attn_ops.fmha.attn_bias import (
     BlockDiagonalCausalWithOffsetPaddedKeysMask,
     BlockDiagonalMask,
@@ -95,3 +99,28 @@ def test_fake_sequences_count_as_long_as_the_longest():
     operator = torch.ops.attn_ops.attention
     sequences = {"q_start": starts, "k_start": starts, "max_q_len": 17, "max_k_len": 17}
     assert count(lambda: operator(x, x, x, **sequences)) == flops_of_pairs(3 * 17 * 17)
+
+
+RING, WINDOW, EXTRA = 32, 20, 3
+
+
+def make_rings(heads=H):
+    rings = torch.zeros(B, RING, heads, K), torch.zeros(B, RING, heads, KV)
+    return *rings, torch.zeros(B, dtype=torch.int64)
+
+
+def test_a_step_counts_its_window_and_the_extra_rows():
+    step = torch.randn(B, 1, H, K), torch.randn(B, 1, 2, K), torch.randn(B, 1, 2, KV)
+    extra = {"extra_key": torch.randn(EXTRA, 2, K), "extra_value": torch.randn(EXTRA, 2, KV)}
+    expected = 2 * B * H * (WINDOW + EXTRA) * (K + KV)
+    assert count(lambda: attention_step_(*step, *make_rings(2), WINDOW, **extra)) == expected
+
+
+def test_a_layers_step_counts_its_projections_too():
+    width = 48
+    in_weight, out_weight = torch.randn(H * (2 * K + KV), width), torch.randn(width, H * KV)
+    weights = in_weight, None, out_weight, None
+    x = torch.randn(B, width)
+    projections = 2 * B * (in_weight.numel() + out_weight.numel())
+    expected = projections + 2 * B * H * RING * (K + KV)
+    assert count(lambda: multihead_attention_step_(x, *weights, *make_rings())) == expected
