@@ -312,6 +312,9 @@ class OnePass {
     if (p_.grad_key) {
       has_nan |= store_rows(key_sums_, p_.grad_key, facts_.key_head, row, p_.Mkv, column, p_.K,
                             static_cast<float>(p_.scale));
+    } else if (arguments_.backward.stores_grad_bias) {  // whose NaN are in these sums too
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) has_nan |= key_sums_[m].has_nan();
     }
     if (p_.grad_value) {
       has_nan |=
