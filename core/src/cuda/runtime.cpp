@@ -14,6 +14,14 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+// Whether there is nothing to run on, rather than something that does not run. Where there is no
+// driver at all the runtime calls it too old.
+bool is_absence(cudaError_t error) {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  return error == cudaErrorNoDevice || (error == cudaErrorInsufficientDriver && driver == 0);
+}
+
 }  // namespace
 
 void check(int error, const char* what) {
@@ -31,8 +39,11 @@ int device_count() {
 }
 
 DeviceProperties device_properties(int device) {
-  const int count = device_count();
+  int count = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  if (counted != cudaSuccess && !is_absence(counted)) check(counted, "a count of the devices");
   if (count == 0) {
+    cudaGetLastError();
     refuse_unsupported("expected a CUDA device, got a machine without one; move the tensors");
   }
   if (device < 0 || device >= count) {
