@@ -117,6 +117,20 @@ def test_expanded_bias_gets_the_gradient_of_the_unexpanded():
     assert_close(found, gradients(softmax_attention(*inputs, bias), bias))
 
 
+@pytest.mark.parametrize("heads", [(), (6,), (2, 3)])
+def test_expanded_leaf_as_bias_gets_a_gradient_for_every_index(heads):
+    num_heads = 6 if heads else 1
+    flat = make_inputs(hq=num_heads, hkv=num_heads)
+    inputs = [x.reshape(*x.shape[:2], *heads, x.shape[-1]) for x in flat]
+    bias = torch.randn(*[1] * len(heads), 1, 1, 7, dtype=torch.float64)
+    bias = bias.expand(2, *heads, 5, 7).requires_grad_()
+    full = bias.detach().reshape(2, num_heads, 5, 7).requires_grad_()
+    out, expected = memory_efficient_attention(*inputs, bias), softmax_attention(*flat, full)
+    (found,) = torch.autograd.grad(out.reshape(expected.shape).square().sum(), bias)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), full)
+    assert_close(found.reshape(full.shape), wanted)
+
+
 def test_boolean_bias_keeps_where_true():
     inputs = make_inputs(requires_grad=True)
     keep = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(1)) > 0.4

@@ -266,6 +266,19 @@ def test_backward_returns_the_gradient_of_the_bias(shape):
     assert_close(found, expected)
 
 
+def test_backward_returns_a_gradient_for_every_index_of_an_expanded_bias():
+    query, key, value = make_inputs()
+    bias = torch.randn(1, 4, 1, 7, dtype=query.dtype).expand(2, 4, 5, 7)
+    out, lse = memory_efficient_attention_forward_requires_grad(query, key, value, bias)
+    found, expected = (
+        memory_efficient_attention_backward(
+            out, out, lse, query, key, value, given, needs_bias_gradient=True
+        )
+        for given in (bias, bias.contiguous())
+    )
+    assert_close(found, expected)
+
+
 @pytest.mark.parametrize("attn_bias", [None, LowerTriangularMask(), torch.ones(1, 1, 1, 1) > 0])
 def test_backward_needs_a_bias_for_its_gradient(attn_bias):
     query, key, value = make_inputs()

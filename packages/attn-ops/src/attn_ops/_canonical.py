@@ -38,10 +38,11 @@ def canonical(
     """Return [B, M, H, K] views of checked inputs, and their mask, checked against them.
 
     Keys and values that repeat over H in the 5-D layout (stride 0) become their G distinct heads,
-    unless `merge_repeats` is off: their gradients then have an entry for every head.
+    and axes along which a bias repeats get extent 1, unless `merge_repeats` is off: their gradients
+    then have an entry for every index.
     Raises: TypeError or ValueError if a tensor of the mask does not fit the inputs.
     """
-    mask = _canonical_mask(inputs, dropout or Dropout())
+    mask = _canonical_mask(inputs, dropout or Dropout(), merge_repeats)
     views = four_axes(inputs.query, inputs.key, inputs.value, merge_repeats=merge_repeats)
     return CanonicalInputs(*views, mask)
 
@@ -73,7 +74,7 @@ def restore_lse_layout(lse: Tensor, query: Tensor) -> Tensor:
     return lse.unflatten(1, query.shape[2:4]) if query.dim() == 5 else lse
 
 
-def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
+def _canonical_mask(inputs: Inputs, dropout: Dropout, merge_repeats: bool) -> MaskSpec:
     attn_bias = inputs.attn_bias
     if attn_bias is None and inputs.sink is None and inputs.softcap is None:
         return MaskSpec(dropout=dropout)
@@ -85,7 +86,7 @@ def _canonical_mask(inputs: Inputs, dropout: Dropout) -> MaskSpec:
     _check_places(inputs, mask, bias)
     return MaskSpec(
         band=mask.band,
-        bias=None if bias is None else _canonical_bias(inputs, bias),
+        bias=None if bias is None else _canonical_bias(inputs, bias, merge_repeats),
         dropout=dropout,
         sequences=mask.sequences,
         pages=mask.pages,
@@ -147,7 +148,7 @@ def _check_places(inputs: Inputs, mask: MaskSpec, bias: Tensor | None) -> None:
             )
 
 
-def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
+def _canonical_bias(inputs: Inputs, bias: Tensor, merge_repeats: bool) -> Tensor:
     """View a bias as [B or 1, Hq or 1, Mq or 1, Mkv or 1]."""
     query, key = inputs.query, inputs.key
     heads = query.shape[2:-1]
@@ -163,11 +164,11 @@ def _canonical_bias(inputs: Inputs, bias: Tensor) -> Tensor:
             f"{_advice_on_axes(bias.shape, full, _BIAS_LAYOUTS[query.dim()])}"
         )
     bias = _readable("attn_bias", bias, query, torch.bool)
+    if merge_repeats:  # before any view of it is made, which is no leaf
+        bias = _unrepeat(bias)
     if query.dim() == 3:
-        bias = bias.unsqueeze(1)
-    elif query.dim() == 5:
-        bias = _flatten_bias_heads(bias, *heads)
-    return _unrepeat(bias)
+        return bias.unsqueeze(1)
+    return _flatten_bias_heads(bias, *heads) if query.dim() == 5 else bias
 
 
 def _advice_on_axes(shape: Sequence[int], full: Sequence[int], layout: str) -> str:

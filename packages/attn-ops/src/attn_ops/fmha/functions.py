@@ -135,8 +135,8 @@ def memory_efficient_attention_backward(
     op: one backward operator, or None.
     dropout_seed: the one given to the forward; required if p > 0.
     needs_bias_gradient: return (dq, dk, dv, dbias); dbias is the gradient of `attn_bias`, a
-        floating-point tensor [B or 1, Hq or 1, Mq or 1, Mkv or 1] beside a 4-D query, summed over
-        the axes along which it repeats.
+        floating-point tensor [B or 1, Hq or 1, Mq or 1, Mkv or 1] beside a 4-D query, of its shape:
+        summed over the axes of extent 1, not over those that `expand` repeats.
     Raises: as `memory_efficient_attention`; ValueError too if `grad`, `output` or `lse` do not fit
         the inputs, if `dropout_seed` is missing, or if there is no such `attn_bias`.
     """
