@@ -49,6 +49,13 @@ def test_keys_expanded_over_heads_collapse_to_their_groups_without_a_copy():
     assert separate.key.shape == (2, 7, 6, 8)
 
 
+def test_keys_of_a_leaf_collapse_where_nothing_is_recorded():
+    key, value = (x[:, :, :, :1].clone().requires_grad_() for x in (K5, V5))
+    with torch.no_grad():
+        views = views_of(Q5, key.expand(2, 7, 2, 3, -1), value.expand(2, 7, 2, 3, -1))
+    assert views.key.shape == (2, 7, 2, 8)
+
+
 def test_keys_of_their_own_become_all_heads_without_a_copy():
     views = views_of(Q5, K5, V5)
     assert views.key.shape == (2, 7, 6, 8)

@@ -222,9 +222,10 @@ def _readable(name: str, tensor: Tensor, query: Tensor, *others: torch.dtype) ->
 def _repeats(tensor: Tensor, axis: int) -> bool:
     """Return whether every index of `axis` reads the same memory, so that one stands for all.
 
-    Not for a leaf that wants a gradient: its own gradient has an entry for every index.
+    Not for a leaf that wants a gradient: its own gradient has an entry for every index. Where none
+    is recorded, every view of such a leaf counts as one.
     """
-    is_leaf = tensor.requires_grad and tensor.is_leaf
+    is_leaf = tensor.requires_grad and tensor.is_leaf and torch.is_grad_enabled()
     return tensor.shape[axis] > 1 and tensor.stride(axis) == 0 and not is_leaf
 
 
