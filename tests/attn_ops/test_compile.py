@@ -195,6 +195,19 @@ def test_compile_of_grouped_5d_inputs():
     assert_close(found, torch.autograd.grad(attend(query, key).sum(), key)[0])
 
 
+def test_compile_for_every_scale_and_softcap():
+    def attend(x, scale, softcap, p):
+        return attn_ops.memory_efficient_attention(x, x, x, scale=scale, softcap=softcap, p=p)
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")
+    (x,) = sequences(6)
+    for numbers in ((0.3, 20.0, 0.5), (1, 3, 0), (-0.5, 0.75, 1.0)):
+        torch.manual_seed(3)
+        expected = attend(x, *numbers)
+        torch.manual_seed(3)
+        assert_close(compiled(x, *numbers), expected)
+
+
 def test_compiled_dropout_is_drawn_anew_and_repeats_with_the_seed():
     module = Attention(p=0.5)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

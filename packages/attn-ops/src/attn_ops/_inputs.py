@@ -213,7 +213,8 @@ def _check_numbers(inputs: Inputs) -> None:
     p, scale, softcap = inputs.p, inputs.scale, inputs.softcap
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{WHO}: expected a dropout probability p in [0, 1], got {p}")
-    if scale is not None and not math.isfinite(scale):
+    # Not math.isfinite, which Dynamo would not ask of a symbolic number.
+    if scale is not None and not -math.inf < scale < math.inf:
         raise ValueError(f"{WHO}: expected a finite scale, got {scale}")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"{WHO}: expected a finite softcap above 0, or None, got {softcap}")
