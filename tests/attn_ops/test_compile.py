@@ -208,6 +208,20 @@ def test_compile_for_every_scale_and_softcap():
         assert_close(compiled(x, *numbers), expected)
 
 
+def test_compile_of_padding_that_follows_the_shape():
+    def attend(x, tables):
+        padding = x.shape[1] // 2
+        mask = attn_bias.BlockDiagonalPaddedKeysMask.from_seqlens([1, 1], padding, [1, 2])
+        paged = mask.make_paged(tables, padding, attn_bias.PagedBlockDiagonalPaddedKeysMask)
+        return [attn_ops.memory_efficient_attention(x[:, :2], x, x, m) for m in (mask, paged)]
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")
+    tables = torch.tensor([[1], [0]], dtype=torch.int32)
+    for length in (6, 8):
+        x = torch.randn(1, length, 2, 8)
+        assert_close(compiled(x, tables), attend(x, tables))
+
+
 def test_compiled_dropout_is_drawn_anew_and_repeats_with_the_seed():
     module = Attention(p=0.5)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

@@ -152,6 +152,13 @@ def _checked_ints(numbers: Sequence[int]) -> list[int]:
     return known
 
 
+def check_is_int(who: str, name: str, value: object) -> None:
+    """Raise TypeError unless `value`, the argument `name` of `who`, is an int, also NumPy's."""
+    # Dynamo would not ask for an attribute of a symbolic int.
+    if not isinstance(value, int) and not hasattr(value, "__index__"):
+        raise TypeError(f"{who}: expected an int as {name}, got {value!r}")
+
+
 def checked_lengths(
     lengths: Iterable[int] | Tensor, device: torch.device | str | None, max_seqlen: int | None
 ) -> tuple[Integers, int | None, int | None]:

@@ -13,6 +13,7 @@ from attn_ops.fmha.attn_bias._integers import (
     Integers,
     Lengths,
     as_integers,
+    check_is_int,
     check_update,
     checked_lengths,
 )
@@ -154,8 +155,7 @@ class _PaddedSeqLenInfo(_SpacedSeqLenInfo):
         Raises: AssertionError if a length is above `padding`; ValueError if one is negative;
         TypeError if `padding` is no int.
         """
-        if not hasattr(padding, "__index__"):
-            raise TypeError(f"attn_bias: expected an int as kv_padding, got {padding!r}")
+        check_is_int("attn_bias", "kv_padding", padding)
         integers, most, least = checked_lengths(seqlens, device, None)
         return cls._padded(integers, padding, most, least)
 
