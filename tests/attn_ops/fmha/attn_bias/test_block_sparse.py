@@ -69,10 +69,24 @@ def test_lists_in_any_order():
     assert torch.equal(mask.materialize((6, 6)), expected(pattern, 2, 6, 6)[0])
 
 
-@pytest.mark.parametrize("lists", [[[0, 0]], [[-1]]])
+@pytest.mark.parametrize("lists", [[[0, 0]], [[-1]], [[2**31]]])
 def test_lists_name_different_blocks(lists):
     with pytest.raises(ValueError, match="expected different blocks of 0 or more"):
         BlockSparseMask.from_lists(lists, block_size=2)
+
+
+@pytest.mark.parametrize("block", [1.5, None, "1"])
+def test_lists_name_blocks_by_ints(block):
+    with pytest.raises(TypeError, match=r"expected ints as blocks, got .* for block 1"):
+        BlockSparseMask.from_lists([[0], [0, block]], block_size=2)
+
+
+@pytest.mark.parametrize("name", ["local_blocks", "global_blocks", "random_blocks", "heads"])
+def test_counts_of_blocks_are_ints_of_0_or_more(name):
+    with pytest.raises(TypeError, match=rf"expected an int as {name}, got 1\.5"):
+        BlockSparseMask.local_and_global(4, 2, **{name: 1.5})
+    with pytest.raises(ValueError, match=f"expected {name} of . or more, got -1"):
+        BlockSparseMask.local_and_global(4, 2, **{name: -1})
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -130,6 +144,12 @@ def test_density():
 def test_lists_are_int32(offsets, indices, message):
     with pytest.raises(ValueError, match=message):
         BlockSparseMask(offsets, indices, 4)
+
+
+@pytest.mark.parametrize("size", [2.0, None])
+def test_block_size_is_an_int(size):
+    with pytest.raises(TypeError, match="BlockSparseMask: expected an int as block_size, got"):
+        BlockSparseMask.from_lists([[0]], size)
 
 
 def test_blocks_hold_a_key_at_least():

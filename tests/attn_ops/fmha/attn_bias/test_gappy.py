@@ -139,6 +139,8 @@ def test_pages_must_divide_the_notional_padding():
     tables = torch.zeros(1, 2, dtype=torch.int32)
     with pytest.raises(ValueError, match="notional_padding that page_size divides, got 5 and 2"):
         mask.make_paged(tables, 2, 5, PagedBlockDiagonalGappyKeysMask)
+    with pytest.raises(TypeError, match="an int as notional_padding, got None"):
+        mask.make_paged(tables, 2, None, PagedBlockDiagonalGappyKeysMask)
 
 
 @pytest.mark.parametrize(("starts", "lengths"), [([4, 5], [1]), ([0, 5], [5])])

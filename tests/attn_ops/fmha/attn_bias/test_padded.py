@@ -223,6 +223,7 @@ def test_windows_of_no_key_are_refused(window):
     [
         (-1, 0, ValueError, "window_left of 0 or more, got -1"),
         (0, -2, ValueError, "window_right of 0 or more, got -2"),
+        (0, 2**63, ValueError, r"window_right of 0 or more and below 2\*\*63, got 9"),
         (1.5, 0, TypeError, "an int as window_left, got 1.5"),
     ],
 )

@@ -172,6 +172,15 @@ def test_pages_hold_a_key_at_least():
         PagedBlockDiagonalPaddedKeysMask.from_seqlens([1], [0], tables, 0)
 
 
+@pytest.mark.parametrize("size", [2.0, None, "2"])
+def test_page_size_is_an_int(size):
+    tables = torch.zeros(1, 2, dtype=torch.int32)
+    with pytest.raises(TypeError, match="expected an int as page_size, got"):
+        PagedBlockDiagonalPaddedKeysMask.from_seqlens([1], [2], tables, size)
+    with pytest.raises(TypeError, match="expected an int as page_size, got"):
+        PagedBlockDiagonalGappyKeysMask.from_seqlens([1], [0], [2], tables, size)
+
+
 def test_pages_must_hold_the_keys():
     tables = torch.zeros(1, 2, dtype=torch.int32)
     with pytest.raises(AssertionError, match="at most the padding 4"):

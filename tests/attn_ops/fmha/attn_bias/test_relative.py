@@ -74,7 +74,9 @@ def test_other_numbers_of_heads_take_every_other_slope_of_the_next_power():
 
 
 def test_there_is_one_head_at_least():
-    with pytest.raises(ValueError, match="expected 1 head or more, got 0"):
+    with pytest.raises(TypeError, match=r"expected an int as heads, got 2\.0"):
+        AlibiBias.for_heads(2.0)
+    with pytest.raises(ValueError, match="expected heads of 1 or more, got 0"):
         AlibiBias.for_heads(0)
 
 

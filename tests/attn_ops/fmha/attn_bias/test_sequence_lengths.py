@@ -56,6 +56,14 @@ def test_negative_lengths_are_refused(seqlens):
         _SeqLenInfo.from_seqlens(seqlens)
 
 
+@pytest.mark.parametrize(
+    ("most", "error"), [(5.0, TypeError), ("5", TypeError), (2**63, ValueError)]
+)
+def test_maximum_is_an_int(most, error):
+    with pytest.raises(error, match=r"attn_bias: expected .*max_seqlen"):
+        _SeqLenInfo.from_seqlens([2, 3], max_seqlen=most)
+
+
 @pytest.mark.parametrize("seqlens", [torch.ones(2), torch.ones(2, 2, dtype=torch.int32)])
 def test_tensors_must_be_one_axis_of_integers(seqlens):
     with pytest.raises(ValueError, match="expected lengths as Python ints or an int32 or int64"):

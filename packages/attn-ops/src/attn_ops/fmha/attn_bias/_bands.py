@@ -32,16 +32,17 @@ def window_from_bottom_right(left: int, right: int) -> Band:
 def check_sides(who: object, window_left: int, window_right: int) -> None:
     """Check the window of a mask with keys on both sides of the diagonal.
 
-    Raises: TypeError if one is no int; ValueError if one is negative.
+    Raises: TypeError if one is no int; ValueError if one is negative, or does not fit int64.
     """
     name = type(who).__name__
     for side, value in (("left", window_left), ("right", window_right)):
         if not isinstance(value, int):
             raise TypeError(f"{name}: expected an int as window_{side}, got {value!r}")
-        if value < 0:
+        if not 0 <= value <= UNBOUNDED:
+            bound = "" if value < 0 else " and below 2**63"
             raise ValueError(
-                f"{name}: expected window_{side} of 0 or more, got {value}; as many as there are "
-                "keys bound nothing"
+                f"{name}: expected window_{side} of 0 or more{bound}, got {value}; as many as "
+                "there are keys bound nothing"
             )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._base import AttentionBias
+from attn_ops.fmha.attn_bias._integers import check_size
 from attn_ops.mask import Blocks, MaskSpec
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class BlockSparseMask(AttentionBias):
     (tensor([[0, 1, 3, 5]], dtype=torch.int32), tensor([0, 0, 1, 1, 2], dtype=torch.int32))
 
     Raises: ValueError if the tensors are not int32, of these shapes, or `block_size` is less than
-    1. What `offsets` and `indices` hold is checked where a constructor makes them.
+    1; TypeError if that is no int. What `offsets` and `indices` hold is checked where a constructor
+    makes them.
     """
 
     offsets: Tensor
@@ -54,10 +56,7 @@ class BlockSparseMask(AttentionBias):
                     f"BlockSparseMask: expected {name}, an int32 tensor {layout}, got "
                     f"{tensor.dtype} {list(tensor.shape)}"
                 )
-        if self.block_size < 1:
-            raise ValueError(
-                f"BlockSparseMask: expected block_size of 1 or more, got {self.block_size}"
-            )
+        check_size("BlockSparseMask", "block_size", self.block_size)
 
     @classmethod
     def from_pattern(
@@ -101,7 +100,8 @@ class BlockSparseMask(AttentionBias):
         """Make a mask, the same for every head, of the key blocks that each query block sees.
 
         lists: lists[r] names the key blocks that query block r sees, in any order.
-        Raises: ValueError if a list names a block twice, or one below 0.
+        Raises: ValueError if a list names a block twice, one below 0, or one that does not fit
+            int32; TypeError if it is no int.
 
         >>> BlockSparseMask.from_lists([[0], [1, 0]], block_size=2).materialize((3, 4)).exp()
         tensor([[1., 1., 0., 0.],
@@ -109,10 +109,16 @@ class BlockSparseMask(AttentionBias):
                 [1., 1., 1., 1.]])
         """
         for row, blocks in enumerate(lists):
-            if len(set(blocks)) != len(blocks) or min(blocks, default=0) < 0:
-                raise ValueError(
-                    "BlockSparseMask.from_lists: expected different blocks of 0 or more, got "
+            if not all(hasattr(block, "__index__") for block in blocks):
+                raise TypeError(
+                    "BlockSparseMask.from_lists: expected ints as blocks, got "
                     f"{list(blocks)} for block {row}"
+                )
+            is_outside = min(blocks, default=0) < 0 or max(blocks, default=0) >= 2**31
+            if len(set(blocks)) != len(blocks) or is_outside:
+                raise ValueError(
+                    "BlockSparseMask.from_lists: expected different blocks of 0 or more and below "
+                    f"2**31, got {list(blocks)} for block {row}"
                 )
         offsets = [[0, *accumulate(len(blocks) for blocks in lists)]]
         indices = [block for blocks in lists for block in sorted(blocks)]
@@ -146,8 +152,18 @@ class BlockSparseMask(AttentionBias):
         heads: Hq, if `random_blocks` shall differ from head to head; 1 shares one pattern.
         causal: leave out the blocks after the diagonal, and let query i see keys j <= i alone.
         generator: draws the random blocks; default: torch's own.
+        Raises: TypeError if a number is no int; ValueError if one is negative, or `block_size` or
+            `heads` 0.
         Source: Beltagy et al. 2020, arXiv:2004.05150; Zaheer et al. 2020, arXiv:2007.14062.
         """
+        for name, count, least in (
+            ("num_blocks", num_blocks, 0),
+            ("local_blocks", local_blocks, 0),
+            ("global_blocks", global_blocks, 0),
+            ("random_blocks", random_blocks, 0),
+            ("heads", heads, 1),
+        ):
+            check_size("BlockSparseMask.local_and_global", name, count, least)
         blocks = torch.arange(num_blocks)
         apart = (blocks[:, None] - blocks).abs()
         pattern = (apart <= local_blocks) | (blocks < global_blocks)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from attn_ops.fmha.attn_bias import _bands
-from attn_ops.fmha.attn_bias._integers import Integers, Lengths
+from attn_ops.fmha.attn_bias._integers import Integers, Lengths, check_size
 from attn_ops.fmha.attn_bias._packed import (
     PackedMask,
-    check_is_table,
     check_paged_type,
+    check_pages,
     spaced_sequences,
 )
 from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
@@ -91,9 +91,10 @@ class BlockDiagonalGappyKeysMask(PackedMask[_GappySeqInfo]):
             another band, or `block_tables` is another tensor; AssertionError if a sequence starts,
             or is longer, than its pages hold.
         """
-        check_is_table(f"{type(self).__name__}.make_paged", block_tables)
+        check_pages(f"{type(self).__name__}.make_paged", block_tables, page_size)
         windows = self._windows()
         check_paged_type(self, paged_type, self._paged_name)
+        check_size(f"{type(self).__name__}.make_paged", "notional_padding", notional_padding, 0)
         if notional_padding % page_size != 0:
             raise ValueError(
                 f"{type(self).__name__}.make_paged: expected a notional_padding that page_size "

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attn_ops import _native
+from attn_ops.mask import UNBOUNDED
 
 _HAS_CUDA_KERNELS: Final = _native.has_cuda()  # asked here, for Dynamo cannot trace the question
 
@@ -159,18 +160,32 @@ def check_is_int(who: str, name: str, value: object) -> None:
         raise TypeError(f"{who}: expected an int as {name}, got {value!r}")
 
 
+def check_size(who: str, name: str, size: int, least: int = 1) -> None:
+    """Check a number that a mask is made of, the argument `name` of `who`.
+
+    Raises: TypeError if it is no int; ValueError if it is below `least`, or does not fit int64.
+    """
+    check_is_int(who, name, size)
+    if not least <= size <= UNBOUNDED:
+        bound = "" if size < least else " and below 2**63"
+        raise ValueError(f"{who}: expected {name} of {least} or more{bound}, got {size}")
+
+
 def checked_lengths(
     lengths: Iterable[int] | Tensor, device: torch.device | str | None, max_seqlen: int | None
 ) -> tuple[Integers, int | None, int | None]:
     """Return the lengths, the most they may grow to and the least; None where not known.
 
-    Raises: ValueError if a length is negative or above `max_seqlen`; TypeError if they are no ints.
+    Raises: ValueError if a length is negative or above `max_seqlen`, or that is negative; TypeError
+    if they are no ints.
     """
     if not isinstance(lengths, Iterable):
         raise TypeError(
             "attn_bias: expected lengths as a list of Python ints or an int32 or int64 tensor [n], "
             f"got {lengths!r}"
         )
+    if max_seqlen is not None:
+        check_size("attn_bias", "max_seqlen", max_seqlen, 0)
     integers = Integers.of(lengths if isinstance(lengths, Tensor) else list(lengths), device)
     if not integers.are_known:
         return integers, max_seqlen, None

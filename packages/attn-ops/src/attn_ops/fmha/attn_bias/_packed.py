@@ -9,6 +9,7 @@ import torch
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._base import AttentionBias
+from attn_ops.fmha.attn_bias._integers import check_size
 from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
 from attn_ops.mask import Band, Sequences
 
@@ -105,13 +106,18 @@ def spaced_sequences(queries: _SeqLenInfo, keys: _SpacedSeqLenInfo) -> Sequences
     return Sequences(queries.seqstart, keys.seqstart, keys.seqlen, queries.capacity, keys.capacity)
 
 
-def check_is_table(who: str, block_tables: object) -> None:
-    """Raise TypeError unless `block_tables` is a tensor; `who` speaks."""
+def check_pages(who: str, block_tables: object, page_size: int) -> None:
+    """Check what describes pages, the arguments of `who`.
+
+    Raises: TypeError if `block_tables` is no tensor or `page_size` no int; ValueError if that is
+    less than 1.
+    """
     if not isinstance(block_tables, torch.Tensor):
         raise TypeError(
             f"{who}: expected block_tables, an int32 tensor [n, pages], got {type(block_tables)}; "
             "pass torch.tensor(block_tables, dtype=torch.int32)"
         )
+    check_size(who, "page_size", page_size)
 
 
 def check_paged_type(mask: AttentionBias, paged_type: type, expected: str) -> None:

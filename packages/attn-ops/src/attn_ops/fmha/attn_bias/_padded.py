@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._packed import (
     PackedMask,
-    check_is_table,
     check_paged_type,
+    check_pages,
     spaced_sequences,
 )
 from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
@@ -88,7 +88,7 @@ class BlockDiagonalPaddedKeysMask(PackedMask[_PaddedSeqLenInfo]):
         Raises: AssertionError if a sequence has more keys than its pages hold; ValueError if
             `paged_type` has another band, or `block_tables` is another tensor.
         """
-        check_is_table(f"{type(self).__name__}.make_paged", block_tables)
+        check_pages(f"{type(self).__name__}.make_paged", block_tables, page_size)
         windows = self._windows()
         check_paged_type(self, paged_type, self._paged_name)
         k_seqinfo = self.k_seqinfo.with_padding(block_tables.shape[1] * page_size)

@@ -13,7 +13,7 @@ from attn_ops.fmha.attn_bias._gappy import check_alike
 from attn_ops.fmha.attn_bias._packed import (
     KeyInfo,
     PackedMask,
-    check_is_table,
+    check_pages,
     spaced_sequences,
 )
 from attn_ops.fmha.attn_bias._sequence_lengths import _SeqLenInfo
@@ -33,8 +33,8 @@ class PagedMask(PackedMask[KeyInfo]):
     Key t of sequence b lies in row block_tables[b, t // page_size] * page_size + t % page_size.
     Pages may lie in any order and be shared; entries of a table beyond the keys are never read.
 
-    Raises: TypeError if `block_tables` is no tensor; ValueError if it is no int32 tensor with a row
-    for each sequence, or `page_size` is less than 1.
+    Raises: TypeError if `block_tables` is no tensor, or `page_size` no int; ValueError if they are
+    no int32 tensor with a row for each sequence, and 1 or more.
     """
 
     block_tables: Tensor
@@ -44,7 +44,7 @@ class PagedMask(PackedMask[KeyInfo]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_is_table(type(self).__name__, self.block_tables)
+        check_pages(type(self).__name__, self.block_tables, self.page_size)
         tables, count = self.block_tables, self.q_seqinfo.count
         if tables.dtype != torch.int32 or tables.dim() != 2 or tables.shape[0] != count:
             advice = ""
@@ -53,10 +53,6 @@ class PagedMask(PackedMask[KeyInfo]):
             raise ValueError(
                 f"{type(self).__name__}: expected block_tables, an int32 tensor [{count}, pages], "
                 f"got {tables.dtype} {list(tables.shape)}{advice}"
-            )
-        if self.page_size < 1:
-            raise ValueError(
-                f"{type(self).__name__}: expected page_size of 1 or more, got {self.page_size}"
             )
 
     def to(self, device: torch.device | str) -> Self:
@@ -153,7 +149,7 @@ class PagedBlockDiagonalPaddedKeysMask(PagedMask[_PaddedSeqLenInfo]):
             TypeError if the class has a window.
         """
         cls._check_needs_no_window()
-        check_is_table(f"{cls.__name__}.from_seqlens", block_tables)
+        check_pages(f"{cls.__name__}.from_seqlens", block_tables, page_size)
         k_seqinfo = _paged_lengths(kv_seqlen, block_tables, page_size, device)
         where = block_tables.device if device is None else device
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=where, max_seqlen=max_q_seqlen)
@@ -205,7 +201,7 @@ class PagedBlockDiagonalCausalLocalPaddedKeysMask(PagedBlockDiagonalPaddedKeysMa
         device: torch.device | str | None = None,
     ) -> PagedBlockDiagonalCausalLocalPaddedKeysMask:
         """Make a mask for sequences of these lengths, as `from_seqlens` does."""
-        check_is_table(f"{cls.__name__}.from_seqlens_local", block_tables)
+        check_pages(f"{cls.__name__}.from_seqlens_local", block_tables, page_size)
         k_seqinfo = _paged_lengths(kv_seqlen, block_tables, page_size, device)
         where = block_tables.device if device is None else device
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=where)
@@ -262,7 +258,7 @@ class PagedBlockDiagonalGappyKeysMask(PagedMask[_GappySeqInfo]):
         Raises: AssertionError if the numbers of lengths and starts differ; ValueError if there
             are none, a length is negative, or keys lie beyond their pages.
         """
-        check_is_table(f"{cls.__name__}.from_seqlens", block_tables)
+        check_pages(f"{cls.__name__}.from_seqlens", block_tables, page_size)
         check_alike(cls, len(q_seqlen), len(kv_seqlen), len(kv_seqstarts))
         where = block_tables.device if device is None else device
         q_seqinfo = _SeqLenInfo.from_seqlens(q_seqlen, device=where, max_seqlen=max_q_seqlen)

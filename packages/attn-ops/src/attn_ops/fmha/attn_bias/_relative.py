@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attn_ops.fmha.attn_bias import _bands
 from attn_ops.fmha.attn_bias._base import RelativeBias
+from attn_ops.fmha.attn_bias._integers import check_size
 from attn_ops.mask import MaskSpec, Relative
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class AlibiBias(RelativeBias):
         >>> AlibiBias.for_heads(4).slopes
         tensor([0.2500, 0.0625, 0.0156, 0.0039])
         """
-        if heads < 1:
-            raise ValueError(f"AlibiBias.for_heads: expected 1 head or more, got {heads}")
+        check_size("AlibiBias.for_heads", "heads", heads)
         below = 2 ** int(math.log2(heads))
         slopes = [2.0 ** (-8.0 * (i + 1) / below) for i in range(below)]
         slopes += [2.0 ** (-4.0 * (2 * i + 1) / below) for i in range(heads - below)]
