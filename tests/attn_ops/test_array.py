@@ -104,6 +104,20 @@ def test_other_frameworks_come_through_dlpack(inputs):
     np.testing.assert_array_equal(out, array.attention(*inputs))
 
 
+def test_what_no_memory_holds_is_refused_by_name(inputs):
+    class Nowhere:
+        shape, dtype = inputs[1].shape, inputs[1].dtype
+
+        def __dlpack__(self, **_options):
+            raise AssertionError
+
+        def __dlpack_device__(self):
+            raise ValueError("Unknown device type meta for Dlpack")
+
+    with pytest.raises(NotImplementedError, match=r"expected key in CPU memory, got .* meta"):
+        array.attention(inputs[0], Nowhere(), inputs[2])
+
+
 def test_backward_matches_finite_differences(inputs):
     generator = np.random.default_rng(5)
     bias = generator.standard_normal((1, HQ, MQ, MKV))

@@ -90,7 +90,12 @@ def _borrow(function: str, name: str, array: Array) -> SupportsDLPack:
 
 
 def _check_is_in_cpu_memory(function: str, name: str, array: Any) -> None:  # noqa: ANN401
-    device, _ = array.__dlpack_device__() if hasattr(array, "__dlpack_device__") else (_CPU, 0)
+    try:
+        device, _ = array.__dlpack_device__() if hasattr(array, "__dlpack_device__") else (_CPU, 0)
+    except (ValueError, BufferError) as refusal:  # of what has no memory, such as torch's meta
+        raise NotImplementedError(
+            f"{function}: expected {name} in CPU memory, got what DLPack cannot lend: {refusal}"
+        ) from None
     if device != _CPU:
         raise NotImplementedError(
             f"{function}: expected {name} in CPU memory, as the result will be, got DLPack device "

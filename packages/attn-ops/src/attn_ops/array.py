@@ -115,9 +115,9 @@ def attention(
 ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
     """Return softmax(scale * query key^T + bias) value, and its log-sum-exp if `return_lse`.
 
-    Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; bias broadcastable
-        to [B, Hq, Mq, Mkv]; result [B, Mq, Hq, Kv]; log-sum-exp [B, Hq, Mq]. Any strides whose last
-        is 1; any at all for the bias.
+    Shapes: query [B, Mq, Hq, K]; key [B, Mkv, Hkv, K]; value [B, Mkv, Hkv, Kv]; bias
+        [B, Hq, Mq, Mkv] where any extent may be 1; result [B, Mq, Hq, Kv]; log-sum-exp
+        [B, Hq, Mq]. Any strides whose last is 1; any at all for the bias.
     Units: `band` in keys each side of the diagonal, which starts at the first query and key, or
         ends at the last ones if its anchor is ANCHOR_BOTTOM_RIGHT; `scale` is dimensionless,
         default K**-0.5; `num_threads` 0 means ATTN_NUM_THREADS, or the CPUs this process may use.
