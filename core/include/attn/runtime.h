@@ -47,8 +47,8 @@ ATTN_API attn_status attn_cpu_isa(const char** name, attn_error* error) ATTN_NOE
 ATTN_API const char* attn_cpu_isas(void) ATTN_NOEXCEPT;
 
 /* Returns the threads a call uses when its attn_exec names none: the environment's
-   ATTN_NUM_THREADS if it is a positive number, else the number of CPUs in this process' affinity
-   mask. */
+   ATTN_NUM_THREADS if it is a number from 1 to 1024, else the number of CPUs in this process'
+   affinity mask. */
 ATTN_API int32_t attn_num_threads(void) ATTN_NOEXCEPT;
 
 /* Returns 1 if this build contains CUDA kernels, else 0. */
