@@ -217,7 +217,7 @@ class ContinualMultiheadAttention(ContinualModule, nn.MultiheadAttention):
         out = linear(out, self.out_proj.weight, self.out_proj.bias)
         return out, state, valid
 
-    def forward_step(  # pyright: ignore[reportIncompatibleMethodOverride]  the seed's order
+    def forward_step(  # pyright: ignore[reportIncompatibleMethodOverride]  the original's order
         self,
         query: Tensor,
         key: Tensor | None = None,

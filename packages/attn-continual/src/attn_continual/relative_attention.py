@@ -1,4 +1,4 @@
-"""`RelativeAttention`: logits of content, of what it says of positions, and they of it."""
+"""`RelativeAttention`: logits of content to content, content to position, position to content."""
 
 from __future__ import annotations
 

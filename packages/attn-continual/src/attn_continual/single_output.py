@@ -191,7 +191,7 @@ class SingleOutputMultiheadAttention(ContinualMultiheadAttention):
         return packed_weights(self)
 
     def _step_natively(self, x: Tensor, weights: PackedWeights, state: WindowState) -> Tensor:
-        """Write the step of x [N, E] into `state`, count it, and return its output [N, E]."""
+        """Write the step of x [N, E] into `state`, its position too; return the output [N, E]."""
         extra = self.extra_rows()
         return multihead_attention_step_(
             x.contiguous(),

@@ -1,4 +1,4 @@
-"""Says why names of xFormers are not here, to who looks them up in the module of that name."""
+"""Says why a name of xFormers is not here, to whoever looks it up in the module of that name."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ _REASONS: Final = {
     "made of memory_efficient_attention_partial and merge_attentions, which are here alone": (
         "tree_attention",
     ),
-    "something else than attention, which is all there is here; use xFormers' or torch's": (
+    "something other than attention, which is all there is here; use xFormers' or torch's": (
         *("unbind", "get_stack_strides", "rope_padded", "index_select_cat", "scaled_index_add"),
         *("RMSNorm", "SwiGLU", "sequence_parallel_leading_matmul"),
         *("sequence_parallel_trailing_matmul", "fused_allgather_and_linear"),

@@ -125,10 +125,10 @@ def attention(
         that dtype or float32 is added to the scores; a bool bias keeps a key where it is true.
         `out` the inputs' dtype, or any but float64 for inputs other than float64. Log-sum-exp
         float32, float64 for float64.
-    Numerics: softmax in float32. A query that sees no key gives 0 and log-sum-exp -inf. The result
-        does not depend on `num_threads`. Dropout keeps a probability with chance 1 - `dropout_p`
-        and scales it by 1 / (1 - `dropout_p`); its draw depends on `dropout_seed`,
-        `dropout_offset` and the position (b, h, i, j) only.
+    Numerics: softmax in float32 (float64 for float64). A query that sees no key gives 0 and
+        log-sum-exp -inf. The result does not depend on `num_threads`. Dropout keeps a probability
+        with chance 1 - `dropout_p` and scales it by 1 / (1 - `dropout_p`); its draw depends on
+        `dropout_seed`, `dropout_offset` and the position (b, h, i, j) only.
     Raises: TypeError if an argument is no such array or number; ValueError, naming the argument, if
         shapes, dtypes or strides do not fit; NotImplementedError if no kernel does it.
     Source: Rabe & Staats 2021, arXiv:2112.05682; Dao 2023, arXiv:2307.08691.

@@ -1,6 +1,7 @@
 """The one description of which keys a query sees, with the field names of `attn/mask.h`.
 
-But for dropout, whose seed and offset are one tensor here.
+Dropout's seed and offset are one tensor here, and positions are left to an operator of their own:
+what they are computed from are inputs, not parts of a mask.
 """
 
 from __future__ import annotations

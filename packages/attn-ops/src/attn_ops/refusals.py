@@ -1,4 +1,4 @@
-"""Says what the core refuses, which alone reads the numbers in a mask's tensors, in users' terms.
+"""Says in users' terms what the core refuses, which alone reads the numbers in a mask's tensors.
 
 The core speaks of the arguments of its C interface, users of the attributes of their mask.
 """

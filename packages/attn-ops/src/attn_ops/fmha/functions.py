@@ -58,9 +58,9 @@ def memory_efficient_attention_forward(
 ) -> Tensor:
     """Compute the output alone, unrecorded by autograd.
 
-    Arguments, shapes and errors: as in `memory_efficient_attention`, but that `op` is one forward
-    operator, and `dropout_seed` an int64 CPU tensor [2] that decides what is dropped; by default it
-    is drawn from torch's CPU generator.
+    Arguments, shapes and errors: as in `memory_efficient_attention`, except that `op` is one
+    forward operator, and `dropout_seed` an int64 CPU tensor [2] that decides what is dropped; by
+    default it is drawn from torch's CPU generator.
     """
     arguments = (query, key, value, attn_bias, p, scale, output_dtype)
     with torch.no_grad():
@@ -190,9 +190,9 @@ def memory_efficient_attention_partial(
     Differentiable through both results, whatever they are used for, so that partial attention and
     merging have the gradient of attention over all keys.
 
-    Arguments, shapes and errors: as in `memory_efficient_attention`, but that `op` may also be a
-    forward operator alone, and `output_dtype` is float32 by default (float64 for float64), so that
-    merging rounds once. A `sink` counts in the LSE: give it to one of the parts only.
+    Arguments, shapes and errors: as in `memory_efficient_attention`, except that `op` may also be
+    a forward operator alone, and `output_dtype` is float32 by default (float64 for float64), so
+    that merging rounds once. A `sink` counts in the LSE: give it to one of the parts only.
 
     >>> from attn_ops.fmha import merge_attentions
     >>> q, k, v = torch.randn(3, 1, 16, 8, 64).unbind()

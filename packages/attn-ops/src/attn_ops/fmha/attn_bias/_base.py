@@ -64,15 +64,15 @@ class AttentionBias:
         return None
 
     def check_fits(self, num_queries: int, num_keys: int) -> None:
-        """Check that it is made for so many rows of query and key, as one without sequences is.
+        """Check that the mask is made for so many rows of query and key; most serve any number.
 
-        Lengths that came, or were changed in place, as tensors are not read, for a captured graph
-        has tensors for the most there may be: rows beyond the sequences give 0. Neither are any in
-        a compiled region.
+        Lengths that came as tensors, or were changed in place, are not compared: the tensors of a
+        captured graph have rows for the most there may be, and rows beyond the sequences give 0.
+        In a compiled region none are compared.
 
         Raises: ValueError if the lengths are others.
         """
-        del num_queries, num_keys  # most masks serve all
+        del num_queries, num_keys
 
     def add_bias(self, bias: Tensor | RelativeBias) -> AttentionBias:
         """Return this mask with a bias added to the scores of the keys that are seen.
@@ -162,7 +162,7 @@ class BiasedMask(AttentionBias):
         return self.mask.natural_shape()
 
     def check_fits(self, num_queries: int, num_keys: int) -> None:
-        """Check that its mask is made for this many rows of query and of key."""
+        """Check that its mask is made for so many rows of query and key."""
         self.mask.check_fits(num_queries, num_keys)
 
     if not TYPE_CHECKING:  # type checkers know that there is no such attribute

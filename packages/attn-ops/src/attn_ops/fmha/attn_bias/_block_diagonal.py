@@ -190,7 +190,7 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
     def materialized_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Check the shape that `materialize` is asked for, and return it.
 
-        Raises: AssertionError if it ends not in the sums of the lengths of queries and keys.
+        Raises: AssertionError if it does not end in the sums of the lengths of queries and keys.
         """
         if tuple(shape[-2:]) != self.natural_shape():
             raise AssertionError(

@@ -149,7 +149,7 @@ class BlockSparseMask(AttentionBias):
         local_blocks: how many blocks each block sees on either side, besides its own.
         global_blocks: so many first blocks see all blocks, and all blocks see them.
         random_blocks: how many blocks, any of them, each block of each head sees besides.
-        heads: Hq, if `random_blocks` shall differ from head to head; 1 shares one pattern.
+        heads: Hq, so that `random_blocks` differ from head to head; 1 shares one pattern.
         causal: leave out the blocks after the diagonal, and let query i see keys j <= i alone.
         generator: draws the random blocks; default: torch's own.
         Raises: TypeError if a number is no int; ValueError if one is negative, or `block_size` or

@@ -29,6 +29,8 @@ class LocalAttentionFromBottomRightMask(AttentionBias):
             [0., 1., 1., 1., 1.],
             [0., 0., 1., 1., 1.],
             [0., 0., 0., 1., 1.]])
+
+    Raises: TypeError if a window is no int; ValueError if one is negative.
     """
 
     window_left: int
@@ -134,6 +136,8 @@ class LowerTriangularFromBottomRightLocalAttentionMask(LowerTriangularFromBottom
     """Let query i see the keys i + s - w < j <= i + s, with s = Mkv - Mq and w the window.
 
     Each query sees exactly w keys, its own included, as far as there are so many.
+
+    Raises: TypeError if the window is no int; ValueError if it is not positive.
     """
 
     _window_size: int

@@ -53,6 +53,7 @@ class AlibiBias(RelativeBias):
         """Return the paper's slopes: 2^(-8/n), 2^(-16/n), … for n heads, a power of 2.
 
         For other n they are those of the power of 2 below, and then every other one of the next.
+        Raises: ValueError if `heads` is less than 1.
 
         >>> AlibiBias.for_heads(4).slopes
         tensor([0.2500, 0.0625, 0.0156, 0.0039])
