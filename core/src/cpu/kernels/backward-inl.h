@@ -10,7 +10,7 @@
 #include "cpu/kernels/backward_block-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -25,18 +25,14 @@ struct BackwardCall {
   GradQuerySum<Op> query_sum;
   GradKeySum<Op> key_sum;
   GradTableSums<Op> table_sums;
-  int64_t scratch_bytes;
-  char* scratch;
 
-  BackwardCall(const BackwardProblem& problem, void* workspace, int workers)
+  BackwardCall(const BackwardProblem& problem, void* workspace)
       : p(problem),
         tiling(problem),
         shared(workspace),
         query_sum(shared, problem, tiling),
         key_sum(shared, problem, tiling),
-        table_sums(shared, problem),
-        scratch_bytes(scratch_bytes_of<BackwardScratch<Op>>(problem, tiling)),
-        scratch(shared.take<char>(busy_workers(workers, tiling.tasks) * scratch_bytes)) {}
+        table_sums(shared, problem) {}
 
   void begin() {
     clear(query_sum.turns, query_sum.num_turns);
@@ -49,12 +45,10 @@ struct BackwardCall {
     clear(key_sum.values, rows * tiling.widths.value_columns);
   }
 
-  void run_block(int64_t task, int worker) const {
-    Scratch memory(scratch + worker * scratch_bytes);
-    BackwardScratch<Op> pieces(memory, p, tiling);
+  void run_block(int64_t task, BackwardScratch<Op>& scratch) const {
     const int64_t head = task / tiling.blocks;
     const Sequence sequence = p.sequence(head / p.Hkv);
-    BackwardBlock<Op>(p, tiling, pieces, query_sum, key_sum, table_sums, sequence, head % p.Hkv,
+    BackwardBlock<Op>(p, tiling, scratch, query_sum, key_sum, table_sums, sequence, head % p.Hkv,
                       task % tiling.blocks)
         .run();
   }
@@ -95,14 +89,12 @@ int64_t attention_backward_workspace(const BackwardProblem& p, int workers) {
 
 template <class Op>
 void attention_backward(const BackwardProblem& p, void* workspace, const TaskRunner& runner) {
-  BackwardCall<Op> call(p, workspace, runner.workers);
+  BackwardCall<Op> call(p, workspace);
   call.begin();
-  runner.run(
-      call.tiling.tasks,
-      [](int64_t task, int worker, void* opaque) {
-        static_cast<const BackwardCall<Op>*>(opaque)->run_block(task, worker);
-      },
-      &call);
+  run_with_scratch<BackwardScratch<Op>>(
+      runner, call.tiling.tasks, call.shared.rest(),
+      [&](int64_t task, BackwardScratch<Op>& scratch) { call.run_block(task, scratch); }, p,
+      call.tiling);
   call.store_sums();
 }
 

@@ -6,7 +6,7 @@
 #include "cpu/kernels/decode_products-inl.h"
 #include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "parallel/task_runner.h"
+#include "cpu/kernels/tasks-inl.h"
 #include "problem/linear_problem.h"
 
 namespace attn::cpu {
@@ -44,13 +44,8 @@ class LinearLayer {
   using Unit = typename Op::Unit;
   using Tiling = LinearTiling<Op>;
 
-  LinearLayer(const LinearProblem& p, void* workspace, int workers)
-      : p_(p), t_(p), shared_(workspace), packed_(shared_.take<Unit>(p.N * t_.units)) {
-    worker_bytes_ = scratch_bytes_of<LinearScratch<Op>>(p, t_);
-    scratch_ = shared_.take<char>(busy_workers(workers, t_.tasks) * worker_bytes_);
-  }
-  int64_t workspace_bytes() const { return shared_.used(); }
-  int64_t tasks() const { return t_.tasks; }
+  LinearLayer(const LinearProblem& p, const Tiling& t, Scratch& shared)
+      : p_(p), t_(t), packed_(shared.take<Unit>(p.N * t.units)) {}
 
   void pack() {
     for (int64_t r = 0; r < p_.N; ++r) {
@@ -59,9 +54,7 @@ class LinearLayer {
     }
   }
 
-  void run(int64_t task, int worker) const {
-    Scratch memory(scratch_ + worker * worker_bytes_);
-    const LinearScratch<Op> scratch(memory, p_, t_);
+  void run(int64_t task, const LinearScratch<Op>& scratch) const {
     const int64_t begin = task * Tiling::kTaskFeatures;
     const int64_t end = smaller(begin + Tiling::kTaskFeatures, p_.F);
     with_source<Op>(p_.dtype, [&]<DType kSource>() {
@@ -119,28 +112,28 @@ class LinearLayer {
   }
 
   const LinearProblem& p_;
-  const Tiling t_;
-  Scratch shared_;
+  const Tiling& t_;
   Unit* packed_;  // [N, units]
-  int64_t worker_bytes_;
-  char* scratch_;
 };
 
 template <class Op>
 int64_t linear_layer_workspace(const LinearProblem& p, int workers) {
-  return LinearLayer<Op>(p, nullptr, workers).workspace_bytes();
+  const LinearTiling<Op> tiling(p);
+  Scratch shared(nullptr);
+  LinearLayer<Op>(p, tiling, shared);
+  return shared.used() +
+         busy_workers(workers, tiling.tasks) * scratch_bytes_of<LinearScratch<Op>>(p, tiling);
 }
 
 template <class Op>
 void linear_layer(const LinearProblem& p, void* workspace, const TaskRunner& runner) {
-  LinearLayer<Op> layer(p, workspace, runner.workers);
+  const LinearTiling<Op> tiling(p);
+  Scratch shared(workspace);
+  LinearLayer<Op> layer(p, tiling, shared);
   layer.pack();
-  runner.run(
-      layer.tasks(),
-      [](int64_t task, int worker, void* opaque) {
-        static_cast<const LinearLayer<Op>*>(opaque)->run(task, worker);
-      },
-      &layer);
+  run_with_scratch<LinearScratch<Op>>(
+      runner, tiling.tasks, shared.rest(),
+      [&](int64_t task, const LinearScratch<Op>& scratch) { layer.run(task, scratch); }, p, tiling);
 }
 
 }  // namespace

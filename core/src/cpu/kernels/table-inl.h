@@ -85,10 +85,14 @@ struct Kernels {
 template <class Op>
 constexpr KernelTable make_kernel_table() {
   using K = Kernels<Op>;
-  return {K::forward_workspace,  K::forward,
-          K::backward_workspace, K::backward,
-          K::merge_forward,      K::merge_backward,
-          K::linear_workspace,   linear_layer<typename K::ByVectors>};
+  return {.forward_workspace = K::forward_workspace,
+          .forward = K::forward,
+          .backward_workspace = K::backward_workspace,
+          .backward = K::backward,
+          .merge_forward = K::merge_forward,
+          .merge_backward = K::merge_backward,
+          .linear_workspace = K::linear_workspace,
+          .linear = linear_layer<typename K::ByVectors>};
 }
 
 }  // namespace
