@@ -210,29 +210,29 @@ def _term(
 def _check_term(
     table_name: str,
     table: Tensor,
-    rows_name: str,
-    rows: Tensor,
+    features_name: str,
+    features: Tensor,
     query: Tensor,
     num_rows: int,
 ) -> None:
     batch, _, heads, _ = query.shape
-    width = rows.shape[-1]
+    width = features.shape[-1]
     # Not `in` a tuple, here and below: Dynamo would compare no symbolic size.
     is_per_head = table.dim() == 3 and (table.shape[0] == 1 or table.shape[0] == heads)
-    if rows.dim() != 4 or rows.shape[:3] != (batch, num_rows, heads):
+    if features.dim() != 4 or features.shape[:3] != (batch, num_rows, heads):
         raise ValueError(
-            f"{_WHO}: expected {rows_name} [{batch}, {num_rows}, {heads}, width] with {table_name},"
-            f" got {list(rows.shape)}"
+            f"{_WHO}: expected {features_name} [{batch}, {num_rows}, {heads}, width] with "
+            f"{table_name}, got {list(features.shape)}"
         )
     if not is_per_head or table.shape[2] != width:
         raise ValueError(
             f"{_WHO}: expected {table_name} [{heads} or 1, distances, {width}], as wide as "
-            f"{rows_name}, got {list(table.shape)}"
+            f"{features_name}, got {list(table.shape)}"
         )
-    if table.shape[1] == 0 or not (table.is_floating_point() and rows.is_floating_point()):
+    if table.shape[1] == 0 or not (table.is_floating_point() and features.is_floating_point()):
         raise ValueError(
-            f"{_WHO}: expected {table_name} with a row, floating point as {rows_name}, got "
-            f"{table.dtype} {list(table.shape)} and {rows.dtype}"
+            f"{_WHO}: expected {table_name} with a row, floating point as {features_name}, got "
+            f"{table.dtype} {list(table.shape)} and {features.dtype}"
         )
 
 
