@@ -69,24 +69,9 @@ def relative_attention_from_deberta(
         TypeError if it is another module.
     """
     source: Any = attention
-    if not hasattr(source, "pos_ebd_size"):
-        raise TypeError(
-            "relative_attention_from_deberta: expected a DisentangledSelfAttention, the "
-            f"attention.self of a layer, got {type(attention).__name__}"
-        )
-    if not source.relative_attention or not source.pos_att_type:
-        raise ValueError(
-            "relative_attention_from_deberta: expected relative_attention with c2p or p2c, got "
-            f"relative_attention={source.relative_attention}, pos_att_type={source.pos_att_type}"
-        )
-    rows = 2 * source.pos_ebd_size
-    if rel_embeddings.shape[0] < rows:
-        raise ValueError(
-            f"relative_attention_from_deberta: expected rel_embeddings with {rows} rows, got "
-            f"{rel_embeddings.shape[0]}"
-        )
+    _check_deberta(source, rel_embeddings)
     is_parameter = isinstance(rel_embeddings, nn.Parameter)
-    embedding = rel_embeddings.detach()[:rows].clone()
+    embedding = rel_embeddings.detach()[: _num_rows(source)].clone()
     query = source.query_proj
     layer = RelativeAttention(
         source.all_head_size,
@@ -110,6 +95,29 @@ def relative_attention_from_deberta(
         if "p2c" in layer.mode:
             _copy(source.query_proj if shares else source.pos_query_proj, layer.position_query_proj)
     return layer.train(attention.training)
+
+
+def _check_deberta(source: Any, rel_embeddings: Tensor) -> None:  # noqa: ANN401  transformers' own
+    if not hasattr(source, "pos_ebd_size"):
+        raise TypeError(
+            "relative_attention_from_deberta: expected a DisentangledSelfAttention, the "
+            f"attention.self of a layer, got {type(source).__name__}"
+        )
+    if not source.relative_attention or not source.pos_att_type:
+        raise ValueError(
+            "relative_attention_from_deberta: expected relative_attention with c2p or p2c, got "
+            f"relative_attention={source.relative_attention}, pos_att_type={source.pos_att_type}"
+        )
+    if rel_embeddings.shape[0] < _num_rows(source):
+        raise ValueError(
+            f"relative_attention_from_deberta: expected rel_embeddings with {_num_rows(source)} "
+            f"rows, got {rel_embeddings.shape[0]}"
+        )
+
+
+def _num_rows(source: Any) -> int:  # noqa: ANN401
+    """Return how many rows of the embedding are read: one for each bucket of either sign."""
+    return 2 * source.pos_ebd_size
 
 
 def _mode(pos_att_type: list[str]) -> tuple[Mode, ...]:
