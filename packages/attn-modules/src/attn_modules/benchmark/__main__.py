@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,13 @@ from attn_modules.benchmark.cases import CONTESTS, GROWTH_CASES  # noqa: E402
 from attn_modules.benchmark.growth import Cost, Growth, GrowthCase, time_case  # noqa: E402
 from attn_modules.benchmark.memory import measure_extra_bytes  # noqa: E402
 from attn_modules.benchmark.report import contest_table, growth_table, markdown, to_json  # noqa: E402
+from attn_ops.benchmark.command import regular_expression  # noqa: E402
 from attn_ops.benchmark.machine import describe_machine  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from attn_modules.benchmark.contests import Outcome
 
 _ROWS = (1024, 4096, 16384)
 _QUICK_ROWS = (256, 1024)  # squares, as images are, and multiples of the blocks of plain torch
@@ -66,17 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes.append(contest.hold(rows[-1], options.threads, seconds))
             progress.advance(task)
 
+    _print_tables(console, growths, outcomes)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "benchmark.json").write_text(to_json(machine, growths, outcomes) + "\n")
+    (options.out / "benchmark.md").write_text(markdown(machine, growths, outcomes))
+    console.print(f"written to {options.out}/benchmark.json and .md")
+    return 0 if all(outcome.error.is_small for outcome in outcomes) else 1
+
+
+def _print_tables(console: Console, growths: list[Growth], outcomes: list[Outcome]) -> None:
     if growths:
         console.print("Forward + backward, and memory beyond inputs, result and gradients:")
         console.print(growth_table(growths))
     if outcomes:
         console.print("Forward; causal favor is to reach one of its two aims:")
         console.print(contest_table(outcomes))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmark.json").write_text(to_json(machine, growths, outcomes) + "\n")
-    (options.out / "benchmark.md").write_text(markdown(machine, growths, outcomes))
-    console.print(f"written to {options.out}/benchmark.json and .md")
-    return 0 if all(outcome.error.is_small for outcome in outcomes) else 1
 
 
 def _measure(case: GrowthCase, rows: Sequence[int], threads: int, seconds: float) -> Growth:
@@ -88,15 +94,6 @@ def _measure(case: GrowthCase, rows: Sequence[int], threads: int, seconds: float
     return Growth(case, tuple(costs))
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(
-            f"expected a regular expression, got {text!r} ({error}); escape what is meant literally"
-        ) from error
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m attn_modules.benchmark",
@@ -104,7 +101,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="few rows, to see that all runs")
     parser.add_argument(
-        "--only", type=_pattern, default="", metavar="REGEX", help="mechanisms whose names match"
+        "--only",
+        type=regular_expression,
+        default="",
+        metavar="REGEX",
+        help="mechanisms whose names match",
     )
     parser.add_argument("--threads", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument(

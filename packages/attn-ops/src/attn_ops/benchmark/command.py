@@ -88,7 +88,11 @@ def _measure(
         yield Result(case, ceiling.threads, ceiling, contest.error, *timings, peaks=peaks)
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def regular_expression(text: str) -> re.Pattern[str]:
+    """Return the expression that an argument of the command line is.
+
+    Raises: argparse.ArgumentTypeError if it is none.
+    """
     try:
         return re.compile(text)
     except re.error as error:
@@ -101,7 +105,11 @@ def _parse(package: str, description: str, arguments: Sequence[str] | None) -> a
     parser = argparse.ArgumentParser(prog=f"python -m {package}.benchmark", description=description)
     parser.add_argument("--quick", action="store_true", help="small cases, to see that all runs")
     parser.add_argument(
-        "--only", type=_pattern, default="", metavar="REGEX", help="cases whose names match"
+        "--only",
+        type=regular_expression,
+        default="",
+        metavar="REGEX",
+        help="cases whose names match",
     )
     parser.add_argument(
         "--threads",
