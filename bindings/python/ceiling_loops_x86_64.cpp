@@ -120,7 +120,7 @@ CeilingLoops ceiling_loops() {
   }
   if (__builtin_cpu_supports("avx512f")) loops.multiply_float32 = multiply_avx512;
   if (__builtin_cpu_supports("avx512bf16")) loops.multiply_bfloat16 = multiply_avx512_bfloat16;
-  // Who has these kernels may use the tile registers: the library has asked for them.
+  // Where these kernels run, this process may use the tile registers: the library has asked.
   if (std::strstr(attn_cpu_isas(), "amx_bf16")) loops.multiply_bfloat16 = multiply_amx_bfloat16;
   return loops;
 }

@@ -76,11 +76,13 @@ void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle gra
                     int32_t num_threads, std::optional<uint64_t> stream) {
   const ChunkArgs chunk_out_args(kBackward, "chunk_outs", chunk_outs, Access::kRead);
   const ChunkArgs chunk_lse_args(kBackward, "chunk_lses", chunk_lses, Access::kRead);
-  const ChunkArgs grad_out_args(kBackward, "grad_chunk_outs", grad_chunk_outs, Access::kWrite);
-  const ChunkArgs grad_lse_args(kBackward, "grad_chunk_lses", grad_chunk_lses, Access::kWrite);
+  const ChunkArgs grad_chunk_out_args(kBackward, "grad_chunk_outs", grad_chunk_outs,
+                                      Access::kWrite);
+  const ChunkArgs grad_chunk_lse_args(kBackward, "grad_chunk_lses", grad_chunk_lses,
+                                      Access::kWrite);
   check_count(kBackward, "chunk_lses", chunk_lse_args, chunk_out_args.count());
-  check_count(kBackward, "grad_chunk_outs", grad_out_args, chunk_out_args.count());
-  check_count(kBackward, "grad_chunk_lses", grad_lse_args, chunk_out_args.count());
+  check_count(kBackward, "grad_chunk_outs", grad_chunk_out_args, chunk_out_args.count());
+  check_count(kBackward, "grad_chunk_lses", grad_chunk_lse_args, chunk_out_args.count());
   const TensorArg grad_out_arg(kBackward, "grad_out", grad_out, Access::kRead);
   const TensorArg grad_lse_arg(kBackward, "grad_lse", grad_lse, Access::kRead);
   const attn_exec exec = make_exec(num_threads, stream, grad_out_arg);
@@ -90,8 +92,8 @@ void merge_backward(nb::handle chunk_outs, nb::handle chunk_lses, nb::handle gra
   args.chunk_lses = chunk_lse_args.get();
   args.grad_out = grad_out_arg.get();
   args.grad_lse = grad_lse_arg.get();
-  args.grad_chunk_outs = grad_out_args.get();
-  args.grad_chunk_lses = grad_lse_args.get();
+  args.grad_chunk_outs = grad_chunk_out_args.get();
+  args.grad_chunk_lses = grad_chunk_lse_args.get();
   args.exec = &exec;
   run_without_gil([&](attn_error& error) { return attn_merge_backward(&args, &error); });
 }
