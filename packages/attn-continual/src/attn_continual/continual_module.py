@@ -45,7 +45,7 @@ class ContinualModule(nn.Module, ABC):
     time_axis: int = 1
     """The axis of time in what `forward_steps` takes and returns."""
     inputs_without_time: tuple[str, ...] = ()
-    """Names of further inputs of `steps` that are no sequence, as the mask of a window."""
+    """Names of further inputs of `steps` that are no sequence, such as the mask of a window."""
     detaches_state: bool = True
     """Whether stepping cuts the history of gradients. False: back-propagation through time."""
 

@@ -78,7 +78,7 @@ class TransformerEncoderLayer(nn.TransformerEncoderLayer):
     ) -> Self:
         """Return a layer with the weights, mode, settings and layout of torch's, sharing nothing.
 
-        options: what else the constructor takes, as embed_dim_second.
+        options: what else the constructor takes, such as embed_dim_second.
         """
         settings = {**_torch_settings(layer), "embed_dim_second": False, **options}
         built = cls(**settings, sequence_len=sequence_len)

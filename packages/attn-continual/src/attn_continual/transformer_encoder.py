@@ -82,7 +82,7 @@ class ContinualTransformerEncoder(ContinualModule):
     ) -> Self:
         """Return an encoder with the weights, mode, settings and layout of torch's, not shared.
 
-        options: what else `TransformerEncoderLayer` takes, as embed_dim_second.
+        options: what else `TransformerEncoderLayer` takes, such as embed_dim_second.
         """
         sources: Any = iter(encoder.layers)
 

@@ -163,7 +163,7 @@ class Window:
         extra: ExtraRows | None,
         active: Tensor | None,
     ) -> Tensor:
-        """Write the step's rows into `state`, count it, and return the output."""
+        """Write the step's rows into `state`, its position too, and return the output."""
         query, key, value, dtype = rows.query, rows.key, rows.value, state.key.dtype
         if not query.dtype == key.dtype == value.dtype == dtype:
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

@@ -276,7 +276,7 @@ class MultiHeadDispatch(nn.Module):
                 raise ValueError(
                     f"MultiHeadDispatch: expected no {name}, because "
                     f"{type(attention).__name__} is called with the inputs as they are; what it "
-                    "takes itself belongs into its own configuration"
+                    "takes itself belongs in its own configuration"
                 )
         own_heads = getattr(attention, "num_heads", self.num_heads)
         if skips and own_heads != self.num_heads:

@@ -72,8 +72,8 @@ class BlockDiagonalMask(PackedMask[_SeqLenInfo]):
     def from_tensor_list(cls, tensors: Sequence[Tensor]) -> tuple[Self, Tensor]:
         """Join [B_i, M_i, *] into [1, sum of B_i * M_i, *]; `split` undoes it.
 
-        tensors: B_i sequences of M_i rows each; what follows, as [H, K], is the same for all. So a
-            tensor [M, H, K] counts as M sequences of H rows: give a sequence as [1, M, H, K].
+        tensors: B_i sequences of M_i rows each; what follows, such as [H, K], is the same for all.
+            So a tensor [M, H, K] counts as M sequences of H rows: give a sequence as [1, M, H, K].
         Returns: the mask, which lets each of the B_i see itself alone, and the joined tensor.
         Raises: ValueError if there are no tensors, one has fewer than two axes, or other extents
             than the first beyond these.
