@@ -10,7 +10,9 @@ REPOSITORY = Path(__file__).parents[2]
 FOLDERS = (
     "",
     "bindings",
+    "bindings/torch",
     "core",
+    "core/src/cuda",
     "examples",
     "packages",
     "packages/attn-continual",
@@ -19,6 +21,7 @@ FOLDERS = (
     "packages/attn-modules/docs",
     "packages/attn-ops",
     "tests",
+    "tests/core/cuda_emulation",
 )
 OPERATOR = REPOSITORY / "packages/attn-ops/docs/operator.md"  # its neighbour runs perf
 DOCUMENTS = sorted(
