@@ -1,6 +1,6 @@
 """Time attention against torch's SDPA and against the machine: `python -m attn_ops.benchmark`.
 
-Needs torch, matplotlib and rich: `pip install attn-ops[benchmark]`.
+Needs torch, matplotlib and rich; in a clone, `pip install "./packages/attn-ops[benchmark]"`.
 """
 
 from importlib.util import find_spec
