@@ -162,8 +162,8 @@ struct HeadParameters {
 struct PositionTerm {
   HeadRows features;        // [B, Mq or Mkv, Hq, width]
   bool is_content = false;  // the features are the query or the key
-  HeadRows table;           // [table_rows, Hq, width]; a stride of 0 shares it
-  int64_t table_rows = 0, width = 0;
+  HeadRows table;           // [num_table_rows, Hq, width]; a stride of 0 shares it
+  int64_t num_table_rows = 0, width = 0;
   int64_t num_distances = 0;              // that the table tells apart
   const int32_t* table_row_of = nullptr;  // [num_distances]; null: one after the other
 
@@ -173,9 +173,8 @@ struct PositionTerm {
   }
 };
 
-// With d the distance from the diagonal, both tables count it as clamp(d + zero_row). Queries meet
-// the table that is called after keys, and keys that of queries, whose gradients are named
-// likewise.
+// With d the distance from the diagonal, both tables count it as clamp(d + zero_row). The names of
+// attn/mask.h cross: features of queries meet key_table, those of keys query_table.
 struct Positions {
   PositionTerm of_queries, of_keys;
   int64_t zero_row = 0;

@@ -18,8 +18,8 @@ struct Side {
   const attn_tensor* features;
   const char* table_name;
   const attn_tensor* table;
-  const char* places_name;
-  const attn_tensor* places;
+  const char* table_rows_name;
+  const attn_tensor* table_rows;
   Axis rows;                // of the features
   const HeadRows& content;  // what the features are by default
   int64_t content_heads;
@@ -52,33 +52,33 @@ void read_features(const Side& side, TensorReader& reader, const Problem& proble
   term.width = problem.K;
 }
 
-// Reads where the rows of distances lie, once the table is read.
-void read_places(const Side& side, TensorReader& reader, PositionTerm& term) {
-  term.num_distances = term.table_rows;
-  if (!side.places) return;
+// Reads which row of the table each distance has, once the table is read.
+void read_table_rows(const Side& side, TensorReader& reader, PositionTerm& term) {
+  term.num_distances = term.num_table_rows;
+  if (!side.table_rows) return;
   term.table_row_of = reader
-                          .integers({.name = side.places_name,
+                          .integers({.name = side.table_rows_name,
                                      .access = Access::kRead,
                                      .dtypes = only(DType::kInt32),
                                      .axes = {free_axis("D"), {}, {}, {}}},
-                                    1, side.places)
+                                    1, side.table_rows)
                           .data;
-  term.num_distances = side.places->shape[0];
+  term.num_distances = side.table_rows->shape[0];
   if (term.num_distances == 0) {
-    refuse_argument("expected %s's extent D >= 1, got 0; leave it out", side.places_name);
+    refuse_argument("expected %s's extent D >= 1, got 0; leave it out", side.table_rows_name);
   }
   for (int64_t r = 0; reader.reads_data() && r < term.num_distances; ++r) {
-    if (term.table_row_of[r] >= 0 && term.table_row_of[r] < term.table_rows) continue;
-    refuse_argument("expected %s within the %lld rows of %s, got %d at [%lld]", side.places_name,
-                    static_cast<long long>(term.table_rows), side.table_name, term.table_row_of[r],
-                    static_cast<long long>(r));
+    if (term.table_row_of[r] >= 0 && term.table_row_of[r] < term.num_table_rows) continue;
+    refuse_argument("expected %s within the %lld rows of %s, got %d at [%lld]",
+                    side.table_rows_name, static_cast<long long>(term.num_table_rows),
+                    side.table_name, term.table_row_of[r], static_cast<long long>(r));
   }
 }
 
 PositionTerm read_term(const Side& side, TensorReader& reader, const Problem& problem) {
   if (!side.table) {
-    const char* beside = side.features ? side.features_name : side.places_name;
-    if (!side.features && !side.places) return {};
+    const char* beside = side.features ? side.features_name : side.table_rows_name;
+    if (!side.features && !side.table_rows) return {};
     refuse_argument("expected %s to be a tensor, got NULL; pass it with %s, or neither",
                     side.table_name, beside);
   }
@@ -93,13 +93,13 @@ PositionTerm read_term(const Side& side, TensorReader& reader, const Problem& pr
                 axis("width", term.width, term.is_content ? "query" : side.features_name),
                 {}}},
       side.table);
-  term.table_rows = side.table->shape[1];
-  if (term.width == 0 || term.table_rows == 0) {
+  term.num_table_rows = side.table->shape[1];
+  if (term.width == 0 || term.num_table_rows == 0) {
     refuse_argument("expected %s's extents Z and width >= 1, got %lld and %lld; leave it out",
-                    side.table_name, static_cast<long long>(term.table_rows),
+                    side.table_name, static_cast<long long>(term.num_table_rows),
                     static_cast<long long>(term.width));
   }
-  read_places(side, reader, term);
+  read_table_rows(side, reader, term);
   return term;
 }
 
@@ -146,8 +146,8 @@ Positions read_positions(const attn_positions& given, TensorReader& reader,
                                     .features = given.query,
                                     .table_name = "positions.key_table",
                                     .table = given.key_table,
-                                    .places_name = "positions.key_table_rows",
-                                    .places = given.key_table_rows,
+                                    .table_rows_name = "positions.key_table_rows",
+                                    .table_rows = given.key_table_rows,
                                     .rows = axis("Mq", problem.Mq, "query"),
                                     .content = problem.query,
                                     .content_heads = problem.Hq},
@@ -156,8 +156,8 @@ Positions read_positions(const attn_positions& given, TensorReader& reader,
                                  .features = given.key,
                                  .table_name = "positions.query_table",
                                  .table = given.query_table,
-                                 .places_name = "positions.query_table_rows",
-                                 .places = given.query_table_rows,
+                                 .table_rows_name = "positions.query_table_rows",
+                                 .table_rows = given.query_table_rows,
                                  .rows = axis("Mkv", problem.Mkv, "key"),
                                  .content = problem.key,
                                  .content_heads = problem.Hkv},

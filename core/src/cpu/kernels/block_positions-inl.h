@@ -46,7 +46,8 @@ struct GradTableSum {
         heads(heads_of(gradient, Hq)),
         columns(round_up(term.width, S::kWidth)),
         turns(scratch.take<Turn>(heads)) {
-    if (heads > 0) sum = rows_of_sum<S>(scratch, gradient, 1, term.table_rows, heads, term.width);
+    if (heads > 0)
+      sum = rows_of_sum<S>(scratch, gradient, 1, term.num_table_rows, heads, term.width);
   }
 
   static int64_t heads_of(const HeadRows& gradient, int64_t Hq) {
@@ -61,7 +62,7 @@ struct GradTableSum {
   template <class F>
   void each_row(F&& visit) const {
     for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t place = 0; place < term.table_rows; ++place) visit(h, place);
+      for (int64_t place = 0; place < term.num_table_rows; ++place) visit(h, place);
     }
   }
 

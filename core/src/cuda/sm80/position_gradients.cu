@@ -33,7 +33,7 @@ void launch_table(const PositionTableArguments& a, void* stream) {
   const int64_t heads =
       (a.of_keys ? p.grad_query_table : p.grad_key_table).stride_h == 0 ? 1 : p.Hq;
   launch(&position_table_gradients_kernel<kTableThreads>,
-         {.x = heads * term.table_rows, .y = (term.width + kWarpLanes - 1) / kWarpLanes},
+         {.x = heads * term.num_table_rows, .y = (term.width + kWarpLanes - 1) / kWarpLanes},
          kTableThreads, kTableThreads * sizeof(double), stream, a);
 }
 

@@ -15,7 +15,7 @@ namespace attn::cuda {
 // nearest of them. No host has seen the places.
 ATTN_DEVICE int64_t place_of(const PositionTerm& term, int64_t row) {
   const int64_t near = clamp(row, 0, term.num_distances - 1);
-  return term.table_row_of ? clamp(term.table_row_of[near], 0, term.table_rows - 1) : near;
+  return term.table_row_of ? clamp(term.table_row_of[near], 0, term.num_table_rows - 1) : near;
 }
 
 // Numbers of a left operand's rows g and g + 8, of two columns, as mma.m16n8k8 has them. `splits`:

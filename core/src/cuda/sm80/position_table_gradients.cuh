@@ -129,7 +129,8 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1)
   const BackwardProblem& p = a.backward.problem;
   const PositionTerm& term = a.term();
   const HeadRows& to = a.of_keys ? p.grad_query_table : p.grad_key_table;
-  const int64_t row = block_index().x % term.table_rows, h = block_index().x / term.table_rows;
+  const int64_t row = block_index().x % term.num_table_rows,
+                h = block_index().x / term.num_table_rows;
   const int64_t column = int64_t{block_index().y} * kWarpLanes + lane();
   const int64_t heads_end = to.stride_h == 0 ? p.Hq : h + 1;
   const int64_t zero = p.positions.zero_row - (p.band.bottom_right ? p.Mkv - p.Mq : 0);
