@@ -8,8 +8,8 @@
            lse [B, Hq, Mq]. Hq is a multiple of Hkv: query head h reads key head h / (Hq / Hkv).
    Strides: any, in elements, if the last is 1 (or its extent is 1); inputs may repeat (stride 0),
            outputs may not overlap.
-   Memory: what is written, and the workspace, lies apart from every other argument. Refused is what
-           can be told at once: the same data pointer, and two that overlap without gaps of theirs.
+   Memory: what is written, and the workspace, lies apart from every other argument. What can be
+           told at once is refused: equal data pointers, and two without gaps that overlap.
    Dtypes: query, key and value alike: float32, bfloat16, float16 or float64. out: the same, or
            any of the first three if the inputs are. lse: float32; float64 for float64 inputs.
    Numerics: softmax and accumulation in float32 (float64 for float64), in which a subnormal number

@@ -3,8 +3,8 @@
    A struct that begins with struct_size may grow at its end in later releases. Initialise it with
    its _INIT macro, which sets struct_size to the size that the caller's header knows: a library of
    a later release fills in what is missing, with what the macro gave then. A library of an earlier
-   one takes the struct as long as the fields that it does not know are 0, which is their default,
-   and else returns ATTN_ERROR_UNSUPPORTED. No struct_size is more than 4096. */
+   one takes the struct if the fields that it does not know are 0, which is their default; otherwise
+   it returns ATTN_ERROR_UNSUPPORTED. No struct_size is more than 4096. */
 #ifndef ATTN_ATTN_H
 #define ATTN_ATTN_H
 

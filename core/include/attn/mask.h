@@ -53,7 +53,8 @@ typedef struct attn_blocks {
 } attn_blocks;
 
 /* Biases of the distance d = j - (i + shift) from the band's diagonal, computed in the kernel.
-   Source of slopes: Press et al. 2022, arXiv:2108.12409; of table: Shaw et al. 2018. */
+   Source of slopes: Press et al. 2022, arXiv:2108.12409; of table: Shaw et al. 2018,
+   arXiv:1803.02155, and Raffel et al. 2020, arXiv:1910.10683, section 2.1. */
 typedef struct attn_relative {
   const attn_tensor* slopes; /* [Hq]: adds -slopes[h] * |d|; or NULL */
   const attn_tensor* table;  /* [Hq, 2 R + 1]: adds table[h, clamp(d, -R, R) + R]; or NULL */

@@ -5,12 +5,11 @@
 #include "dispatch/attention.h"
 #include "problem/read_attention.h"
 
-using attn::guarded;
 using Data = attn::TensorReader::Data;
 
 attn_status attn_attention_forward_workspace(const attn_attention_forward_args* args, size_t* bytes,
                                              attn_error* error) noexcept {
-  return guarded("attn_attention_forward_workspace", error, [&] {
+  return attn::guarded("attn_attention_forward_workspace", error, [&] {
     attn::require_bytes(bytes);
     *bytes = attn::forward_workspace(attn::read_forward(args, Data::kIgnored));
   });
@@ -18,13 +17,13 @@ attn_status attn_attention_forward_workspace(const attn_attention_forward_args* 
 
 attn_status attn_attention_forward(const attn_attention_forward_args* args,
                                    attn_error* error) noexcept {
-  return guarded("attn_attention_forward", error,
-                 [&] { attn::forward(attn::read_forward(args, Data::kUsed)); });
+  return attn::guarded("attn_attention_forward", error,
+                       [&] { attn::forward(attn::read_forward(args, Data::kUsed)); });
 }
 
 attn_status attn_attention_backward_workspace(const attn_attention_backward_args* args,
                                               size_t* bytes, attn_error* error) noexcept {
-  return guarded("attn_attention_backward_workspace", error, [&] {
+  return attn::guarded("attn_attention_backward_workspace", error, [&] {
     attn::require_bytes(bytes);
     *bytes = attn::backward_workspace(attn::read_backward(args, Data::kIgnored));
   });
@@ -32,6 +31,6 @@ attn_status attn_attention_backward_workspace(const attn_attention_backward_args
 
 attn_status attn_attention_backward(const attn_attention_backward_args* args,
                                     attn_error* error) noexcept {
-  return guarded("attn_attention_backward", error,
-                 [&] { attn::backward(attn::read_backward(args, Data::kUsed)); });
+  return attn::guarded("attn_attention_backward", error,
+                       [&] { attn::backward(attn::read_backward(args, Data::kUsed)); });
 }

@@ -1,4 +1,4 @@
-// Keeps exceptions on this side of the C ABI, and what every entry point checks itself.
+// Keeps exceptions on this side of the C ABI; and the one check that workspace queries share.
 #pragma once
 
 #include <cstddef>

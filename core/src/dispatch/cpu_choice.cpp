@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kKnownIsas[] = {"scalar",      "avx2",     "avx512",
                                       "avx512_bf16", "amx_bf16", "neon"};
 
-// Memory of its own, for who asks is promised an answer.
+// In memory of its own: asking is promised to succeed, so that nothing may be allocated.
 struct IsaNames {
   char text[64] = "";
 

@@ -37,13 +37,13 @@ void backward(const BackwardCall& call) {
 }
 
 void merge_forward(const MergeForwardCall& call) {
-  device_of(call.resources);
+  device_of(call.resources);  // refuses one that is not there
   const DeviceGuard guard(call.resources.device.id);
   decode::merge_forward(call.problem, call.resources.exec.stream);
 }
 
 void merge_backward(const MergeBackwardCall& call) {
-  device_of(call.resources);
+  device_of(call.resources);  // likewise
   const DeviceGuard guard(call.resources.device.id);
   decode::merge_backward(call.problem, call.resources.exec.stream);
 }

@@ -9,7 +9,7 @@
 namespace attn {
 namespace {
 
-// Beyond all steps that anybody takes, and small enough to add to.
+// Beyond all steps that any stream takes, and small enough to add to.
 constexpr int64_t kPositionLimit = int64_t{1} << 62;
 
 void check_one_row(const char* name, int64_t rows) {

@@ -33,7 +33,7 @@ struct StepRows {
 
 struct StepProblem {
   // Over all slots of the rings, which are its key and value; without its bias, and with this
-  // step's query, be it one that waits.
+  // step's query even where an older one attends.
   ForwardProblem attention;
   HeadRows query, key, value;  // this step's
   HeadRows query_ring;         // optional
