@@ -191,7 +191,8 @@ Units: band_left, band_right in keys each side of the diagonal, UNBOUNDED for no
     dimensionless, None for K**-0.5.
 Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; lse float32 (float64
     for float64); bias the query's, float32, or bool (true keeps a key).
-Numerics: softmax in float32; a query that sees no key gives out 0 and lse -inf. No autograd.
+Numerics: softmax in float32 (float64 for float64); a query that sees no key gives out 0 and lse
+    -inf. No autograd.
 On a GPU: the call is queued on `stream`, a cudaStream_t as an integer, by default the one that
     query's framework works on: that of DLPack's exchange table (torch), or else the legacy default
     stream, on which arrays with __dlpack__ are ready. It works in `workspace`, an array [bytes] of

@@ -104,7 +104,8 @@ constexpr const char* kForwardDoc =
 Shapes: each of chunk_outs, and out, [B, M, H, Kv]; each of chunk_lses, and lse, [B, H, M].
 Dtypes: chunk_outs alike: float32, bfloat16, float16 or float64; out the same, or any of the first
     three if they are; every lse float32 (float64 for float64).
-Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
+Numerics: float32 (float64 for float64); a chunk with lse -inf adds nothing; without any other, out
+    0 and lse -inf.
 On a GPU: `stream` as in attention_forward.
 Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
     argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.

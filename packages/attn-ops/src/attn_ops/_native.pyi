@@ -21,7 +21,8 @@ def attention_forward(query: Array, key: Array, value: Array, out: Array, lse: A
         dimensionless, None for K**-0.5.
     Dtypes: query, key and value alike: float32, bfloat16, float16 or float64; lse float32 (float64
         for float64); bias the query's, float32, or bool (true keeps a key).
-    Numerics: softmax in float32; a query that sees no key gives out 0 and lse -inf. No autograd.
+    Numerics: softmax in float32 (float64 for float64); a query that sees no key gives out 0 and lse
+        -inf. No autograd.
     On a GPU: the call is queued on `stream`, a cudaStream_t as an integer, by default the one that
         query's framework works on: that of DLPack's exchange table (torch), or else the legacy default
         stream, on which arrays with __dlpack__ are ready. It works in `workspace`, an array [bytes] of
@@ -51,7 +52,8 @@ def merge_forward(chunk_outs: Sequence[Array], chunk_lses: Sequence[Array], out:
     Shapes: each of chunk_outs, and out, [B, M, H, Kv]; each of chunk_lses, and lse, [B, H, M].
     Dtypes: chunk_outs alike: float32, bfloat16, float16 or float64; out the same, or any of the first
         three if they are; every lse float32 (float64 for float64).
-    Numerics: float32; a chunk with lse -inf adds nothing; without any other, out 0 and lse -inf.
+    Numerics: float32 (float64 for float64); a chunk with lse -inf adds nothing; without any other, out
+        0 and lse -inf.
     On a GPU: `stream` as in attention_forward.
     Raises: TypeError if an argument is no array or `out` is read-only; ValueError, naming the
         argument, for shapes, dtypes and strides that do not fit, or for no chunk or more than 1024.
