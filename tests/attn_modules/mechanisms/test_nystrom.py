@@ -154,6 +154,24 @@ def test_convolution_of_any_size(size, causal):
     assert_close(attention(q, k, dirty, key_padding_mask=mask), expected)
 
 
+@pytest.mark.parametrize(("length", "size"), [(12, 25), (12, 65), (16, 33), (20, 50)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_convolution_of_one_head_longer_than_the_sequence(length, size, causal):
+    """Not of one channel: torch's gradient of that writes out of bounds in float32."""
+    options = {"num_heads": 1, "num_landmarks": LENGTH, "conv_kernel_size": size, "causal": causal}
+    attention = made(**options).float()
+    first = 1 - size if causal else -(size // 2)
+    for _ in range(4):
+        q, k, v = (torch.randn(2, 1, length, 4) for _ in range(3))
+        upstream = torch.randn_like(v)
+        attention.zero_grad()
+        attention(q, k, v).backward(upstream)
+        weight = attention.skip_connection.weight.detach().double().requires_grad_()
+        added = [convolution(rows[0].double(), weight.flatten(), first) for rows in v]
+        torch.stack(added).backward(upstream[:, 0].double())
+        assert_close(attention.skip_connection.weight.grad, weight.grad.float())
+
+
 def test_a_module_of_v_is_added():
     inputs = qkv()
     ours = made(v_skip_connection=nn.Hardtanh(-0.5, 0.5))(*inputs)

@@ -197,7 +197,13 @@ class _SequenceConvolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  what torch calls it
         if input.shape[-2] == 0:  # torch convolves no empty sequences
             return input
-        return super().forward(input)[..., : input.shape[-2], :]
+        rows, weight, heads = input, self.weight, self.groups
+        if heads == 1:
+            # oneDNN's gradient to the weight of a single channel, which is no depthwise
+            # convolution to it, writes out of bounds where kernels are longer than sequences.
+            rows, weight, heads = rows.expand(-1, 2, -1, -1), weight.expand(2, -1, -1, -1), 2
+        out = nn.functional.conv2d(rows, weight, padding=self.padding, groups=heads)
+        return out[:, : self.groups, : input.shape[-2]]
 
 
 def _probabilities(q: Tensor, k: Tensor, q_used: Tensor | None, k_used: Tensor | None) -> Tensor:
