@@ -107,7 +107,7 @@ def test_every_option_is_in_the_configuration():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_size": 0}, "block_size of 1 or more"),
+        ({"block_size": 0}, "block_size, an int of 1 or more"),
         ({"seed": -1}, "seed of 0"),
         ({"seed": 2**32}, "seed of 0"),
         ({"num_sliding_window_blocks": 4}, "odd number"),

@@ -133,5 +133,5 @@ def test_other_layouts_are_refused():
     mask = BlockSparseMask.from_pattern(torch.ones(3, 3, dtype=torch.bool), 16)
     with pytest.raises(TypeError, match=r"got a BlockSparseMask; .*mask_to_layout makes"):
         BlockSparseAttention(mask)
-    with pytest.raises(ValueError, match="block_size of 1 or more"):
+    with pytest.raises(ValueError, match="block_size, an int of 1 or more"):
         BlockSparseAttention(LAYOUT, 0)

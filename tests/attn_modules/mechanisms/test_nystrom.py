@@ -210,7 +210,7 @@ def test_what_cannot_be_honoured_is_refused():
     with pytest.raises(ValueError, match="expected key_padding_mask for"):
         made()(*qkv(), key_padding_mask=torch.ones(B, LENGTH - 1, dtype=torch.bool))
     for name in ("num_heads", "num_landmarks", "inv_iterations", "conv_kernel_size"):
-        with pytest.raises(ValueError, match="expected positive num_heads"):
+        with pytest.raises(ValueError, match=f"expected {name}, an int of 1 or more, got 0"):
             made(**{name: 0})
 
 

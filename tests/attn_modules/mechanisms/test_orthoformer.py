@@ -178,6 +178,8 @@ def test_what_cannot_be_honoured_is_refused():
         made("nearest")
     with pytest.raises(ValueError, match="landmarks_from 'queries' or 'queries_and_keys'"):
         made(landmarks_from="values")
-    for options in ({"count": 0}, {"subsample_fraction": 0.0}, {"subsample_fraction": 1.1}):
-        with pytest.raises(ValueError, match="positive num_landmarks and subsample_fraction"):
-            made(**options)
+    with pytest.raises(ValueError, match="num_landmarks, an int of 1 or more, got 0"):
+        made(count=0)
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ValueError, match=rf"subsample_fraction in \(0, 1\], got {fraction}"):
+            made(subsample_fraction=fraction)

@@ -83,6 +83,6 @@ def test_what_does_not_fit_is_refused():
         ValueError, match=r"expected a square number of queries.* got 12; pad to 16"
     ):
         Pooling()(x, x, x)
-    for arguments in ((0,), (3, 0), (3, 1, 2), (3, 1, -1)):
-        with pytest.raises(ValueError, match="expected pool_size and stride of at least 1"):
-            Pooling(*arguments)
+    for options in ({"pool_size": 0}, {"stride": 0}, {"padding": -1}, {"padding": 2}):
+        with pytest.raises(ValueError, match=f"Pooling: expected {next(iter(options))}"):
+            Pooling(**options)

@@ -165,7 +165,7 @@ def test_the_lists_grow_with_what_is_drawn():
     [
         ({"r": 0.0}, r"probability in \(0, 1\], got 0.0"),
         ({"r": 1.1}, r"probability in \(0, 1\], got 1.1"),
-        ({"block_size": 0}, "block_size of 1 or more, got 0"),
+        ({"block_size": 0}, "block_size, an int of 1 or more, got 0"),
         ({"seed": -1}, "seed of 0 to 2\\^32 - 1, got -1"),
         ({"seed": 2**32}, "got 4294967296"),
     ],

@@ -74,5 +74,5 @@ def test_what_does_not_fit_is_refused(attention):
         attention(x, x, x)
     with pytest.raises(ValueError, match=r"as wide as dim_model=4, got \[1, 15, 3\]"):
         attention(*[x[..., :3]] * 3)
-    with pytest.raises(ValueError, match="dim_model of at least 1"):
+    with pytest.raises(ValueError, match="dim_model, an int of 1 or more, got 0"):
         Visual(0)

@@ -10,6 +10,7 @@ from attn_modules.mechanisms._block_attention import BlockAttention
 from attn_modules.patterns import big_bird
 from attn_modules.patterns._block_lists import num_blocks
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +64,7 @@ class BigBirdAttention(BlockAttention):
         big_bird.check_counts(
             num_random_blocks, num_sliding_window_blocks, num_global_blocks, num_heads, who
         )
-        if block_size < 1:
-            raise ValueError(f"{who}: expected block_size of 1 or more, got {block_size}")
+        check_counts(who, block_size=block_size)
         if seed is not None and not 0 <= seed < 2**32:
             raise ValueError(f"{who}: expected a seed of 0 to 2^32 - 1, got {seed}")
         self.causal = causal

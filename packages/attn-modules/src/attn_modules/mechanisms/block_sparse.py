@@ -8,6 +8,7 @@ from attn_modules.mechanisms._block_attention import BlockAttention
 from attn_modules.patterns import layouts
 from attn_modules.registry import register_attention
 from attn_ops.fmha.attn_bias import BlockSparseMask
+from attn_ops.scalars import check_counts
 
 
 @register_attention("blocksparse")
@@ -53,6 +54,7 @@ class BlockSparseAttention(BlockAttention):
                 "BlockSparseAttention: expected layout [H, query blocks, key blocks] or [query "
                 f"blocks, key blocks], got {list(layout.shape)}"
             )
+        check_counts("BlockSparseAttention", block_size=block_size, num_heads=num_heads)
         self.num_patterns, self._query_blocks, self._key_blocks = by_head.shape
         if self.num_patterns != 1 and num_heads not in (1, self.num_patterns):
             raise ValueError(

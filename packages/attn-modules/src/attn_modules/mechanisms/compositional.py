@@ -13,6 +13,7 @@ from attn_modules.attention import Attention
 from attn_modules.input_projection import InputProjection, InputProjectionConfig
 from attn_modules.registry import register_attention
 from attn_ops import LowerTriangularMask
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from attn_modules.attention_mask import AttentionMask
@@ -81,6 +82,7 @@ class CompositionalAttention(Attention):
         self.dim_attn = _first_of(dim_attn, dim_value, dim_model)
         self._check_widths(dim_value)
         self.dim_selection = dim_model // num_heads if dim_selection is None else dim_selection
+        check_counts("CompositionalAttention", dim_selection=self.dim_selection)
         self.dim_head = self.dim_key // num_heads
         self.value_dim = self.dim_attn // self.num_rules
         self.qk_rule = qk_rule

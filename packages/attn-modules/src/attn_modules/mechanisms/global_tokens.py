@@ -30,7 +30,8 @@ class GlobalAttention(Attention):
         M. It belongs to the configuration: no state_dict holds it.
     causal: of those keys, query i sees j <= i alone.
     force_sparsity: changes nothing, for what is not seen is never computed.
-    Raises: ValueError if `attention_query_mask` is another tensor, or inputs are longer than it.
+    Raises: ValueError if `attention_query_mask` is another tensor, or inputs are longer than it;
+        TypeError if it is none.
     Source: Beltagy et al. 2020, arXiv:2004.05150, section 3.1; Zaheer et al. 2020,
         arXiv:2007.14062, section 2.
     """
@@ -95,6 +96,11 @@ class GlobalAttention(Attention):
 
 def _check_query_mask(mask: Tensor) -> Tensor:
     """Return which tokens are global, bool [N]."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            "GlobalAttention: expected attention_query_mask, a bool tensor [N, 1] or [N], got a "
+            f"{type(mask).__name__}"
+        )
     if mask.dtype != torch.bool or mask.dim() not in (1, 2) or mask.shape[1:].numel() != 1:
         raise ValueError(
             "GlobalAttention: expected attention_query_mask, bool [N, 1] or [N], got "

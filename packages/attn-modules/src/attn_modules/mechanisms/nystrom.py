@@ -14,6 +14,7 @@ from attn_modules.attention import Attention
 from attn_modules.mechanisms.scaled_dot_product import ScaledDotProduct
 from attn_modules.registry import register_attention
 from attn_ops import memory_efficient_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from attn_modules.attention_mask import AttentionMask
@@ -77,12 +78,10 @@ class NystromAttention(Attention):
         conv_kernel_size: int | None = None,
     ) -> None:
         super().__init__(dropout)
-        counts = (num_heads, num_landmarks, inv_iterations, conv_kernel_size)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError(
-                "NystromAttention: expected positive num_heads, num_landmarks, inv_iterations and "
-                f"conv_kernel_size, got {', '.join(map(str, counts))}"
-            )
+        counts = {"num_landmarks": num_landmarks, "inv_iterations": inv_iterations}
+        optional = {"num_heads": num_heads, "conv_kernel_size": conv_kernel_size}
+        counts |= {name: count for name, count in optional.items() if count is not None}
+        check_counts("NystromAttention", **counts)
         self.num_heads = num_heads
         self.num_landmarks = num_landmarks
         self.landmark_pooling = landmark_pooling

@@ -13,6 +13,7 @@ from attn_modules._landmark_selection import Candidates, cluster, draw, pick_ort
 from attn_modules.attention import Attention
 from attn_modules.mechanisms.scaled_dot_product import ScaledDotProduct
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from attn_modules.attention_mask import AttentionMask
@@ -76,10 +77,11 @@ class OrthoFormerAttention(Attention):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dropout)
-        if num_landmarks < 1 or not 0.0 < subsample_fraction <= 1.0:
+        check_counts("OrthoFormerAttention", num_landmarks=num_landmarks)
+        if not 0.0 < subsample_fraction <= 1.0:
             raise ValueError(
-                "OrthoFormerAttention: expected positive num_landmarks and subsample_fraction in "
-                f"(0, 1], got {num_landmarks} and {subsample_fraction}"
+                "OrthoFormerAttention: expected subsample_fraction in (0, 1], got "
+                f"{subsample_fraction}"
             )
         known = [selection.value for selection in LandmarkSelection]
         if landmark_selection not in known:

@@ -11,6 +11,7 @@ from attn_modules._inputs import read_inputs
 from attn_modules._square_images import as_images, as_rows, kept_pixels, square_side
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,13 +58,16 @@ class Pooling(Attention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dropout)
+        check_counts("Pooling", pool_size=pool_size, stride=stride)
+        if padding is not None:
+            check_counts("Pooling", 0, padding=padding)
         self.pool_size = pool_size
         self.stride = stride
         self.padding = pool_size // 2 if padding is None else padding
-        if pool_size < 1 or stride < 1 or not 0 <= self.padding <= pool_size // 2:
+        if self.padding > pool_size // 2:
             raise ValueError(
-                "Pooling: expected pool_size and stride of at least 1 and padding of at most "
-                f"pool_size // 2, got pool_size={pool_size}, stride={stride} and padding={padding}"
+                "Pooling: expected padding of at most pool_size // 2, got "
+                f"pool_size={pool_size} and padding={padding}"
             )
 
     def forward(

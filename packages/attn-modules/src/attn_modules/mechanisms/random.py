@@ -11,6 +11,7 @@ from attn_modules.patterns._bernoulli import bernoulli_block_mask
 from attn_modules.patterns._block_lists import num_blocks
 from attn_modules.registry import register_attention
 from attn_ops.fmha.attn_bias import BlockSparseMask
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,7 @@ class RandomAttention(BlockAttention):
         super().__init__(dropout)
         if not 0.0 < r <= 1.0:
             raise ValueError(f"RandomAttention: expected r, a probability in (0, 1], got {r}")
-        if block_size < 1:
-            raise ValueError(f"RandomAttention: expected block_size of 1 or more, got {block_size}")
+        check_counts("RandomAttention", block_size=block_size)
         if seed is not None and not 0 <= seed < 2**32:
             raise ValueError(f"RandomAttention: expected a seed of 0 to 2^32 - 1, got {seed}")
         self.causal = causal

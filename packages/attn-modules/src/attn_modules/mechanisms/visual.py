@@ -11,6 +11,7 @@ from attn_modules._inputs import read_inputs
 from attn_modules._square_images import as_images, as_rows, kept_pixels, square_side
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from attn_modules.attention_mask import AttentionMask
@@ -66,8 +67,7 @@ class Visual(Attention):
 
     def __init__(self, dim_model: int, *, dropout: float = 0.0) -> None:
         super().__init__(dropout)
-        if dim_model < 1:
-            raise ValueError(f"Visual: expected dim_model of at least 1, got {dim_model}")
+        check_counts("Visual", dim_model=dim_model)
         self.dim_model = dim_model
         self.block = nn.Sequential(
             nn.Conv2d(dim_model, dim_model, 1),

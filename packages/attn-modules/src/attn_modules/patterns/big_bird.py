@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attn_modules._scrambling import scramble
 from attn_modules.patterns._block_lists import compact
+from attn_ops import scalars
 from attn_ops.fmha.attn_bias import BlockSparseMask
 
 
@@ -69,12 +70,14 @@ def check_counts(
     who: str = "big_bird_block_mask",
 ) -> None:
     """Check the numbers of `big_bird_block_mask`, which see."""
-    if min(num_random_blocks, num_sliding_window_blocks, num_global_blocks, num_heads - 1) < 0:
-        raise ValueError(
-            f"{who}: expected num_random_blocks, num_sliding_window_blocks and num_global_blocks "
-            f"of 0 or more, and num_heads of 1 or more, got {num_random_blocks}, "
-            f"{num_sliding_window_blocks}, {num_global_blocks} and {num_heads}"
-        )
+    scalars.check_counts(
+        who,
+        0,
+        num_random_blocks=num_random_blocks,
+        num_sliding_window_blocks=num_sliding_window_blocks,
+        num_global_blocks=num_global_blocks,
+    )
+    scalars.check_counts(who, num_heads=num_heads)
     if num_sliding_window_blocks > 0 and num_sliding_window_blocks % 2 == 0:
         raise ValueError(
             f"{who}: expected num_sliding_window_blocks, an odd number that counts the block of "
