@@ -46,6 +46,11 @@ def test_mechanisms_refuse_other_counts_at_construction(build):
         ("pooling", "stride", {}),
         ("visual", "dim_model", {}),
         ("compositional", "dim_selection", {"dim_model": 8, "num_heads": 2}),
+        ("compositional", "dim_model", {"num_heads": 2}),
+        ("compositional", "num_heads", {"dim_model": 8}),
+        ("compositional", "num_rules", {"dim_model": 8, "num_heads": 2}),
+        ("lambda", "seq_len", {"dim_head": 4}),
+        ("lambda", "dim_head", {"seq_len": 4}),
     ],
 )
 def test_what_is_no_count_is_refused_by_its_name(name, field, others, count):

@@ -86,5 +86,5 @@ def test_what_does_not_fit_is_refused():
         layer(5)(*qkv(5, 6))
     with pytest.raises(ValueError, match="width dim_head=3"):
         LambdaLayer(5, 3)(*qkv(5, 5))
-    with pytest.raises(ValueError, match="seq_len and dim_head of at least 1"):
+    with pytest.raises(ValueError, match="expected seq_len, an int of 1 or more"):
         LambdaLayer(0, 3)

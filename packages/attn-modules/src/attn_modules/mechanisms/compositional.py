@@ -78,6 +78,8 @@ class CompositionalAttention(Attention):
         self.dim_model = dim_model
         self.num_heads = num_heads
         self.num_rules = num_heads if num_rules is None else num_rules
+        counts = {"dim_model": dim_model, "num_heads": num_heads, "num_rules": self.num_rules}
+        check_counts("CompositionalAttention", **counts)
         self.dim_key = dim_model if dim_key is None else dim_key
         self.dim_attn = _first_of(dim_attn, dim_value, dim_model)
         self._check_widths(dim_value)
@@ -184,7 +186,7 @@ class CompositionalAttention(Attention):
 
     def _check_widths(self, dim_value: int | None) -> None:
         heads, rules = self.num_heads, self.num_rules
-        if min(heads, rules) < 1 or self.dim_key % heads or self.dim_attn % rules:
+        if self.dim_key % heads or self.dim_attn % rules:
             raise ValueError(
                 "CompositionalAttention: expected dim_key to be a multiple of num_heads and "
                 "dim_attn one of num_rules, where both widths default to dim_model, got "

@@ -12,6 +12,7 @@ from attn_modules._differentiable import are_transforms_active
 from attn_modules._inputs import read_inputs
 from attn_modules.attention import Attention
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,11 +52,7 @@ class LambdaLayer(Attention):
 
     def __init__(self, seq_len: int, dim_head: int, *, dropout: float = 0.0) -> None:
         super().__init__(dropout)
-        if seq_len < 1 or dim_head < 1:
-            raise ValueError(
-                "LambdaLayer: expected seq_len and dim_head of at least 1, got "
-                f"seq_len={seq_len} and dim_head={dim_head}"
-            )
+        check_counts("LambdaLayer", seq_len=seq_len, dim_head=dim_head)
         self.seq_len = int(seq_len)
         self.dim_head = int(dim_head)
         self.rel_pos_emb = nn.Parameter(torch.randn(2 * self.seq_len - 1, self.dim_head))
