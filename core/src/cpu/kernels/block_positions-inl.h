@@ -46,8 +46,9 @@ struct GradTableSum {
         heads(heads_of(gradient, Hq)),
         columns(round_up(term.width, S::kWidth)),
         turns(scratch.take<Turn>(heads)) {
-    if (heads > 0)
+    if (heads > 0) {
       sum = rows_of_sum<S>(scratch, gradient, 1, term.num_table_rows, heads, term.width);
+    }
   }
 
   static int64_t heads_of(const HeadRows& gradient, int64_t Hq) {

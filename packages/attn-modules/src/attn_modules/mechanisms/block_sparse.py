@@ -25,8 +25,8 @@ class BlockSparseAttention(BlockAttention):
     block_size: queries and keys per block, 1 or more; 16 and more are quick.
     num_heads: how many heads there are; a layout for each of them says so itself.
     causal: besides, query i sees keys j <= i alone, counted from the first of each.
-    Raises: ValueError if `layout` is another tensor, or not for `num_heads` heads; TypeError if it
-        is none.
+    Raises: ValueError if `layout` is another tensor, or not for `num_heads` heads, or a count is no
+        int of 1 or more; TypeError if `layout` is no tensor.
     Source: Child et al. 2019, arXiv:1904.10509, section 5.
     """
 

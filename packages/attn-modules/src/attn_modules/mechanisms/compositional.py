@@ -49,7 +49,8 @@ class CompositionalAttention(Attention):
     A query that sees no key retrieves 0, of which `out_proj` leaves its bias.
     state_dict: `in_proj_container` (as `InputProjection`), `out_proj`, `value_q`, and `value_k` or
         `score_network`, the names that xFormers uses.
-    Raises: ValueError if widths do not divide, or contradict each other.
+    Raises: ValueError if a count is no int of 1 or more, or widths do not divide, or contradict
+        each other.
     Source: Mittal et al. 2021, arXiv:2110.09419, section 3.
     """
 
