@@ -34,8 +34,8 @@ HeadRows rows_of_sum(Scratch& scratch, const HeadRows& gradient, int64_t B, int6
 template <class Op>
 struct BackwardTiling {
   using Real = typename Op::S::Real;
-  // Of a block of keys and its gradients; CPUs with tiles have larger caches.
-  static constexpr int64_t kBlockBytes = (HasTiles<Op> ? 768 : 384) * 1024;
+  // Of a block of keys and its gradients; CPUs with AVX-512 have larger caches.
+  static constexpr int64_t kBlockBytes = (sizeof(typename Op::S::Vec) == 64 ? 768 : 384) * 1024;
 
   GradientWidths<Op> widths;
   int64_t query_columns;  // of dQ and the gradient of positions' query features, in whole vectors

@@ -17,7 +17,12 @@ namespace {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
-// The same for what is going to be written, into the first-level cache.
+// The same for what is soon to be read, into the first-level cache.
+[[gnu::always_inline]] inline void prefetch_row_to_read(const char* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 3);
+}
+
+// The same for what is soon to be written.
 [[gnu::always_inline]] inline void prefetch_row_to_write(const char* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
 }

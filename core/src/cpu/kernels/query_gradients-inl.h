@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/kernels/backward_sums-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 #include "cpu/kernels/stores-inl.h"
 
 namespace attn::cpu {
@@ -47,6 +48,10 @@ class QueryGradients {
     if (!is_first) turn.wait_for(block_);
     for (int64_t r = 0; (is_first || adds) && r < tile.n; ++r) {
       each_gradient([&](const Gradient& of) {
+        if (r + kRowsAhead < tile.n) {
+          prefetch_row_to_write(reinterpret_cast<const char*>(sum_row(of, tile, r + kRowsAhead)),
+                                of.columns * static_cast<int64_t>(sizeof(Real)));
+        }
         Real* sum = sum_row(of, tile, r);
         const Real* more = row(r) + of.column;
         for (int64_t c = 0; c < of.columns; ++c) sum[c] = is_first ? more[c] : sum[c] + more[c];
@@ -64,6 +69,8 @@ class QueryGradients {
   }
 
  private:
+  static constexpr int64_t kRowsAhead = 8;  // from the row added to the one prefetched
+
   // One of those that lie beside each other in a row.
   struct Gradient {
     const HeadRows& gradient;

@@ -6,6 +6,7 @@
 
 #include "cpu/kernels/blocks-inl.h"
 #include "cpu/kernels/pack-inl.h"
+#include "cpu/kernels/prefetch-inl.h"
 #include "cpu/kernels/rows-inl.h"
 #include "cpu/kernels/scores-inl.h"
 #include "cpu/kernels/scratch-inl.h"
@@ -174,9 +175,13 @@ struct QueryTile {
   void load(const BackwardProblem& p, const char** rows) {
     load_queries(p, rows);
     query_rows(rows, p, p.grad_out, sequence, key_head, first, n);
+    for (int64_t r = 0; r < kOutputsAhead; ++r) prefetch_output(p, r);
     grad_out_finite = pack_transposed<Op>(grad_out, rows, p.grad_out.dtype, n, p.Kv);
     has_large_lse = false;
-    for (int64_t r = 0; r < n; ++r) load_row(p, r, rows[r]);
+    for (int64_t r = 0; r < n; ++r) {
+      prefetch_output(p, r + kOutputsAhead);
+      load_row(p, r, rows[r]);
+    }
     for (int64_t r = n; r < kTileQueries; ++r) {
       lse_maximum[r] = kInfinity<Real>;
       lse_rest[r] = delta[r] = 0;
@@ -192,6 +197,15 @@ struct QueryTile {
   }
 
  private:
+  static constexpr int64_t kOutputsAhead = 16;  // from the row loaded to the one prefetched
+
+  // Of row r, if there is one. Always inlined: see prefetch-inl.h.
+  [[gnu::always_inline]] void prefetch_output(const BackwardProblem& p, int64_t r) const {
+    if (r >= n) return;
+    prefetch_row_to_read(query_row_of(p.out, sequence, query(p, r)),
+                         p.Kv * element_bytes(p.out.dtype));
+  }
+
   void load_row(const BackwardProblem& p, int64_t r, const char* grad_out_row) {
     const QueryRow at = query(p, r);
     const Real natural = row_scalar<Real>(p.lse, sequence, at);
