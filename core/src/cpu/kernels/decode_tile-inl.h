@@ -107,8 +107,7 @@ class DecodeTile {
   // step, the first one of `then`, before which there are `more` slots.
   template <class F>
   void each_step(const Operand& operand, const Operand& then, int64_t slots, int64_t more, F&& f) {
-    // With few rows and long runs the hardware prefetches well enough by itself.
-    const bool prefetches = rows_ > kScoreRows<S> || t_.run_bytes <= Tiling::kShortRunBytes;
+    const bool prefetches = rows_ > kScoreRows<S> || t_.prefetches_few_rows;
     for (int64_t k = 0; k < n_; k += t_.step_keys) {
       const int64_t n = smaller(t_.step_keys, n_ - k);
       const bool is_last = k + n == n_;
@@ -143,10 +142,7 @@ class DecodeTile {
   template <DType kSource>
   void score() {
     if constexpr (kByTiles) return score_by_tiles<kSource>();
-    if (scores_heads_together()) {
-      if (heads_ % S::kWidth == 0) return score_together<kSource, S::kWidth>();
-      return score_together<kSource, 2>();
-    }
+    if (scores_heads_together()) return score_together<kSource>();
     const int64_t slots = t_.step_keys / S::kWidth * rows_ * (t_.key_units / S::kWidth);
     each_step(keys(n_), values(), slots, softmax_slots(),
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
@@ -178,9 +174,16 @@ class DecodeTile {
            p_.key.stride_h == p_.K && p_.K % (S::kWidth * Op::kDepth) == 0;
   }
 
+  // As many heads at once as may be: memory is then read in the longest runs.
+  template <DType kSource, int kHeads = S::kWidth>
+  void score_together() {
+    if (heads_ % kHeads == 0) return score_heads_at_once<kSource, kHeads>();
+    if constexpr (kHeads > 2) score_together<kSource, kHeads / 2>();
+  }
+
   // Scores of all heads, even of those that see nothing of the tile.
   template <DType kSource, int kHeads>
-  void score_together() {
+  void score_heads_at_once() {
     constexpr int kKeys = S::kWidth / kHeads;
     const int64_t head_bytes = offset(p_.key, 1);
     for (int64_t k = 0; k < round_up(n_, S::kWidth); k += kKeys) {

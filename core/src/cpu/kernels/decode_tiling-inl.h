@@ -28,6 +28,7 @@ struct DecodeTiling {
   static constexpr int64_t kTileStepBytes = 65536;    // the same, by tile registers
   static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
   static constexpr int64_t kShortRunBytes = 2048;     // at most: read key by key, and prefetched
+  static constexpr int64_t kCachedBytes = 16 << 20;   // of keys and values that caches may hold
   static constexpr int64_t kPartialBytes = 16 << 20;  // of partial results, at least one sequence's
 
   int64_t rows;           // of one key head, at most: G * Mq
@@ -41,6 +42,7 @@ struct DecodeTiling {
   int64_t step_keys;      // whole vectors
   int64_t wave;           // sequences whose partial results are kept at a time
   int64_t tasks;          // per wave: a split of a group each
+  bool prefetches_few_rows;  // those of more than kScoreRows always are
 
   explicit DecodeTiling(const Problem& p)
       : rows(smaller(p.G * p.most_queries, kDecodeRows)),
@@ -57,6 +59,14 @@ struct DecodeTiling {
     wave = splits > 1 ? kPartialBytes / larger(partial_bytes, 1) : p.num_sequences;
     wave = larger(smaller(wave, p.num_sequences), 1);
     tasks = wave * groups * splits;
+    prefetches_few_rows = run_bytes <= kShortRunBytes || outruns_hardware(p);
+  }
+
+  // Hardware prefetches long runs well enough for few rows, but for those of bfloat16 pairs: vectors
+  // take them in faster, on CPUs of AMD.
+  static bool outruns_hardware(const Problem& p) {
+    const int64_t bytes = p.B * p.Mkv * p.Hkv * (p.K + p.Kv) * element_bytes(p.key.dtype);
+    return Op::kDepth == 2 && !HasTiles<Op> && bytes > kCachedBytes;
   }
 
   static int64_t step_keys_of(int64_t run_bytes, bool by_tiles) {
