@@ -42,7 +42,9 @@ struct DecodeTiling {
   int64_t step_keys;      // whole vectors
   int64_t wave;           // sequences whose partial results are kept at a time
   int64_t tasks;          // per wave: a split of a group each
-  bool prefetches_few_rows;  // those of more than kScoreRows always are
+
+  // Whether the keys of at most kScoreRows rows are prefetched; those of more always are.
+  bool prefetches_few_rows;
 
   explicit DecodeTiling(const Problem& p)
       : rows(smaller(p.G * p.most_queries, kDecodeRows)),
@@ -62,8 +64,8 @@ struct DecodeTiling {
     prefetches_few_rows = run_bytes <= kShortRunBytes || outruns_hardware(p);
   }
 
-  // Hardware prefetches long runs well enough for few rows, but for those of bfloat16 pairs: vectors
-  // take them in faster, on CPUs of AMD.
+  // Hardware prefetches long runs well enough for few rows of float32. Pairs of bfloat16 are taken
+  // in faster.
   static bool outruns_hardware(const Problem& p) {
     const int64_t bytes = p.B * p.Mkv * p.Hkv * (p.K + p.Kv) * element_bytes(p.key.dtype);
     return Op::kDepth == 2 && !HasTiles<Op> && bytes > kCachedBytes;
