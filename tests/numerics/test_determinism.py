@@ -20,6 +20,8 @@ SHAPES = (
     Shape(1, 7, 1500, 3, 3, 40, 72),  # decoding by tile registers
     Shape(1, 700, 70, 1, 1, 32, 32),
 )
+# One query each, whose short rows of keys lie side by side: they are scored together.
+NEIGHBOURS = tuple(Shape(2, 1, 133, heads, heads, 32, 24) for heads in (2, 4, 6, 8, 12, 16))
 MASKS = ("none", "causal_bottom_right", "all_parts", "bias_per_key", "bias_single")
 
 
@@ -67,7 +69,7 @@ def narrowed(problem: Problem, narrow: Callable[[Tensor], Tensor]) -> Problem:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + NEIGHBOURS, ids=str)
 def test_query_head_alone(shape, dtype):
     """With the key head it reads; so heads that share keys do not disturb each other."""
     problem = make_problem(Case(shape, "none", dtype))

@@ -59,13 +59,13 @@ def state_before(sums: Tensor) -> PrefixState:
 
 
 def absorb(state: PrefixState, keys: Keys) -> PrefixState:
-    """Return the state after some more keys."""
+    """Return the state after some more keys, whose own sums are made first: they round less."""
     if keys.log_weight is None:
-        return PrefixState(torch.baddbmm(state.sums, keys.values.mT, keys.phi), state.log_scale)
+        return PrefixState(state.sums + keys.values.mT @ keys.phi, state.log_scale)
     log_scale = torch.maximum(state.log_scale, keys.log_weight.amax(-1))
     weighted = keys.values * (keys.log_weight - log_scale[:, None]).exp().unsqueeze(-1)
     carried = state.sums * (state.log_scale - log_scale).exp()[:, None, None]
-    return PrefixState(torch.baddbmm(carried, weighted.mT, keys.phi), log_scale)
+    return PrefixState(carried + weighted.mT @ keys.phi, log_scale)
 
 
 def causal_forward(call: FeatureCall, out: Tensor, total: Tensor) -> PrefixState:

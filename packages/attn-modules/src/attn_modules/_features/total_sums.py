@@ -43,7 +43,7 @@ def total_backward(
     for rows in chunks(out.shape[1], CHUNK_ROWS):
         queries = call.queries(rows)
         grad_sums = call.grad_quotient(rows, out, total, grad_out)
-        grad_state.baddbmm_(grad_sums.mT, queries.phi)
+        grad_state += grad_sums.mT @ queries.phi
         call.grad_queries(rows, queries, grad_sums @ state.sums, grad_q)
     for rows in chunks(call.k.shape[1], CHUNK_ROWS):
         keys = call.keys(rows)
