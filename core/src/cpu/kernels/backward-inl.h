@@ -46,10 +46,10 @@ struct BackwardCall {
   }
 
   void run_block(int64_t task, BackwardScratch<Op>& scratch) const {
-    const int64_t head = task / tiling.blocks;
+    const auto [head, block] = block_of(task);
     const Sequence sequence = p.sequence(head / p.Hkv);
     BackwardBlock<Op>(p, tiling, scratch, query_sum, key_sum, table_sums, sequence, head % p.Hkv,
-                      task % tiling.blocks)
+                      block)
         .run();
   }
 
@@ -63,6 +63,23 @@ struct BackwardCall {
   }
 
  private:
+  static constexpr int64_t kHeadsInTurn = 8;
+
+  struct HeadBlock {
+    int64_t head;  // of those of all sequences
+    int64_t block;
+  };
+
+  // Blocks of a head wait for each other to add to dQ, so a few heads take turns, a block each.
+  // Where several sequences, or all blocks, add to one sum, they do so head after head.
+  HeadBlock block_of(int64_t task) const {
+    const int64_t most = key_sum.used || p.positions ? 1 : kHeadsInTurn;
+    const int64_t first = task / (most * tiling.blocks) * most;
+    const int64_t heads = smaller(most, p.num_sequences * p.Hkv - first);
+    const int64_t place = task - first * tiling.blocks;
+    return {first + place % heads, place / heads};
+  }
+
   // What no sequence owns has gradient 0.
   void clear_outside_sequences() const {
     each_query_outside_sequences(

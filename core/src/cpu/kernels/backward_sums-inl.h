@@ -35,7 +35,7 @@ template <class Op>
 struct BackwardTiling {
   using Real = typename Op::S::Real;
   // Of a block of keys and its gradients; CPUs with AVX-512 have larger caches.
-  static constexpr int64_t kBlockBytes = (sizeof(typename Op::S::Vec) == 64 ? 768 : 384) * 1024;
+  static constexpr int64_t kBlockBytes = (sizeof(typename Op::S::Vec) == 64 ? 1024 : 384) * 1024;
 
   GradientWidths<Op> widths;
   int64_t query_columns;  // of dQ and the gradient of positions' query features, in whole vectors
@@ -51,7 +51,9 @@ struct BackwardTiling {
     const int64_t key_bytes = static_cast<int64_t>(sizeof(Real)) *
                               (widths.key_units + widths.value_units + widths.key_columns +
                                widths.value_columns + widths.key_columns / Op::kDepth);
-    block_keys = larger(kBlockBytes / key_bytes / kTileKeys, 1) * kTileKeys;
+    // A power of two, so that usual lengths are cut into equal blocks.
+    block_keys = 512;
+    while (block_keys > kTileKeys && block_keys * key_bytes > kBlockBytes) block_keys /= 2;
     block_keys = smaller(block_keys, larger(round_up(p.most_keys, kTileKeys), kTileKeys));
     blocks = larger((p.most_keys + block_keys - 1) / block_keys, 1);
     // A tile within a block of queries has one list of key blocks to skip by.
