@@ -19,6 +19,7 @@ SHAPES = (
     Shape(3, 2, 700, 8, 8, 16, 16),
     Shape(1, 7, 1500, 3, 3, 40, 72),  # decoding by tile registers
     Shape(1, 700, 70, 1, 1, 32, 32),
+    Shape(1, 40, 600, 11, 11, 16, 16),  # more heads than a backward's blocks go together of
 )
 # One query each, whose short rows of keys lie side by side: they are scored together.
 NEIGHBOURS = tuple(Shape(2, 1, 133, heads, heads, 32, 24) for heads in (2, 4, 6, 8, 12, 16))

@@ -63,17 +63,18 @@ struct BackwardCall {
   }
 
  private:
-  static constexpr int64_t kHeadsInTurn = 8;
+  static constexpr int64_t kHeadsTogether = 8;
 
   struct HeadBlock {
     int64_t head;  // of those of all sequences
     int64_t block;
   };
 
-  // Blocks of a head wait for each other to add to dQ, so a few heads take turns, a block each.
-  // Where several sequences, or all blocks, add to one sum, they do so head after head.
+  // Blocks of a head wait for each other to add to dQ: threads wait less if a few heads go
+  // together, first the first block of each. Sums that sequences share, or of tables, have turns in
+  // another order: that of one head after the other.
   HeadBlock block_of(int64_t task) const {
-    const int64_t most = key_sum.used || p.positions ? 1 : kHeadsInTurn;
+    const int64_t most = key_sum.used || p.positions ? 1 : kHeadsTogether;
     const int64_t first = task / (most * tiling.blocks) * most;
     const int64_t heads = smaller(most, p.num_sequences * p.Hkv - first);
     const int64_t place = task - first * tiling.blocks;
