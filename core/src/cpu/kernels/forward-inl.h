@@ -5,111 +5,18 @@
 #include <cstdint>
 
 #include "cpu/kernels/blocks-inl.h"
+#include "cpu/kernels/forward_tiling-inl.h"
 #include "cpu/kernels/masked_keys-inl.h"
 #include "cpu/kernels/multiply-inl.h"
 #include "cpu/kernels/prefetch-inl.h"
-#include "cpu/kernels/scratch-inl.h"
 #include "cpu/kernels/stores-inl.h"
-#include "cpu/kernels/strip_positions-inl.h"
 #include "cpu/kernels/tasks-inl.h"
+#include "cpu/kernels/upcoming_rows-inl.h"
 
 namespace attn::cpu {
 namespace {
 
-// Tile sizes. Only `keys` affects the arithmetic, so it depends on widths and dtype alone.
-template <class Op>
-struct ForwardTiling {
-  using Real = typename Op::S::Real;
-  static constexpr int64_t kStripRows = 8 * Op::kTileRows;  // at most
-  static constexpr int64_t kTileBytes = 128 * 1024;         // of packed keys and values
-  // Of queries and outputs; CPUs with tiles have larger caches.
-  static constexpr int64_t kBlockBytes = (HasTiles<Op> ? 1024 : 512) * 1024;
-  // With block sparsity, where few rows of a block use what it packs, more than this gains nothing.
-  static constexpr int64_t kSparseBlockBytes = 768 * 1024;
-
-  int64_t key_units;      // units of a packed query or key
-  int64_t value_columns;  // Kv in whole vectors
-  int64_t keys;           // per tile
-  int64_t score_stride;   // from a row of scores to the next
-  int64_t unit_stride;    // from a row of units of probabilities to the next
-  int64_t strip_rows;     // query rows whose scores are held at once
-  int64_t block_rows;     // query rows that share one packed tile: whole strips
-  int64_t blocks;         // per key head of the longest sequence
-  int64_t tasks;          // a block each
-
-  ForwardTiling(const Problem& p, int workers) {
-    key_units = row_units<Op>(p.K);
-    value_columns = round_up(p.Kv, Op::S::kWidth);
-    const int64_t key_bytes =
-        (units_of<Op>(p.K) + value_columns / Op::kDepth) * static_cast<int64_t>(sizeof(Real));
-    keys = 512;
-    while (keys > 64 && keys * key_bytes > kTileBytes) keys /= 2;
-    keys = smaller(keys, round_up(larger(p.most_keys, 1), 64));
-    // Rows a power of two apart would share a few sets of the cache.
-    score_stride = keys + Op::S::kWidth;
-    unit_stride = keys / Op::kDepth + Op::S::kWidth;
-    strip_rows = strip_rows_of(p);
-    const int64_t row_bytes = (key_units + value_columns) * static_cast<int64_t>(sizeof(Real));
-    const int64_t rows = p.G * p.most_queries;
-    // At least four tasks a worker, so that uneven ones (causal) even out.
-    const int64_t share = p.G * p.Mq * p.B * p.Hkv / (4 * workers);
-    const int64_t most_bytes = p.blocks ? kSparseBlockBytes : kBlockBytes;
-    block_rows = smaller(smaller(most_bytes / row_bytes, share), rows);
-    block_rows = round_up(larger(block_rows, 1), strip_rows);
-    blocks = (rows + block_rows - 1) / block_rows;
-    tasks = p.num_sequences * p.Hkv * blocks;
-  }
-
-  // A strip's rows are computed against all keys that any of them sees: in a window these are
-  // hardly more than each row sees by itself, if the rows are few compared to its width.
-  static int64_t strip_rows_of(const Problem& p) {
-    if (p.positions) return kStripRows;
-    const int64_t seen = larger(p.band.left + p.band.right + 1, 0);
-    const int64_t rows = smaller(seen, 16 * kStripRows) / 16 / Op::kTileRows * Op::kTileRows;
-    return larger(rows, 2 * Op::kTileRows);
-  }
-};
-
-template <class Op>
-struct ForwardScratch {
-  using S = typename Op::S;
-  using Real = typename S::Real;
-  using Unit = typename Op::Unit;
-  Unit* queries;                  // [block_rows, key_units]
-  Real* out;                      // [block_rows, value_columns]
-  RunningSoftmax<Real>* running;  // [block_rows]
-  KeyRange* ranges;               // [block_rows]
-  const char** rows;              // [max(block_rows, keys)]
-  Unit* keys;                     // right operand: columns are keys
-  Unit* values;                   // right operand: depth is keys
-  Real* scores;                   // [strip_rows, score_stride]
-  Unit* units;                    // [strip_rows, unit_stride], of probabilities
-  bool* wanted;                   // [keys / kPanel]: panels of the tile that some strip sees
-  RowWeights<typename Op::S> weights;
-  StripPositions<typename Op::S> positions;
-  typename Op::Registers registers;
-
-  ForwardScratch(Scratch& scratch, const Problem& p, const ForwardTiling<Op>& t)
-      : weights(scratch, t.keys, Op::kDepth > 1),
-        positions(scratch, p, t.block_rows, t.strip_rows, t.keys) {
-    queries = scratch.take<Unit>(t.block_rows * t.key_units);
-    out = scratch.take<Real>(t.block_rows * t.value_columns);
-    running = scratch.take<RunningSoftmax<Real>>(t.block_rows);
-    ranges = scratch.take<KeyRange>(t.block_rows);
-    rows = scratch.take<const char*>(larger(t.block_rows, t.keys));
-    keys = scratch.take<Unit>(panel_units<Op>(units_of<Op>(p.K), t.keys));
-    values = scratch.take<Unit>(panel_units<Op>(units_of<Op>(t.keys), t.value_columns));
-    scores = scratch.take<Real>(t.strip_rows * t.score_stride);
-    if constexpr (Op::kDepth == 1) {
-      units = scores;  // each takes the place of its score
-    } else {
-      units = scratch.take<Unit>(t.strip_rows * t.unit_stride);
-    }
-    wanted = scratch.take<bool>(t.keys / kPanel<Op> + 1);
-  }
-};
-
-// One block of query rows of one key head.
+// Attends one block of query rows.
 template <class Op>
 class ForwardBlock {
  public:
@@ -117,20 +24,24 @@ class ForwardBlock {
   using Real = typename S::Real;
 
   ForwardBlock(const ForwardProblem& p, const ForwardTiling<Op>& t, ForwardScratch<Op>& s,
-               const Sequence& sequence, int64_t key_head, int64_t block)
+               const QueryBlock& block)
       : p_(p),
         t_(t),
         s_(s),
-        sequence_(sequence),
-        key_head_(key_head),
-        first_(block * t.block_rows),
-        rows_(smaller(t.block_rows, p.G * sequence.Mq - first_)) {}
+        block_(block),
+        sequence_(block.sequence),
+        key_head_(block.key_head),
+        first_(block.first),
+        rows_(block.n) {}
 
-  void run() {
+  // `next` is the block that this worker is likely to attend after it.
+  void run(const QueryBlock& next) {
     load_queries();
     const KeyRange all = seen_by(0, rows_);
-    for (int64_t begin = all.begin / t_.keys * t_.keys; begin < all.end; begin += t_.keys) {
-      attend_tile(begin, smaller(t_.keys, sequence_.Mkv - begin));
+    KeyRange tile = t_.tile_of(sequence_, all.begin);
+    for (; tile.begin < all.end; tile = t_.tile_of(sequence_, tile.begin + t_.keys)) {
+      upcoming_ = rows_after(tile, all, next);
+      attend_tile(tile.begin, tile.end - tile.begin);
     }
     for (int64_t r = 0; r < rows_; ++r) {
       if (r + kOutputsAhead < rows_) {
@@ -152,22 +63,27 @@ class ForwardBlock {
     bool keys = true, values = true;
   };
 
-  // The union of the key ranges of some rows: within a head, both ends follow the queries.
-  KeyRange seen_by(int64_t first, int64_t rows) const {
-    const int64_t last = first + rows - 1;
-    if (query(first).h != query(last).h) return keys_of_all(sequence_);
-    return {s_.ranges[first].begin, s_.ranges[last].end};
+  KeyRange seen_by(int64_t first, int64_t rows) const { return block_.seen_by(p_, first, rows); }
+
+  // What is packed after a tile: the one that follows it, or what the next block begins with. With
+  // block sparsity that may be little of them.
+  UpcomingRows rows_after(KeyRange tile, KeyRange all, const QueryBlock& next) const {
+    if (p_.blocks) return {};
+    const int64_t following = tile.begin + t_.keys;
+    if (following < all.end) {
+      return {p_, sequence_, key_head_, t_.tile_of(sequence_, following), {0, 0}, rows_};
+    }
+    if (next.n == 0) return {};
+    const KeyRange keys = t_.tile_of(next.sequence, next.seen_by(p_, 0, next.n).begin);
+    return {p_, next.sequence, next.key_head, keys, {next.first, next.first + next.n}, rows_};
   }
 
-  QueryRow query(int64_t r) const { return query_row(p_, sequence_, key_head_, first_ + r); }
+  QueryRow query(int64_t r) const { return block_.query(p_, r); }
 
   void load_queries() {
     query_rows(s_.rows, p_, p_.query, sequence_, key_head_, first_, rows_);
     pack_rows<Op>(s_.queries, t_.key_units, s_.rows, p_.query.dtype, rows_, p_.K);
-    for (int64_t r = 0; r < rows_; ++r) {
-      s_.running[r] = {};
-      s_.ranges[r] = sequence_.keys_of(query(r).i);
-    }
+    for (int64_t r = 0; r < rows_; ++r) s_.running[r] = {};
     clear(s_.out, rows_ * t_.value_columns);
   }
 
@@ -297,8 +213,8 @@ class ForwardBlock {
   void softmax(const MaskedKeys<Op, false>& keys, int64_t strip, KeyRange part, int64_t rows,
                int64_t first) {
     const KeyRange range = keys.range();
-    const auto seen = [&](int64_t i) {
-      const KeyRange band = s_.ranges[i];
+    const auto seen_from = [&](QueryRow at) {
+      const KeyRange band = sequence_.keys_of(at.i);
       return p_.blocks ? KeyRange{larger(band.begin, first), band.end} : band;
     };
     ScoreRow<Op> weighed[kRowsAtOnce];
@@ -308,14 +224,18 @@ class ForwardBlock {
       ScoreRow<Op>& row = weighed[r - part.begin];
       row.scores = s_.scores + r * t_.score_stride;
       row.units = s_.units + r * t_.unit_stride;
-      const Real rescale = keys.weigh(row, query(i), seen(i),
-                                      p_.positions ? s_.positions.row(r) : nullptr, s_.running[i]);
+      const QueryRow at = query(i);
+      const Real* const positions = p_.positions ? s_.positions.row(r) : nullptr;
+      const Real rescale = keys.weigh(row, at, seen_from(at), positions, s_.running[i]);
       if (rescale != Real(1)) scale_row<S>(out(i), t_.value_columns, rescale);
     }
     for (int64_t r = part.begin; r < part.end; ++r) {
       const int64_t i = strip + r;
-      keys.exponentiate(weighed[r - part.begin], query(i), seen(i), s_.running[i]);
-      if (Op::kDepth > 1 && sees_few(seen(i))) add_residuals(out(i), seen(i), range);
+      const QueryRow at = query(i);
+      const KeyRange seen = seen_from(at);
+      upcoming_.prefetch_some();
+      keys.exponentiate(weighed[r - part.begin], at, seen, s_.running[i]);
+      if (Op::kDepth > 1 && sees_few(seen)) add_residuals(out(i), seen, range);
     }
   }
 
@@ -343,8 +263,10 @@ class ForwardBlock {
   const ForwardProblem& p_;
   const ForwardTiling<Op>& t_;
   ForwardScratch<Op>& s_;
+  const QueryBlock& block_;
   const Sequence& sequence_;
   const int64_t key_head_, first_, rows_;
+  UpcomingRows upcoming_;            // prefetched while the tile at hand is attended
   TileMask kept_ = TileMask::kPart;  // of the tile, by the tensor bias
 };
 
@@ -359,15 +281,9 @@ template <class Op>
 void tiled_forward(const ForwardProblem& p, void* workspace, const TaskRunner& runner) {
   const ForwardTiling<Op> tiling(p, runner.workers);
   const auto attend = [&](int64_t task, ForwardScratch<Op>& scratch) {
-    // The last blocks come first: under a causal mask they are the longest.
-    const int64_t heads = p.num_sequences * p.Hkv;
-    const int64_t block = tiling.blocks - 1 - task / heads;
-    const int64_t head = task % heads;
-    const Sequence sequence = p.sequence(head / p.Hkv);
-    // The longest sequence has this block, but does this one?
-    if (is_decode(p, sequence)) return;
-    if (block * tiling.block_rows >= p.G * sequence.Mq) return;
-    ForwardBlock<Op>(p, tiling, scratch, sequence, head % p.Hkv, block).run();
+    const QueryBlock block = tiling.block_of_task(p, task);
+    if (block.n == 0) return;
+    ForwardBlock<Op>(p, tiling, scratch, block).run(tiling.block_of_task(p, task + runner.workers));
   };
   run_with_scratch<ForwardScratch<Op>>(runner, tiling.tasks, workspace, attend, p, tiling);
 }

@@ -204,16 +204,7 @@ struct MergeForward {
       }
     }
     to += begin * element_bytes(p.out.dtype);
-    const auto store_as = [&]<class Element>(void (*store)(Element*, typename S::Vec)) {
-      for (int64_t v = 0; v < kVectors; ++v) {
-        store(reinterpret_cast<Element*>(to) + v * S::kWidth, sums[v]);
-      }
-    };
-    switch (p.out.dtype) {
-      case DType::kBFloat16: return store_as(&S::store_bfloat16);
-      case DType::kFloat16: return store_as(&S::store_float16);
-      default: return store_as(&S::store);
-    }
+    store_vectors<S>(to, p.out.dtype, kVectors, [&](int64_t v) { return sums[v]; });
   }
 
   // The last vector, which may reach past the end.

@@ -41,12 +41,17 @@ inline KeyRange keys_of_all(const Sequence& sequence) {
   return {sequence.keys_of(0).begin, sequence.keys_of(last).end};
 }
 
+// Writes where n rows lie that follow each other, the first of them at `row`.
+inline void rows_from(const char** rows, const HeadRows& x, const char* row, int64_t n) {
+  const int64_t stride = x.stride_m * element_bytes(x.dtype);
+  for (int64_t r = 0; r < n; ++r) rows[r] = row + r * stride;
+}
+
 inline void key_rows(const char** rows, const HeadRows& x, const Sequence& sequence,
                      int64_t key_head, int64_t begin, int64_t n) {
   for (int64_t j = 0; j < n;) {
     const int64_t run = sequence.keys_in_a_row(begin + j, n - j);
-    const int64_t row = sequence.key_row(begin + j);
-    for (int64_t c = 0; c < run; ++c) rows[j + c] = x.row(sequence.b, row + c, key_head);
+    rows_from(rows + j, x, x.row(sequence.b, sequence.key_row(begin + j), key_head), run);
     j += run;
   }
 }
@@ -57,8 +62,11 @@ inline char* query_row_of(const HeadRows& x, const Sequence& sequence, QueryRow 
 
 inline void query_rows(const char** rows, const Problem& p, const HeadRows& x,
                        const Sequence& sequence, int64_t key_head, int64_t begin, int64_t n) {
-  for (int64_t r = 0; r < n; ++r) {
-    rows[r] = query_row_of(x, sequence, query_row(p, sequence, key_head, begin + r));
+  for (int64_t r = 0; r < n;) {
+    const QueryRow at = query_row(p, sequence, key_head, begin + r);
+    const int64_t run = smaller(sequence.Mq - at.i, n - r);
+    rows_from(rows + r, x, query_row_of(x, sequence, at), run);
+    r += run;
   }
 }
 

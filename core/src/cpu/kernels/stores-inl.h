@@ -13,8 +13,8 @@ namespace attn::cpu {
 namespace {
 
 // Narrows for the one float32 output of a float64 problem: the gradient of a float32 bias.
-template <class S, class Vec>
-void store_float32(float* to, Vec v) {
+template <class S>
+void store_float32(float* to, typename S::Vec v) {
   if constexpr (sizeof(typename S::Real) == sizeof(float)) {
     S::store(to, v);
   } else {
@@ -24,28 +24,36 @@ void store_float32(float* to, Vec v) {
   }
 }
 
+// Writes n whole vectors of a row of `dtype`: vector(0), vector(1) and so on.
+template <class S, class F>
+[[gnu::always_inline]] inline void store_vectors(char* row, DType dtype, int64_t n, F&& vector) {
+  const auto store_as = [&]<class Element>(void (*store)(Element*, typename S::Vec)) {
+    for (int64_t v = 0; v < n; ++v) {
+      store(reinterpret_cast<Element*>(row) + v * S::kWidth, vector(v));
+    }
+  };
+  switch (dtype) {
+    case DType::kBFloat16: return store_as(&S::store_bfloat16);
+    case DType::kFloat16: return store_as(&S::store_float16);
+    case DType::kFloat32: return store_as(&store_float32<S>);
+    default: return store_as(&S::store);
+  }
+}
+
 // Writes the first n Reals of `from`, times `factor`, as a row of `dtype`.
 template <class S>
 void store_row(char* row, DType dtype, const typename S::Real* from, int64_t n,
                typename S::Real factor) {
-  using Real = typename S::Real;
   const auto scale = S::set1(factor);
-  for (int64_t c = 0; c < n; c += S::kWidth) {
-    const auto v = S::mul(S::load(from + c), scale);
-    const int64_t count = smaller(n - c, S::kWidth);
-    char* at = row + c * element_bytes(dtype);
-    alignas(64) char partial[S::kWidth * sizeof(Real)];
-    char* to = count == S::kWidth ? at : partial;
-    switch (dtype) {
-      case DType::kBFloat16: S::store_bfloat16(reinterpret_cast<uint16_t*>(to), v); break;
-      case DType::kFloat16: S::store_float16(reinterpret_cast<uint16_t*>(to), v); break;
-      case DType::kFloat32: store_float32<S>(reinterpret_cast<float*>(to), v); break;
-      default: S::store(reinterpret_cast<Real*>(to), v); break;
-    }
-    if (to == partial) {
-      std::memcpy(at, partial, static_cast<size_t>(count * element_bytes(dtype)));
-    }
-  }
+  const int64_t whole = n / S::kWidth;
+  const auto scaled = [&](int64_t v) { return S::mul(S::load(from + v * S::kWidth), scale); };
+  store_vectors<S>(row, dtype, whole, scaled);
+  const int64_t rest = n - whole * S::kWidth;
+  if (rest == 0) return;
+  alignas(64) char last[S::kWidth * sizeof(typename S::Real)];
+  store_vectors<S>(last, dtype, 1, [&](int64_t) { return scaled(whole); });
+  const int64_t bytes = element_bytes(dtype);
+  std::memcpy(row + whole * S::kWidth * bytes, last, static_cast<size_t>(rest * bytes));
 }
 
 // By a call: a loop over a member's elements would read the member again for each of them.

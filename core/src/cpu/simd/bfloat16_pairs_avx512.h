@@ -12,8 +12,16 @@
 namespace attn::cpu {
 namespace {
 
+// AVX-512 that rounds to bfloat16 by an instruction.
+struct VecAvx512BFloat16 : VecAvx512 {
+  static void store_bfloat16(uint16_t* p, Vec v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+  }
+};
+
 struct BFloat16Pairs {
-  using S = VecAvx512;
+  using S = VecAvx512BFloat16;
   using Unit = float;  // only a 32-bit container; never computed with as a float
   using Vec = __m512;
   using Flag = __m512i;  // the largest magnitudes, as bits
