@@ -257,7 +257,7 @@ class DecodeTile {
   template <DType kSource>
   void add_values(int64_t following) {
     if constexpr (kByTiles) return add_values_by_tiles<kSource>(following);
-    const int64_t blocks = rows_ / 4 + rows_ % 4 / 2 + rows_ % 2;
+    const int64_t blocks = rows_ / kValueRows + rows_ % kValueRows / 4 + rows_ % 4 / 2 + rows_ % 2;
     const int64_t slots = blocks * (t_.value_columns / S::kWidth) * t_.step_keys;
     each_step(values(), keys(following), slots, 0,
               [&](int64_t head, int64_t k, int64_t n, const char** rows) {
@@ -318,6 +318,7 @@ class DecodeTile {
       of_runs.template operator()<1>();
     };
     int64_t r = 0;
+    for (; r + kValueRows <= rows_; r += kValueRows) of_rows.template operator()<kValueRows, 2>(r);
     for (; r + 4 <= rows_; r += 4) of_rows.template operator()<4, 2>(r);
     if (r + 2 <= rows_) of_rows.template operator()<2, 4>(r), r += 2;
     if (r < rows_) of_rows.template operator()<1, 8>(r);
@@ -340,6 +341,8 @@ class DecodeTile {
     }
   }
 
+  // Rows that values are added to at once: as many as have their sums in registers.
+  static constexpr int kValueRows = S::kWidth >= 16 ? 8 : 4;
   static constexpr int64_t kRowSlots = 8;  // to prefetch in, of the softmax of a row
 
   const ForwardProblem& p_;

@@ -22,9 +22,11 @@ template <class Op>
 struct DecodeTiling {
   using Real = typename Op::S::Real;
   static constexpr int64_t kSplitKeys = 1024;
-  static constexpr int64_t kTileKeys = 64;
+  // A CPU with tile registers gained nothing from more.
+  static constexpr int64_t kTileKeys = HasTiles<Op> ? 64 : 128;
   static constexpr int64_t kLeastStepKeys = larger(8, Op::S::kWidth);
-  static constexpr int64_t kStepBytes = 16384;        // of keys whose runs are read together
+  // Of keys whose runs are read together.
+  static constexpr int64_t kStepBytes = HasTiles<Op> ? 16384 : 32768;
   static constexpr int64_t kTileStepBytes = 65536;    // the same, by tile registers
   static constexpr int64_t kRunBytes = 8192;          // of neighbouring heads' rows, read in one go
   static constexpr int64_t kShortRunBytes = 2048;     // at most: read key by key, and prefetched
