@@ -196,6 +196,16 @@ def test_empty_extents_give_empty_or_zero(empty):
         assert (gradient == 0).all()
 
 
+def test_rows_that_are_not_there_may_have_any_stride():
+    query, key, value = make_inputs()
+    # contiguous() returns such a tensor as it is.
+    none = query[:, :0].repeat_interleave(2, -1)[..., ::2]
+    assert none.stride(-1) == 2
+    for options in ({}, {"p": 0.5}, {"softcap": 2.0}):  # at once, and the long way
+        out = memory_efficient_attention(none, key, value, **options)
+        assert out.shape == (*none.shape[:3], 6)
+
+
 def test_queries_before_the_first_key_give_zero():
     inputs = make_inputs(mq=7, mkv=3, requires_grad=True)
     out = memory_efficient_attention(*inputs, LowerTriangularFromBottomRightMask())

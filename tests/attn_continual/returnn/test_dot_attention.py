@@ -124,3 +124,12 @@ def test_empty_batches_give_nothing(batch, causal):
         out = dot_attention(x, x, x[..., :2], causal_query_spatial_dim=causal, **masks)
         assert out.shape == (*batch, 3, 2)
         out.sum().backward()
+
+
+@pytest.mark.parametrize("att_dropout", [0.0, 0.5])
+def test_rows_that_are_not_there_may_have_any_strides(att_dropout):
+    queries, keys, values = (rows(2, 3, m, 2 * k)[..., ::2] for m, k in ((4, 6), (5, 6), (5, 3)))
+    out = dot_attention(queries[:, :, :0], keys, values, att_dropout=att_dropout)
+    assert out.shape == (2, 3, 0, 3)
+    out = dot_attention(queries, keys[:, :, :0], values[:, :, :0], att_dropout=att_dropout)
+    assert torch.equal(out, torch.zeros(2, 3, 4, 3, dtype=torch.float64))

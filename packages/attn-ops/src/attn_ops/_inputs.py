@@ -72,7 +72,8 @@ def _check_tensors(inputs: Inputs) -> None:
             )
         if tensor is not inputs.query:
             _check_like_query(name, tensor, inputs.query)
-        if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        # Of an empty one nothing is read, and contiguous() would leave its strides.
+        if tensor.shape[-1] > 1 and tensor.stride(-1) != 1 and tensor.numel() > 0:
             raise ValueError(
                 f"{WHO}: expected the last dimension of {name} with stride 1, got "
                 f"{tensor.stride(-1)}; call {name}.contiguous()"
