@@ -18,14 +18,24 @@ struct LayerShape {
   int64_t attended_width() const { return query_heads * value_width; }
 };
 
+// The core, which reads both projections, calls their tensors alike.
+void check_rows(const char* name, const char* part, const Tensor& tensor, const Tensor& x) {
+  expect(tensor.scalar_type() == x.scalar_type(), "step: expected ", name, part,
+         "'s dtype to be that of x; convert one of them");
+  expect(has_contiguous_rows(tensor), "step: expected ", name, part, "'s last stride to be 1, got ",
+         tensor.stride(-1), "; make its rows contiguous");
+}
+
 void check_projection(const char* name, const Tensor& weight, const std::optional<Tensor>& bias,
-                      int64_t width) {
+                      const Tensor& x, int64_t width) {
   expect(weight.dim() == 2 && weight.size(1) == width, "step: expected ", name,
          "_weight to have 2 dimensions, the last of ", width, " features, got ", weight.dim(),
          " dimensions, the last of ", weight.size(-1));
   expect(!bias || (bias->dim() == 1 && bias->size(0) == weight.size(0)), "step: expected ", name,
          "_bias to be None or one number for each of the ", weight.size(0), " rows of ", name,
          "_weight");
+  check_rows(name, "_weight", weight, x);
+  if (bias) check_rows(name, "_bias", *bias, x);
 }
 
 LayerShape read_shape(const Tensor& x, const Tensor& in_weight, const Tensor& key_ring,
@@ -121,8 +131,8 @@ LayerInputs pop_layer_inputs(OperatorStack& stack) {
 Tensor multihead_attention_step_(const LayerInputs& layer, const StepInputs& step) {
   const Tensor& x = layer.x;
   const LayerShape shape = read_shape(x, layer.in_weight, step.key_ring, step.value_ring);
-  check_projection("in", layer.in_weight, layer.in_bias, x.size(1));
-  check_projection("out", layer.out_weight, layer.out_bias, shape.attended_width());
+  check_projection("in", layer.in_weight, layer.in_bias, x, x.size(1));
+  check_projection("out", layer.out_weight, layer.out_bias, x, shape.attended_width());
   const Tensor out = empty({shape.streams, layer.out_weight.size(0)}, x.scalar_type(), x);
   const attn_tensor x_view = view(x), in_weight = view(layer.in_weight),
                     out_weight = view(layer.out_weight), out_view = view(out);

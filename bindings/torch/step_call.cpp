@@ -17,6 +17,8 @@ void check_rows(const char* name, const Tensor& rows, const attn_tensor& own, in
   const attn_dtype dtype = view(rows).dtype;
   expect(dtype.code == own.dtype.code && dtype.bits == own.dtype.bits, "step: expected ", name,
          "'s dtype to be that of the step's own rows");
+  expect(has_contiguous_rows(rows), "step: expected ", name, "'s last stride to be 1, got ",
+         rows.stride(2), "; make its rows contiguous");
 }
 
 // Every stream sees the same rows.

@@ -61,6 +61,10 @@ attn_tensor view(const Tensor& tensor) {
   };
 }
 
+bool has_contiguous_rows(const Tensor& tensor) {
+  return tensor.size(-1) == 1 || tensor.stride(-1) == 1 || tensor.numel() == 0;
+}
+
 Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype, const Tensor& beside) {
   return empty_contiguous(shape.begin(), shape.size(), dtype, beside);
 }

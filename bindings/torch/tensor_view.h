@@ -17,6 +17,9 @@ using torch::stable::Tensor;
 // Borrows the memory, shape and strides of `tensor`, which must outlive the result.
 attn_tensor view(const Tensor& tensor);
 
+// Whether the core reads such rows: neighbours lie side by side, or there are none.
+bool has_contiguous_rows(const Tensor& tensor);
+
 // An optional C ABI argument: the view's address, or NULL where the tensor is absent.
 class OptionalView {
  public:

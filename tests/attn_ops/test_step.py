@@ -300,6 +300,16 @@ def test_refusals_name_the_argument_and_write_nothing():
             (query, key, value, key_ring, value_ring, position),
             {"extra_key": torch.zeros(2, 2, K).half(), "extra_value": torch.zeros(2, 2, KV)},
         ),
+        (
+            "extra_value's last stride to be 1, got 2",
+            (query, key, value, key_ring, value_ring, position),
+            {"extra_key": torch.zeros(2, 2, K), "extra_value": torch.zeros(2, KV, 2).mT},
+        ),
+        (
+            "a finite scale, got inf",
+            (query, key, value, key_ring, value_ring, position),
+            {"scale": torch.inf},
+        ),
     ]
     for match, arguments, options in cases:
         with pytest.raises(ValueError, match=f"attention_step_: expected .*{match}"):

@@ -23,8 +23,9 @@ _TERMS = (
 
 
 def refusal_of_core(error: RuntimeError) -> str | None:
-    """Return what the core, or a step around it, says in an operator's error; else None."""
-    refusal = re.search(r"(?:\battn_(?:attention|linear|step)\w*|^step): (.*)", str(error))
+    """Return what the core, or an operator around it, says in an operator's error; else None."""
+    own = r"\battn_(?:attention|linear|step)\w*|^(?:attention|step)"
+    refusal = re.search(rf"(?:{own}): (.*)", str(error))
     return None if refusal is None else refusal[1]
 
 
