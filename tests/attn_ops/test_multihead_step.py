@@ -191,6 +191,7 @@ def test_refusals_name_the_argument_and_write_nothing():
         ),
         "key_ring's dtype": (x, layer, (state[0].half(), *state[1:])),
         "key_ring \\[B, R, Hkv, K\\]": (x, layer, (state[0][0], *state[1:])),
+        "key_ring \\[B, R, Hkv, K\\] and": (x, layer, (state[0][0, 0, 0], *state[1:])),
         "position in": (x, layer, (*state[:2], state[2] - 1)),
     }
     for match, (given, weights, rings) in cases.items():

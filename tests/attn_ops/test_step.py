@@ -260,6 +260,7 @@ def test_refusals_name_the_argument_and_write_nothing():
     cases = [
         ("window in", (query, key, value, key_ring, value_ring, position, R + 1), {}),
         ("key_ring's extent", (query, key, value, key_ring[..., :3], value_ring, position), {}),
+        ("key_ring", (query, key, value, key_ring[0, 0, 0], value_ring, position), {}),
         ("query of one step", (query.expand(-1, 2, -1, -1), *rows(0)[1:], *fresh()), {}),
         ("position's dtype", (query, key, value, key_ring, value_ring, position.int()), {}),
         ("position in", (query, key, value, key_ring, value_ring, position - 1), {}),

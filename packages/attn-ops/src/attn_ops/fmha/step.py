@@ -66,7 +66,7 @@ def attention_step_(
         a ring held.
     """
     if window is None:
-        window = key_ring.shape[1]
+        window = _slots(key_ring)
     tensors = (query, key, value, key_ring, value_ring, attn_bias, extra_key, extra_value)
     _refuse_gradients("attention_step_", *tensors, query_ring)
     try:
@@ -129,7 +129,7 @@ def multihead_attention_step_(
     Raises: as `attention_step_` does; NotImplementedError for all tensors that are not on the CPU.
     """
     if window is None:
-        window = key_ring.shape[1]
+        window = _slots(key_ring)
     weights = (in_weight, in_bias, out_weight, out_bias)
     tensors = (x, *weights, key_ring, value_ring, attn_bias, extra_key, extra_value)
     _refuse_gradients("multihead_attention_step_", *tensors, query_ring)
@@ -155,6 +155,11 @@ def multihead_attention_step_(
         )
     except RuntimeError as error:
         raise _in_users_terms("multihead_attention_step_", error) from None
+
+
+def _slots(key_ring: Tensor) -> int:
+    """Return R, or of a ring that the operator refuses, by its name, some number."""
+    return key_ring.shape[1] if key_ring.dim() > 1 else 1
 
 
 def _plain_scale(who: str, scale: float | None) -> float | None:
