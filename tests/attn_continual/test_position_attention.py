@@ -397,6 +397,7 @@ def test_exported_with_free_lengths():
         ({"attn_bias": torch.zeros(2, 1, 4, 9)}, "expected attn_bias, floating"),
         ({"attn_bias": torch.zeros(2, 1, 1, 9, dtype=torch.int64)}, "expected attn_bias, floating"),
         ({"p": 1.5}, "a dropout probability p"),
+        ({"position_query": torch.zeros(())}, r"expected position_query \[2, 9, 3, width\] with"),
         ({"scale": torch.inf}, "attend_by_position: expected a finite scale, got inf"),
         ({"position_key": torch.zeros(2, 9, 3, 6)}, "query_table with position_key, got None"),
         ({"key_table_rows": torch.zeros(9).long()}, r"key_table_rows, int32 \[distances\], got"),

@@ -216,7 +216,6 @@ def _check_term(
     num_rows: int,
 ) -> None:
     batch, _, heads, _ = query.shape
-    width = features.shape[-1]
     # Not `in` a tuple, here and below: Dynamo would compare no symbolic size.
     is_per_head = table.dim() == 3 and (table.shape[0] == 1 or table.shape[0] == heads)
     if features.dim() != 4 or features.shape[:3] != (batch, num_rows, heads):
@@ -224,6 +223,7 @@ def _check_term(
             f"{_WHO}: expected {features_name} [{batch}, {num_rows}, {heads}, width] with "
             f"{table_name}, got {list(features.shape)}"
         )
+    width = features.shape[3]
     if not is_per_head or table.shape[2] != width:
         raise ValueError(
             f"{_WHO}: expected {table_name} [{heads} or 1, distances, {width}], as wide as "
