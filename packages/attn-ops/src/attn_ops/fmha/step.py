@@ -49,9 +49,9 @@ def attention_step_(
         holds. The flag goes into its slot too; without `padding` it is False.
     active: bool [B]: the other streams take no step. Nothing of theirs is written, their result
         is 0.
-    attn_bias: broadcastable to [B, Hq, 1, window], in the dtype of query or float32: added to the
-        scaled scores of the window's keys in the order of time, the newest last. Or bool: True
-        keeps a key.
+    attn_bias: of 4 axes, broadcastable to [B, Hq, 1, window], in the dtype of query or float32:
+        added to the scaled scores of the window's keys in the order of time, the newest last. Or
+        bool: True keeps a key.
     scale: of the scores, default K ** -0.5.
     extra_key, extra_value: [E, Hkv, K] and [E, Hkv, Kv], rows of the dtype of the others that every
         query sees besides, at no place in time: neither `window`, `padding` nor `attn_bias` counts
