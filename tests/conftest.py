@@ -1,5 +1,6 @@
 """Fixtures of every test. This file imports no torch: some tests run where there is none."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ if WORKERS := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each has its part 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run first what takes long, so that no worker is left with it when the others are done."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from searching torch and all the tests, over and over."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

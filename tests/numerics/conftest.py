@@ -1,9 +1,14 @@
-"""Keeps torch on one thread while the numerics tests run."""
+"""Keeps torch on one thread while the numerics tests run, and names their dtypes."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a dtype, so that `-k bfloat16` finds the tests that have it."""
+    return str(val).removeprefix("torch.") if isinstance(val, torch.dtype) else None
 
 
 @pytest.fixture(autouse=True)
