@@ -12,6 +12,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bfloat16.h"
+#include "tiles.h"
+
 namespace emulation {
 namespace {
 
@@ -38,16 +41,6 @@ using Floats = Lanes<float, 16>;
 using Words = Lanes<uint32_t, 16>;
 using Halves = Lanes<uint16_t, 16>;
 using Pairs = Lanes<uint16_t, 32>;
-
-// What the bfloat16 instructions do to subnormals, both read and produced.
-inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
-
-inline float float_of_high_half(uint32_t half) {
-  const uint32_t bits = half << 16;
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return flushed(x);
-}
 
 // Each 32-bit lane multiplies two pairs; the odd product is added first, both by fused additions.
 inline __m512 dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
@@ -164,60 +157,6 @@ inline float reduce_add_ps(__m512 v) {
 
 inline float reduce_max_ps(__m512 v) {
   return reduce_by_halves(v, [](float a, float b) { return a > b ? a : b; });
-}
-
-// The tile registers, and their shapes as _tile_loadconfig reads them.
-struct Tiles {
-  struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  } shapes;
-  uint32_t row[8][16][16];
-
-  template <class F>
-  void each_unit(int tile, F&& visit) {
-    for (int r = 0; r < shapes.rows[tile]; ++r) {
-      for (int c = 0; c < shapes.row_bytes[tile] / 4; ++c) visit(r, c, row[tile][r][c]);
-    }
-  }
-};
-inline thread_local Tiles tiles;
-
-inline void tile_loadconfig(const void* shapes) {
-  std::memset(&tiles, 0, sizeof tiles);
-  std::memcpy(&tiles.shapes, shapes, sizeof tiles.shapes);
-}
-
-inline void tile_loadd(int tile, const void* from, int64_t stride) {
-  std::memset(tiles.row[tile], 0, sizeof tiles.row[tile]);
-  tiles.each_unit(tile, [&](int r, int c, uint32_t& unit) {
-    std::memcpy(&unit, static_cast<const char*>(from) + r * stride + 4 * c, 4);
-  });
-}
-
-inline void tile_stored(int tile, void* to, int64_t stride) {
-  tiles.each_unit(tile, [&](int r, int c, uint32_t& unit) {
-    std::memcpy(static_cast<char*>(to) + r * stride + 4 * c, &unit, 4);
-  });
-}
-
-inline void tile_zero(int tile) { std::memset(tiles.row[tile], 0, sizeof tiles.row[tile]); }
-
-// Even and odd products are summed apart, by fused additions, and then join the tile's sum.
-inline void tile_dpbf16ps(int sums, int a, int b) {
-  tiles.each_unit(sums, [&](int r, int c, uint32_t& unit) {
-    float even = 0.0f, odd = 0.0f, sum;
-    for (int d = 0; d < tiles.shapes.rows[b]; ++d) {
-      const uint32_t x = tiles.row[a][r][d], y = tiles.row[b][d][c];
-      even =
-          flushed(std::fma(float_of_high_half(x & 0xffff), float_of_high_half(y & 0xffff), even));
-      odd = flushed(std::fma(float_of_high_half(x >> 16), float_of_high_half(y >> 16), odd));
-    }
-    std::memcpy(&sum, &unit, sizeof sum);
-    sum = flushed(flushed(sum) + flushed(even + odd));
-    std::memcpy(&unit, &sum, sizeof sum);
-  });
 }
 
 }  // namespace
