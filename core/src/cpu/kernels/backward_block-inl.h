@@ -9,6 +9,7 @@
 #include "cpu/kernels/query_gradients-inl.h"
 #include "cpu/kernels/stores-inl.h"
 #include "cpu/kernels/transpose-inl.h"
+#include "cpu/kernels/upcoming_rows-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -110,6 +111,7 @@ class BackwardBlock {
       if (s_.tile.sees(p_, s_.block.begin, block_end)) {
         s_.tile.load(p_, s_.rows);
         s_.tile.load_stacked(p_, s_.rows);
+        s_.gradients.upcoming = rows_after(first, rows);
         differentiate_tile();
       } else {
         clear_grad_bias(0, s_.block.n);
@@ -144,6 +146,20 @@ class BackwardBlock {
     }
     clear(s_.grad_keys, s_.block.n * t_.widths.key_columns);
     clear(s_.grad_values, s_.block.n * t_.widths.value_columns);
+  }
+
+  // What is read after a tile: the sums of its dQ, and the tile that follows it.
+  UpcomingQueries rows_after(int64_t first, int64_t rows) const {
+    UpcomingQueries upcoming(p_, sequence_, key_head_, units_of<Op>(s_.block.n));
+    queries_.add_sum_to(upcoming, s_.tile);
+    const int64_t next = first + t_.tile_rows;
+    const KeyRange following{next, smaller(next + t_.tile_rows, rows)};
+    if (next < rows) {
+      upcoming.add(p_.query, p_.K, following);
+      upcoming.add(p_.grad_out, p_.Kv, following);
+      upcoming.add(p_.out, p_.Kv, following);
+    }
+    return upcoming;
   }
 
   void differentiate_tile() {

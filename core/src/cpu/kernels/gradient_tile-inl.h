@@ -13,6 +13,7 @@
 #include "cpu/kernels/softmax-inl.h"
 #include "cpu/kernels/tile_positions-inl.h"
 #include "cpu/kernels/transpose-inl.h"
+#include "cpu/kernels/upcoming_rows-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -31,6 +32,7 @@ class GradientTile {
   Real* residuals;             // what rounding takes from dS; valid if has_residuals()
   Real* grad_biases;           // as Reals, dS of the scores after their cap; null unless wanted
   typename Op::Registers registers;
+  UpcomingQueries upcoming;  // prefetched by compute, some for every unit of keys
 
   GradientTile(Scratch& scratch, const Problem& p, bool wants_grad_biases)
       : positions_(scratch, p.positions) {
@@ -267,6 +269,7 @@ class GradientTile {
     const int64_t rows = tile.n;
     Unit* by_depth = grad_scores_by_depth;
     for (int64_t k = 0; k < n; k += D) {
+      upcoming.prefetch_some();
       for (int64_t r = 0; r < rows; r += S::kWidth) {
         typename S::Vec grad[D];
         for (int d = 0; d < D; ++d) {

@@ -9,6 +9,7 @@
 #include "cpu/kernels/backward_sums-inl.h"
 #include "cpu/kernels/prefetch-inl.h"
 #include "cpu/kernels/stores-inl.h"
+#include "cpu/kernels/upcoming_rows-inl.h"
 
 namespace attn::cpu {
 namespace {
@@ -61,6 +62,13 @@ class QueryGradients {
       store(tile, [&](const Gradient& of, int64_t r) { return sum_row(of, tile, r); });
     }
     turn.end(block_);
+  }
+
+  // The rows of the sum that `add` is going to add the tile to.
+  void add_sum_to(UpcomingQueries& upcoming, const QueryTile<Op>& tile) const {
+    if (sum_.queries) {
+      upcoming.add(sum_.queries, t_.widths.key_columns, {tile.first, tile.first + tile.n});
+    }
   }
 
   void store_zeros(const QueryTile<Op>& tile) {
