@@ -45,7 +45,7 @@ class Array {
       strides_[axis] = count;
       count *= shape_[axis];
     }
-    bytes_.resize(count * dtype.bits / 8);
+    bytes_.assign(count * dtype.bits / 8, 0);
   }
 
   // Values in [-2, 2); for bool, true with chance 3/4.

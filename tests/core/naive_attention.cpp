@@ -8,6 +8,23 @@
 
 namespace {
 
+// The values of a contiguous array, widened once: each is read many times.
+class Wide {
+ public:
+  explicit Wide(const Array& array) : array_(array), values_(array.size()) {
+    for (int64_t i = 0; i < array.size(); ++i) values_[i] = array.get(i);
+  }
+
+  bool exists() const { return array_.exists(); }
+  int64_t extent(int axis) const { return array_.extent(axis); }
+  int64_t place(int64_t a, int64_t b, int64_t c) const { return array_.at(a, b, c, 0); }
+  const double* from(int64_t place) const { return values_.data() + place; }
+
+ private:
+  const Array& array_;
+  std::vector<double> values_;
+};
+
 // One query row: its place, and its probabilities before dropout.
 struct Row {
   const NaiveSequence& s;
@@ -26,6 +43,14 @@ class Naive {
       : a_(arrays),
         mask_(mask),
         masks_(arrays, mask),
+        query_(arrays.query),
+        key_(arrays.key),
+        value_(arrays.value),
+        grad_out_(arrays.grad_out),
+        position_query_(arrays.position_query),
+        position_key_(arrays.position_key),
+        key_table_(arrays.key_table),
+        query_table_(arrays.query_table),
         G_(arrays.query.extent(2) / arrays.key.extent(2)),
         scale_(1.0 / std::sqrt(1.0 * arrays.query.extent(3))) {}
 
@@ -37,9 +62,9 @@ class Naive {
       result.lse[lse_place(row)] = row.lse;
       for (int64_t j = 0; j < row.s.num_keys(); ++j) {
         const double weight = row.probabilities[j] * masks_.kept(row.s, row.h, row.i, j);
-        for (int64_t c = 0; c < a_.value.extent(3); ++c) {
-          result.out[a_.out.at(row.s.b, row.place(), row.h, c)] += weight * value(row, j, c);
-        }
+        const double* value = value_.from(value_place(row, j));
+        double* out = &result.out[a_.out.at(row.s.b, row.place(), row.h, 0)];
+        for (int64_t c = 0; c < value_.extent(3); ++c) out[c] += weight * value[c];
       }
     });
     return result;
@@ -100,13 +125,15 @@ class Naive {
 
   void differentiate(const Row& row, NaiveBackward& result) const {
     std::vector<double> grad_p(row.s.num_keys());
+    const double* grad_out = grad_out_.from(grad_out_.place(row.s.b, row.place(), row.h));
     double mean_grad = 0.0;
     for (int64_t j = 0; j < row.s.num_keys(); ++j) {
       const double kept = masks_.kept(row.s, row.h, row.i, j);
-      for (int64_t c = 0; c < a_.value.extent(3); ++c) {
-        const double grad_out = a_.grad_out.get(a_.grad_out.at(row.s.b, row.place(), row.h, c));
-        grad_p[j] += kept * grad_out * value(row, j, c);
-        result.grad_value[value_place(row, j, c)] += row.probabilities[j] * kept * grad_out;
+      const double* value = value_.from(value_place(row, j));
+      double* grad_value = &result.grad_value[value_place(row, j)];
+      for (int64_t c = 0; c < value_.extent(3); ++c) {
+        grad_p[j] += kept * grad_out[c] * value[c];
+        grad_value[c] += row.probabilities[j] * kept * grad_out[c];
       }
       mean_grad += row.probabilities[j] * grad_p[j];
     }
@@ -140,9 +167,13 @@ class Naive {
     }
     add_positions(row, j, grad * scale_, size * scale_, result);
     const double grad_dot = grad * cap_slope(row.scores[j]) * scale_;
-    for (int64_t c = 0; c < a_.query.extent(3); ++c) {
-      result.grad_query[a_.query.at(s.b, row.place(), h, c)] += grad_dot * key(row, j, c);
-      result.grad_key[key_place(row, j, c)] += grad_dot * query(row, c);
+    const double* query = query_.from(query_place(row));
+    const double* key = key_.from(key_place(row, j));
+    double* grad_query = &result.grad_query[query_place(row)];
+    double* grad_key = &result.grad_key[key_place(row, j)];
+    for (int64_t c = 0; c < query_.extent(3); ++c) {
+      grad_query[c] += grad_dot * key[c];
+      grad_key[c] += grad_dot * query[c];
     }
   }
 
@@ -150,7 +181,7 @@ class Naive {
   struct Factors {
     int64_t width = 0, feature = 0, entry = 0;
   };
-  Factors factors(const Array& features, const Array& table, const Array& places, const Row& row,
+  Factors factors(const Wide& features, const Wide& table, const Array& places, const Row& row,
                   int64_t line, int64_t j) const {
     const int64_t rows = table.extent(1), width = table.extent(2);
     const int64_t distances = places.exists() ? places.size() : rows;
@@ -158,61 +189,60 @@ class Naive {
                                     distances - 1);
     if (places.exists()) r = static_cast<int64_t>(places.get(r));
     const int64_t head = table.extent(0) == 1 ? 0 : row.h;
-    return {width, features.at(row.s.b, line, row.h, 0), (head * rows + r) * width};
+    return {width, features.place(row.s.b, line, row.h), (head * rows + r) * width};
   }
   Factors of_query(const Row& row, int64_t j) const {
-    return factors(query_features(), a_.key_table, a_.key_table_rows, row, row.i, j);
+    return factors(query_features(), key_table_, a_.key_table_rows, row, row.i, j);
   }
   Factors of_key(const Row& row, int64_t j) const {
-    return factors(key_features(), a_.query_table, a_.query_table_rows, row, j, j);
+    return factors(key_features(), query_table_, a_.query_table_rows, row, j, j);
   }
-  const Array& query_features() const {
-    return a_.position_query.exists() ? a_.position_query : a_.query;
-  }
-  const Array& key_features() const { return a_.position_key.exists() ? a_.position_key : a_.key; }
+  const Wide& query_features() const { return position_query_.exists() ? position_query_ : query_; }
+  const Wide& key_features() const { return position_key_.exists() ? position_key_ : key_; }
 
   double of_positions(const Row& row, int64_t j) const {
     double sum = 0.0;
-    if (a_.key_table.exists()) sum += dot(query_features(), a_.key_table, of_query(row, j));
-    if (a_.query_table.exists()) sum += dot(key_features(), a_.query_table, of_key(row, j));
+    if (key_table_.exists()) sum += dot(query_features(), key_table_, of_query(row, j));
+    if (query_table_.exists()) sum += dot(key_features(), query_table_, of_key(row, j));
     return sum * scale_;
   }
-  static double dot(const Array& features, const Array& table, const Factors& at) {
+  static double dot(const Wide& features, const Wide& table, const Factors& at) {
+    return dot(features.from(at.feature), table.from(at.entry), at.width);
+  }
+  static double dot(const double* x, const double* y, int64_t count) {
     double sum = 0.0;
-    for (int64_t c = 0; c < at.width; ++c) {
-      sum += features.get(at.feature + c) * table.get(at.entry + c);
-    }
+    for (int64_t c = 0; c < count; ++c) sum += x[c] * y[c];
     return sum;
   }
 
   void add_positions(const Row& row, int64_t j, double grad, double size,
                      NaiveBackward& result) const {
-    if (a_.key_table.exists()) {
-      add_products(query_features(), a_.key_table, of_query(row, j), grad, size,
-                   a_.position_query.exists() ? result.grad_position_query : result.grad_query,
+    if (key_table_.exists()) {
+      add_products(query_features(), key_table_, of_query(row, j), grad, size,
+                   position_query_.exists() ? result.grad_position_query : result.grad_query,
                    result.grad_key_table, result.key_table_terms);
     }
-    if (a_.query_table.exists()) {
-      add_products(key_features(), a_.query_table, of_key(row, j), grad, size,
-                   a_.position_key.exists() ? result.grad_position_key : result.grad_key,
+    if (query_table_.exists()) {
+      add_products(key_features(), query_table_, of_key(row, j), grad, size,
+                   position_key_.exists() ? result.grad_position_key : result.grad_key,
                    result.grad_query_table, result.query_table_terms);
     }
   }
-  static void add_products(const Array& features, const Array& table, const Factors& at,
-                           double grad, double size, std::vector<double>& grad_features,
+  static void add_products(const Wide& features, const Wide& table, const Factors& at, double grad,
+                           double size, std::vector<double>& grad_features,
                            std::vector<double>& grad_table, std::vector<double>& terms) {
+    const double* feature = features.from(at.feature);
+    const double* entry = table.from(at.entry);
     for (int64_t c = 0; c < at.width; ++c) {
-      const double feature = features.get(at.feature + c);
-      grad_features[at.feature + c] += grad * table.get(at.entry + c);
-      grad_table[at.entry + c] += grad * feature;
-      terms[at.entry + c] += size * std::fabs(feature);
+      grad_features[at.feature + c] += grad * entry[c];
+      grad_table[at.entry + c] += grad * feature[c];
+      terms[at.entry + c] += size * std::fabs(feature[c]);
     }
   }
 
   double score(const Row& row, int64_t j) const {
-    double sum = 0.0;
-    for (int64_t c = 0; c < a_.query.extent(3); ++c) sum += query(row, c) * key(row, j, c);
-    return sum * scale_;
+    const double* query = query_.from(query_place(row));
+    return scale_ * dot(query, key_.from(key_place(row, j)), query_.extent(3));
   }
 
   double capped(double score) const {
@@ -224,20 +254,13 @@ class Naive {
     return 1.0 - t * t;
   }
 
-  double query(const Row& row, int64_t c) const {
-    return a_.query.get(a_.query.at(row.s.b, row.place(), row.h, c));
+  // Where a row begins.
+  int64_t query_place(const Row& row) const { return query_.place(row.s.b, row.place(), row.h); }
+  int64_t key_place(const Row& row, int64_t j) const {
+    return key_.place(row.s.b, row.s.key_rows[j], row.h / G_);
   }
-  int64_t key_place(const Row& row, int64_t j, int64_t c) const {
-    return a_.key.at(row.s.b, row.s.key_rows[j], row.h / G_, c);
-  }
-  double key(const Row& row, int64_t j, int64_t c) const {
-    return a_.key.get(key_place(row, j, c));
-  }
-  int64_t value_place(const Row& row, int64_t j, int64_t c) const {
-    return a_.value.at(row.s.b, row.s.key_rows[j], row.h / G_, c);
-  }
-  double value(const Row& row, int64_t j, int64_t c) const {
-    return a_.value.get(value_place(row, j, c));
+  int64_t value_place(const Row& row, int64_t j) const {
+    return value_.place(row.s.b, row.s.key_rows[j], row.h / G_);
   }
   int64_t lse_place(const Row& row) const {
     return (row.s.b * a_.query.extent(2) + row.h) * a_.query.extent(1) + row.place();
@@ -246,6 +269,8 @@ class Naive {
   const Arrays& a_;
   const attn_mask& mask_;
   const NaiveMask masks_;
+  const Wide query_, key_, value_, grad_out_;
+  const Wide position_query_, position_key_, key_table_, query_table_;
   const int64_t G_;
   const double scale_;
 };
