@@ -26,7 +26,8 @@ attn_change_stack:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmp *%rcx
 .size attn_change_stack, .-attn_change_stack
 )");
 
