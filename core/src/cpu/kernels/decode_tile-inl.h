@@ -126,11 +126,13 @@ class DecodeTile {
     }
   }
 
-  // Converts rows if that pays: once for many query rows, or where they are not whole vectors.
-  // Returns whether it did; the rows are then of To::kDType and `stride` units.
+  // Converts rows where they are not whole vectors, or once for many query rows if reading them
+  // does not convert them as fast. Returns whether it did; the rows are then of To::kDType and
+  // `stride` units.
   template <class To, DType kSource>
   bool convert(const char** rows, int64_t n, int64_t width, int64_t stride, int64_t whole) {
-    if ((kSource == To::kDType || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
+    constexpr bool kReadsAsFast = kSource == To::kDType || S::kWidth >= 8;
+    if ((kReadsAsFast || rows_ <= kScoreRows<S>) && width % whole == 0) return false;
     RowPrefetcher none;
     convert_rows<To, kSource>(s_.converted, stride, rows, n, width, none);
     for (int64_t j = 0; j < n; ++j) {
