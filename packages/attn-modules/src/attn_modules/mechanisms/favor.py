@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attn_modules.feature_maps import FEATURE_MAPS, FeatureMapType
 from attn_modules.mechanisms._kernel_attention import Kernel, KernelAttention
 from attn_modules.registry import register_attention
+from attn_ops.scalars import check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,10 @@ class FavorAttention(KernelAttention):
         seed: int | None = None,
     ) -> None:
         super().__init__(dropout, causal)
-        dim_head = None if dim_head is None else int(dim_head)
+        if dim_head is not None:
+            if dim_head % 1 == 0:  # as 64.0, which a division gives
+                dim_head = int(dim_head)
+            check_counts("FavorAttention", dim_head=dim_head)
         if dim_features is None:
             if dim_head is None:
                 raise ValueError("FavorAttention: expected dim_features or dim_head, got neither")
