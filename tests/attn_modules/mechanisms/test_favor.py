@@ -362,8 +362,8 @@ def test_arguments_that_do_not_fit_are_refused():
         FavorAttention()
     with pytest.raises(ValueError, match="one of sm_orf, sm_hyp, sm_reg, relu, got 'sm'"):
         FavorAttention(dim_head=6, feature_map_type="sm")
-    for dim_head in (0, -3, 2.5):
-        with pytest.raises(ValueError, match=f"expected dim_head, an int of 1 .* got {dim_head}"):
+    for dim_head in (0, -3, 2.5, "6"):
+        with pytest.raises(ValueError, match=f"expected dim_head, an int of 1 .* got {dim_head!r}"):
             FavorAttention(dim_head=dim_head)
     with pytest.raises(NotImplementedError, match="expected no att_mask"):
         FavorAttention(dim_head=6)(q, k, v, att_mask=torch.ones(4, 4, dtype=torch.bool))

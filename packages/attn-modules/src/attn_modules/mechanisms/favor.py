@@ -31,7 +31,7 @@ class FavorAttention(KernelAttention):
     causal: query i sees keys j <= i, counted from the first of each; `prefill` and `step` decode.
     dropout: drops elements of the result.
     dim_features: default 2 floor(ceil(K (1 + log2 K)) / 2), and 2 at least, which needs `dim_head`.
-    dim_head: K; without it, features are drawn at the first call.
+    dim_head: K, a whole number; without it, features are drawn at the first call.
     iter_before_redraw: after how many calls of `forward` in training new features are drawn; None
         keeps those that it was made with. Calls of `prefill` and `step` never count, nor does what
         checkpointing computes again; it takes the features of the last call, so that where one
@@ -62,7 +62,7 @@ class FavorAttention(KernelAttention):
     ) -> None:
         super().__init__(dropout, causal)
         if dim_head is not None:
-            if dim_head % 1 == 0:  # as 64.0, which a division gives
+            if isinstance(dim_head, float) and dim_head.is_integer():  # what a division gives
                 dim_head = int(dim_head)
             check_counts("FavorAttention", dim_head=dim_head)
         if dim_features is None:
