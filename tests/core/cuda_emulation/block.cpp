@@ -1,15 +1,19 @@
 // Switches between the threads of a block wherever they wait for each other.
 #include "block.h"
 
-#include <algorithm>
+#include <bit>
 #include <cstring>
+#include <utility>
 
 namespace attn::cuda::emulation {
 
 Block* running_block = nullptr;
 
 Block::Block(int threads, size_t shared_bytes)
-    : warps_(threads / kLanes), shared_(shared_bytes), awaited_words_(shared_bytes / kCopyWord) {
+    : warps_(threads / kLanes),
+      ready_(threads / kLanes),
+      shared_(shared_bytes),
+      awaited_words_(shared_bytes / kCopyWord) {
   for (int i = 0; i < threads; ++i) threads_.push_back(std::make_unique<Thread>());
   for (int i = 0; i < threads / kLanes; ++i) first_to_last_.push_back(i);
 }
@@ -18,13 +22,14 @@ void Block::run(Index index, uint64_t seed, void (*kernel)(const void*), const v
   index_ = index;
   kernel_ = kernel;
   context_ = context;
-  at_barrier_ = done_ = 0;
+  at_barrier_ = ended_ = 0;
   random_ = seed;
   choose_order();
   shared_.poison();
-  for (int i = 0; i < static_cast<int>(threads_.size()); ++i) {
-    threads_[i]->fiber.start(&Block::run_thread);
-    make_ready(i);
+  for (const auto& thread : threads_) thread->fiber.start(&Block::run_thread);
+  for (int warp = 0; warp < static_cast<int>(warps_.size()); ++warp) {
+    warps_[warp].ended = 0;
+    make_ready(warp);
   }
   running_block = this;
   running_ = take_ready();
@@ -43,16 +48,15 @@ void Block::end_thread() {
   if (!thread().copies.empty() || !thread().open_copies.empty()) {
     fail("a thread ended with asynchronous copies that it had not waited for");
   }
-  thread().state = Thread::State::kDone;
-  ++done_;
+  warps_[running_ / kLanes].ended |= Lanes{1} << running_ % kLanes;
+  ++ended_;
   run_next();
   __builtin_unreachable();
 }
 
-void Block::make_ready(int thread) {
-  threads_[thread]->state = Thread::State::kReady;
-  warps_[thread / kLanes].ready.push_back(thread);
-  ++ready_;
+void Block::make_ready(int warp) {
+  ready_[warp] = kAllLanes;
+  num_ready_ += kLanes;
 }
 
 // Mostly one warp runs as far as it gets, then another: what a barrier should have kept apart is
@@ -73,19 +77,20 @@ size_t Block::random_below(size_t end) {
 int Block::take_ready() {
   const size_t warps = first_to_last_.size();
   size_t place = mixes_warps_ ? random_below(warps) : 0;
-  while (warps_[first_to_last_[place]].ready.empty()) place = place + 1 < warps ? place + 1 : 0;
-  std::vector<int>& ready = warps_[first_to_last_[place]].ready;
-  std::swap(ready[random_below(ready.size())], ready.back());
-  const int thread = ready.back();
-  ready.pop_back();
-  --ready_;
-  return thread;
+  while (!ready_[first_to_last_[place]]) place = place + 1 < warps ? place + 1 : 0;
+  const int warp = first_to_last_[place];
+  // Any lane, or the next one that is ready.
+  const int first = static_cast<int>(random_below(kLanes));
+  const int lane = (first + std::countr_zero(std::rotr(ready_[warp], first))) % kLanes;
+  ready_[warp] &= ~(Lanes{1} << lane);
+  --num_ready_;
+  return warp * kLanes + lane;
 }
 
 void Block::run_next() {
   Fiber& left = thread().fiber;
-  if (ready_ == 0) {
-    if (done_ < static_cast<int>(threads_.size())) report_deadlock();
+  if (num_ready_ == 0) {
+    if (ended_ < static_cast<int>(threads_.size())) report_deadlock();
     Fiber::change(left, host_);
     return;
   }
@@ -95,24 +100,15 @@ void Block::run_next() {
   Fiber::change(left, threads_[next]->fiber);
 }
 
-void Block::wait(Thread::State state, const char* operation, Place place) {
-  thread().state = state;
-  thread().operation = operation;
-  thread().place = place;
-}
-
 void Block::join_barrier(Place place) {
-  wait(Thread::State::kAtBarrier, "synchronise_block", place);
+  if (at_barrier_ == 0) barrier_ = place;
+  if (place.line() != barrier_.line()) {
+    fail("threads wait at different barriers, %s:%u and %s:%u", place.file_name(), place.line(),
+         barrier_.file_name(), barrier_.line());
+  }
   if (++at_barrier_ == static_cast<int>(threads_.size())) {
     at_barrier_ = 0;
-    for (int i = 0; i < static_cast<int>(threads_.size()); ++i) {
-      if (threads_[i]->place.line() != place.line()) {
-        fail("threads %d and %d wait at different barriers, %s:%u and %s:%u", running_, i,
-             place.file_name(), place.line(), threads_[i]->place.file_name(),
-             threads_[i]->place.line());
-      }
-      make_ready(i);
-    }
+    for (int warp = 0; warp < static_cast<int>(warps_.size()); ++warp) make_ready(warp);
     choose_order();
   }
   run_next();
@@ -120,22 +116,21 @@ void Block::join_barrier(Place place) {
 
 void Block::join_warp(const char* operation, void* operands, Perform perform, Place place) {
   Warp& warp = warps_[running_ / kLanes];
-  wait(Thread::State::kInWarp, operation, place);
+  if (warp.joined == 0) {
+    warp.operation = operation;
+    warp.place = place;
+  }
+  const bool is_same = operation == warp.operation || std::strcmp(operation, warp.operation) == 0;
+  if (!is_same || place.line() != warp.place.line()) {
+    fail("lanes of a warp join different operations: %s at %s:%u, and %s at %s:%u", operation,
+         place.file_name(), place.line(), warp.operation, warp.place.file_name(),
+         warp.place.line());
+  }
   warp.operands[running_ % kLanes] = operands;
-  if (++warp.arrived == kLanes) {
-    warp.arrived = 0;
-    const int first = running_ / kLanes * kLanes;
-    for (int i = first; i < first + kLanes; ++i) {
-      const Thread& other = *threads_[i];
-      const bool is_same =
-          other.operation == operation || std::strcmp(other.operation, operation) == 0;
-      if (!is_same || other.place.line() != place.line()) {
-        fail("lanes of a warp join different operations: %s at %s:%u, and thread %d %s at %s:%u",
-             operation, place.file_name(), place.line(), i, other.operation,
-             other.place.file_name(), other.place.line());
-      }
-      make_ready(i);
-    }
+  warp.joined |= Lanes{1} << running_ % kLanes;
+  if (warp.joined == kAllLanes) {
+    warp.joined = 0;
+    make_ready(running_ / kLanes);
     if (perform) perform(warp.operands);
   }
   run_next();
@@ -150,10 +145,14 @@ bool Block::is_below_a_stack(const void* address) const {
 
 void Block::report_deadlock() {
   for (int i = 0; i < static_cast<int>(threads_.size()); ++i) {
-    const Thread& thread = *threads_[i];
-    if (thread.state == Thread::State::kDone) continue;
+    const Warp& warp = warps_[i / kLanes];
+    const Lanes lane = Lanes{1} << i % kLanes;
+    if (warp.ended & lane) continue;
+    const bool is_in_warp = warp.joined & lane;
+    const Place& place = is_in_warp ? warp.place : barrier_;
     fail("thread %d waits in %s at %s:%u for threads that never come: %d of %zu have ended", i,
-         thread.operation, thread.place.file_name(), thread.place.line(), done_, threads_.size());
+         is_in_warp ? warp.operation : "synchronise_block", place.file_name(), place.line(), ended_,
+         threads_.size());
   }
   __builtin_unreachable();
 }

@@ -21,19 +21,19 @@ struct Copy {
 };
 
 struct Thread {
-  enum class State { kReady, kInWarp, kAtBarrier, kDone };
-
   Fiber fiber;
-  State state = State::kReady;
-  const char* operation = "";  // what it waits in
-  Place place;
   std::vector<std::vector<Copy>> copies;  // committed groups, oldest first
   std::vector<Copy> open_copies;          // not yet committed
 };
 
+using Lanes = uint32_t;  // a bit for each lane of a warp
+constexpr Lanes kAllLanes = ~Lanes{0};
+
 struct Warp {
-  std::vector<int> ready;  // threads
-  int arrived = 0;         // lanes, at the operation they join
+  Lanes joined = 0;  // those that wait in `operation`
+  Lanes ended = 0;
+  const char* operation = "";
+  Place place;
   void* operands[kLanes] = {};
 };
 
@@ -58,8 +58,7 @@ class Block {
  private:
   static void run_thread();
   [[noreturn]] void end_thread();
-  void wait(Thread::State state, const char* operation, Place place);
-  void make_ready(int thread);
+  void make_ready(int warp);
   void choose_order();
   size_t random_below(size_t end);
   void run_next();
@@ -68,10 +67,11 @@ class Block {
 
   Index index_;
   int running_ = 0;
-  int at_barrier_ = 0, done_ = 0;
+  int num_ready_ = 0, at_barrier_ = 0, ended_ = 0;  // threads
+  Place barrier_;
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
-  int ready_ = 0;
+  std::vector<Lanes> ready_;        // of each warp
   std::vector<int> first_to_last_;  // warps
   bool mixes_warps_ = false;        // otherwise the first that can run does
   GuardedSharedMemory shared_;
