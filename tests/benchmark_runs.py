@@ -1,6 +1,7 @@
 """Runs a benchmark's command line on small cases, as the tests of every package's benchmark do."""
 
 import functools
+import gc
 import json
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ measure_ceilings = functools.cache(command.measure_ceilings)
 def run_quickly(program: ModuleType, folder: Path, *arguments: str) -> tuple[int, Any]:
     """Return the exit status of `program.main` and the JSON that it wrote into `folder`."""
     threads = torch.get_num_threads()
+    gc.freeze()  # it collects before each case, and would search all that other tests left
     try:
         with patch.object(command, "measure_ceilings", measure_ceilings):
             status = program.main(["--quick", "--threads", "1", "--out", str(folder), *arguments])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from warm_python import WarmPython
-from wheels import Installation, build_wheel, install_wheel
+from wheels import REPOSITORY, Installation, build_wheel, install_wheel, locked
 
 # Torch's threads spin while they wait for each other: beside other programs, 30 times as long as
 # these tests compute. The OpenMP runtime reads both once, when torch is loaded.
@@ -22,10 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Let one worker at a time import torch and the tests: what the first compiles, others load."""
+    with locked(REPOSITORY / "build" / "collection"):
+        return (yield)
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from searching torch and all the tests, over and over."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 100)  # torch's compiler keeps millions of objects
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,8 @@ class MechanismCase:
         self, dtype: torch.dtype = torch.float32, drawn_from: int = 0, **changes: Any
     ) -> Attention:
         """Return the mechanism, in evaluation; `drawn_from` seeds torch beforehand."""
-        torch.manual_seed(drawn_from)
+        # torch.manual_seed formats the whole stack for each kind of GPU that is not there.
+        torch.default_generator.manual_seed(drawn_from)
         return build_attention(self.config(**changes)).eval().to(dtype)
 
     def operands(
