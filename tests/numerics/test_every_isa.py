@@ -17,7 +17,7 @@ PYTEST = ("-m", "pytest", "-q", "--tb=short", "-m", "not slow")
 CURRENT = _native.cpu_isa()
 # These two differ in bfloat16 alone: what else the one has, the other's tests have seen.
 REST = "avx512" if CURRENT == "avx512_bf16" else "avx512_bf16"
-CHOSEN = {REST: ("-k", "bfloat16 or not (float32 or float16 or float64)")}
+CHOSEN = {REST: ("-k", "bfloat16 or not (float32 or float16 or float64 or gradcheck)")}
 OTHERS = [] if "ATTN_CPU_ISA" in os.environ else [i for i in _native.cpu_isas() if i != CURRENT]
 
 
