@@ -101,8 +101,9 @@ def build_wheel() -> Path:
 
 def install_wheel(wheel: Path, folder: Path) -> Installation:
     """Return a new environment in `folder` that holds the wheel, NumPy, ml_dtypes and pytest."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
     packages = [f"{wheel}[numpy]", "ml_dtypes", "pytest"]
-    run([str(python), "-m", "pip", "install", "--quiet", *packages], cwd=folder)
+    run([*pip, "install", "--quiet", "--no-compile", *packages], cwd=folder)
     return Installation(python, wheel)
