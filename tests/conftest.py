@@ -15,6 +15,8 @@ from wheels import REPOSITORY, Installation, build_wheel, install_wheel, locked
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if WORKERS := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each has its part of the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(WORKERS), 1)))
+# Or torch.compile begins with programs that show whether the compiler knows this CPU's vectors.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,10 @@ compiling = pytest.mark.filterwarnings(  # inductor's own
     "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
 SOURCE = Path(__file__).parent
+QUICKLY_COMPILED = {  # two packages do not repay the time that precompiling torch's headers takes
+    "aot_inductor.precompile_headers": False,
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+}
 
 
 class Model(nn.Module):
@@ -40,6 +44,13 @@ def make_input(*shape):
 def fingerprint(out):
     flat = out.double().flatten()
     return torch.dot(flat, torch.arange(flat.numel(), dtype=torch.float64).cos()).item()
+
+
+def package(program, file):
+    """Compile an exported program ahead of time into `file`, and return that."""
+    return torch._inductor.aoti_compile_and_package(
+        program, package_path=str(file), inductor_configs=QUICKLY_COMPILED
+    )
 
 
 def saved(file, tensors):
@@ -86,8 +97,7 @@ def test_ahead_of_time_compiled_package(run_model, tmp_path):
     with torch.no_grad():
         inputs = (make_input(2, 6, 3, 8),)
         program = torch.export.export(Model(), inputs, dynamic_shapes={"x": {1: length}})
-    file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "m.pt2"))
-    assert run_model(file, INPUTS) == EXPECTED
+    assert run_model(package(program, tmp_path / "model.pt2"), INPUTS) == EXPECTED
 
 
 def traced(step, arguments, folder):
@@ -97,9 +107,7 @@ def traced(step, arguments, folder):
 
 
 def compiled(step, arguments, folder):
-    program = torch.export.export(step, arguments)
-    file = str(folder / "step.pt2")
-    return torch._inductor.aoti_compile_and_package(program, package_path=file)
+    return package(torch.export.export(step, arguments), folder / "step.pt2")
 
 
 class SideBySide(nn.Module):
