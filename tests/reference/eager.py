@@ -25,10 +25,11 @@ def attention(problem: Problem) -> Results:
     )
     gradients = torch.autograd.grad(objective, leaves)
 
-    wide = [x.detach().to(_lse_dtype(problem)) for x in leaves]
+    if problem.query.dtype != _lse_dtype(problem):
+        scores, seen = _scores(problem, *(x.detach().to(_lse_dtype(problem)) for x in leaves))
     return Results(
         out=out.detach(),
-        lse=_lse(*_scores(problem, *wide)).masked_fill(~seen.any(-1), -torch.inf),
+        lse=_lse(scores.detach(), seen).masked_fill(~seen.any(-1), -torch.inf),
         grad_query=gradients[0],
         grad_key=gradients[1],
         grad_value=gradients[2],
