@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -18,6 +19,7 @@ from attn_ops.mask import (
     Relative,
     Sequences,
 )
+from reference import mask_spec
 from reference.spec_attention import Call
 
 HQ, HKV, K, KV = 4, 2, 24, 40
@@ -118,6 +120,17 @@ def make(place: str, part: str, dtype: torch.dtype) -> Call:
         scale=K**-0.5,
         grad_out=normal(1, MQ, HQ, KV),
         grad_lse=torch.randn(1, HQ, MQ, generator=draw).to(lse_dtype),
+    )
+
+
+def poisoned(call: Call, canary: float) -> Call:
+    """Return the call with `canary` in every key and value that no query sees."""
+    seen = mask_spec.allowed(call.spec, 1, HQ, MQ, MKV).any(2).view(HKV, -1, MKV)
+    unseen = ~seen.any(1).mT[None, :, :, None]
+    return replace(
+        call,
+        key=call.key.masked_fill(unseen, canary),
+        value=call.value.masked_fill(unseen, canary),
     )
 
 

@@ -22,7 +22,7 @@ void Block::run(Index index, uint64_t seed, void (*kernel)(const void*), const v
   index_ = index;
   kernel_ = kernel;
   context_ = context;
-  at_barrier_ = ended_ = 0;
+  at_barrier_ = 0;
   random_ = seed;
   choose_order();
   shared_.poison();
@@ -49,7 +49,6 @@ void Block::end_thread() {
     fail("a thread ended with asynchronous copies that it had not waited for");
   }
   warps_[running_ / kLanes].ended |= Lanes{1} << running_ % kLanes;
-  ++ended_;
   run_next();
   __builtin_unreachable();
 }
@@ -87,10 +86,16 @@ int Block::take_ready() {
   return warp * kLanes + lane;
 }
 
+int Block::num_ended() const {
+  int ended = 0;
+  for (const Warp& warp : warps_) ended += std::popcount(warp.ended);
+  return ended;
+}
+
 void Block::run_next() {
   Fiber& left = thread().fiber;
   if (num_ready_ == 0) {
-    if (ended_ < static_cast<int>(threads_.size())) report_deadlock();
+    if (num_ended() < static_cast<int>(threads_.size())) report_deadlock();
     Fiber::change(left, host_);
     return;
   }
@@ -151,8 +156,8 @@ void Block::report_deadlock() {
     const bool is_in_warp = warp.joined & lane;
     const Place& place = is_in_warp ? warp.place : barrier_;
     fail("thread %d waits in %s at %s:%u for threads that never come: %d of %zu have ended", i,
-         is_in_warp ? warp.operation : "synchronise_block", place.file_name(), place.line(), ended_,
-         threads_.size());
+         is_in_warp ? warp.operation : "synchronise_block", place.file_name(), place.line(),
+         num_ended(), threads_.size());
   }
   __builtin_unreachable();
 }

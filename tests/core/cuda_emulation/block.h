@@ -63,11 +63,12 @@ class Block {
   size_t random_below(size_t end);
   void run_next();
   int take_ready();
+  int num_ended() const;
   [[noreturn]] void report_deadlock();
 
   Index index_;
   int running_ = 0;
-  int num_ready_ = 0, at_barrier_ = 0, ended_ = 0;  // threads
+  int num_ready_ = 0, at_barrier_ = 0;  // threads
   Place barrier_;
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
