@@ -2,7 +2,7 @@
 //
 // Float32 operands are each split in two TF32 numbers, whose three largest products are summed. A
 // matrix instruction cuts sums off where others round them, so that thousands of additions lose
-// more than the split keeps: sums are added to outside of it.
+// more than the split keeps: it sums one step of the depth, which is added to the rest outside.
 // Source: Ootomo & Yokota 2022, arXiv:2203.03341, section 3, without their scaling.
 #pragma once
 
@@ -41,27 +41,30 @@ struct Sums {
 constexpr uint32_t kCutBits = 0x1FFF;  // of a float, which the matrix instruction does not read
 
 // Each number as a TF32 number and the rest, whose leading bits the instruction reads. With
-// `splits` NaN is NaN in the rest, and perhaps not in the number: rounded as an integer that costs
-// half.
+// `splits` the number is cut off, and the rest enlarged by what it loses itself on the average; NaN
+// is NaN in the rest, and perhaps not in the number.
 template <int kRegisters>
 struct SplitFragment {
   uint32_t large[kRegisters], small[kRegisters];
 
+  SplitFragment() = default;
   ATTN_DEVICE SplitFragment(const uint32_t* floats, bool splits) {
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       const float x = __builtin_bit_cast(float, floats[i]);
-      large[i] = splits ? (floats[i] + (kCutBits + 1) / 2) & ~kCutBits : to_tf32(x);
-      small[i] = __builtin_bit_cast(uint32_t, x - __builtin_bit_cast(float, large[i]));
+      large[i] = splits ? floats[i] & ~kCutBits : to_tf32(x);
+      const float rest = fmaf(x, 1.0f + 0x1p-22f, -__builtin_bit_cast(float, large[i]));
+      small[i] = __builtin_bit_cast(uint32_t, rest);
     }
   }
 };
 
-// A fragment of a left operand, ready to be multiplied with many right ones.
+// A left operand of one instruction, ready to be multiplied with many right ones.
 template <class Element>
 struct LeftFragment {
   uint32_t a[4];
 
+  LeftFragment() = default;
   // `splits`: as of a RowTile, whichever the operand.
   ATTN_DEVICE LeftFragment(const uint32_t (&bits)[4], bool /*splits*/) {
 #pragma unroll
@@ -80,43 +83,92 @@ struct LeftFragment<float> {
   SplitFragment<4> a;
   bool splits;
 
+  LeftFragment() = default;
   ATTN_DEVICE LeftFragment(const uint32_t (&bits)[4], bool splits)
       : a(bits, splits), splits(splits) {}
 
   template <bool kSwapped>
   ATTN_DEVICE void multiply(float (&sums)[4], const uint32_t (&bits)[2]) const {
     const SplitFragment<2> b(bits, splits);
-    float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (splits) {
-      multiply_accumulate_tf32(products, kSwapped ? a.large : a.small,
-                               kSwapped ? b.small : b.large);
-      multiply_accumulate_tf32(products, kSwapped ? a.small : a.large,
-                               kSwapped ? b.large : b.small);
+      multiply_accumulate_tf32(sums, kSwapped ? a.large : a.small, kSwapped ? b.small : b.large);
+      multiply_accumulate_tf32(sums, kSwapped ? a.small : a.large, kSwapped ? b.large : b.small);
     }
-    multiply_accumulate_tf32(products, a.large, b.large);
+    multiply_accumulate_tf32(sums, a.large, b.large);
+  }
+};
+
+// sums += left times right, whose depth is that of kBlocks instructions.
+template <bool kSwapped, class Element, int kBlocks>
+ATTN_DEVICE void add_products(float (&sums)[4], const LeftFragment<Element> (&left)[kBlocks],
+                              const uint32_t (&right)[kBlocks][2]) {
+  if constexpr (sizeof(Element) == 2) {
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) left[i].template multiply<kSwapped>(sums, right[i]);
+  } else {
+    float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) left[i].template multiply<kSwapped>(products, right[i]);
 #pragma unroll
     for (int e = 0; e < 4; ++e) sums[e] += products[e];
   }
-};
+}
+
+constexpr int kStepDepth = 16;  // elements of a step's depth
+
+// Instructions of a step.
+template <class Element>
+constexpr int kStepBlocks = kStepDepth * static_cast<int>(sizeof(Element)) / kFragmentBytes;
+
+// Adds one step of a product of 16 kRowTiles rows and kColumns columns to `sums`, of a row tile
+// each. What instruction `block` of the step multiplies is read by load_left(a, m, block) for row
+// tile m, and by load_right(b, n, block) for the columns [16 n, 16 n + 16), two right operands.
+template <class Element, int kRowTiles, bool kSwapped = false, int kColumns, class LoadLeft,
+          class LoadRight>
+ATTN_DEVICE void add_step(Sums<kColumns>* sums, bool splits, LoadLeft&& load_left,
+                          LoadRight&& load_right) {
+  constexpr int kBlocks = kStepBlocks<Element>;
+  LeftFragment<Element> left[kRowTiles][kBlocks];
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      uint32_t a[4];
+      load_left(a, m, i);
+      left[m][i] = LeftFragment<Element>(a, splits);
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < kColumns / 16; ++n) {
+    uint32_t right[2][kBlocks][2];
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+      uint32_t b[4];
+      load_right(b, n, i);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) right[r / 2][i][r % 2] = b[r];
+    }
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      add_products<kSwapped>(sums[m].values[2 * n], left[m], right[0]);
+      add_products<kSwapped>(sums[m].values[2 * n + 1], left[m], right[1]);
+    }
+  }
+}
 
 // sums = rows [left_row, left_row + 16) of left, times the first kColumns rows of right transposed;
 // from column `width` on they hold zeros.
 template <bool kSwapped, int kColumns, class Tile>
 ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_row,
                                const Tile& right, int width = Tile::kWidth) {
+  using Element = typename Tile::Element;
   sums.clear();
-#pragma unroll 2
-  for (int block = 0; block * Tile::kDepth < width; ++block) {
-    uint32_t a[4];
-    left.load_left(a, left_row, block);
-    const LeftFragment<typename Tile::Element> fragment(a, right.splits);
-#pragma unroll
-    for (int n = 0; n < kColumns / 16; ++n) {
-      uint32_t b[4];
-      right.load_right(b, 16 * n, block);
-      fragment.template multiply<kSwapped>(sums.values[2 * n], {b[0], b[1]});
-      fragment.template multiply<kSwapped>(sums.values[2 * n + 1], {b[2], b[3]});
-    }
+#pragma unroll(sizeof(Element) == 4 ? 1 : 2)
+  for (int block = 0; block * Tile::kDepth < width; block += kStepBlocks<Element>) {
+    add_step<Element, 1, kSwapped>(
+        &sums, right.splits,
+        [&](uint32_t(&a)[4], int, int i) { left.load_left(a, left_row, block + i); },
+        [&](uint32_t(&b)[4], int n, int i) { right.load_right(b, 16 * n, block + i); });
   }
 }
 
@@ -139,22 +191,21 @@ ATTN_DEVICE void load_left_of_sums(uint32_t (&a)[4], const Sums<kColumns>& sums,
   }
 }
 
-// sums += weights times the first kRows rows of right.
-template <int kRows, class Tile>
-ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>& sums, const Sums<kRows>& weights,
+// sums[m] += weights[m] times the first kRows rows of right.
+template <int kRowTiles, int kRows, class Tile>
+ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>* sums, const Sums<kRows>* weights,
                                    const Tile& right) {
+  using Element = typename Tile::Element;
 #pragma unroll
-  for (int block = 0; block < kRows / Tile::kDepth; ++block) {
-    uint32_t a[4];
-    load_left_of_sums<typename Tile::Element>(a, weights, block);
-    const LeftFragment<typename Tile::Element> fragment(a, right.splits);
-#pragma unroll
-    for (int n = 0; n < Tile::kWidth / 16; ++n) {
-      uint32_t b[4];
-      right.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
-      fragment.template multiply<false>(sums.values[2 * n], {b[0], b[1]});
-      fragment.template multiply<false>(sums.values[2 * n + 1], {b[2], b[3]});
-    }
+  for (int block = 0; block < kRows / Tile::kDepth; block += kStepBlocks<Element>) {
+    add_step<Element, kRowTiles>(
+        sums, right.splits,
+        [&](uint32_t(&a)[4], int m, int i) {
+          load_left_of_sums<Element>(a, weights[m], block + i);
+        },
+        [&](uint32_t(&b)[4], int n, int i) {
+          right.load_right_by_depth(b, (block + i) * Tile::kDepth, 16 * n);
+        });
   }
 }
 

@@ -21,6 +21,7 @@ template <class Element>
 constexpr bool kIsServed = kCompiledCapability >= 80 || std::is_same_v<Element, Half>;
 
 constexpr int kChunkBytes = 16;  // of one asynchronous copy, and of one row that ldmatrix reads
+constexpr int kFragmentBytes = 2 * kChunkBytes;  // of a fragment's depth
 
 struct alignas(kChunkBytes) Chunk {
   uint32_t words[kChunkBytes / 4];
@@ -34,7 +35,7 @@ struct RowTile {
   static constexpr int kWidth = kWidth_;
   static constexpr int kChunkElements = kChunkBytes / static_cast<int>(sizeof(Element));
   static constexpr int kStride = kWidth + kChunkElements;  // elements from row to row
-  static constexpr int kDepth = 2 * kChunkElements;        // elements of a fragment's depth
+  static constexpr int kDepth = kFragmentBytes / static_cast<int>(sizeof(Element));
 
   static constexpr int bytes(int rows) {
     return rows * kStride * static_cast<int>(sizeof(Element));

@@ -172,7 +172,7 @@ class ForwardBlock {
       }
     }
     if (read != RowsRead::kAsTheyAre) rewrite_values(read);
-    add_values(out_, scores, values_);
+    add_weighted_rows<kRowTiles>(out_, scores, values_);
   }
 
   // Returns whether there are any.

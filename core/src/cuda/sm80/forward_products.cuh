@@ -1,5 +1,5 @@
-// The forward's two products, over several row tiles of a warp, so that what is read of keys and
-// values serves all of them.
+// The forward's first product, over several row tiles of a warp, so that what is read of keys
+// serves all of them.
 #pragma once
 
 #include "cuda/device/products.cuh"
@@ -48,51 +48,15 @@ struct HeldQueries {
 template <int kRowTiles, int kColumns, class Queries, class Tile>
 ATTN_DEVICE void multiply_queries(Sums<kColumns> (&sums)[kRowTiles], const Queries& queries,
                                   const Tile& keys) {
-  using Fragment = LeftFragment<typename Tile::Element>;
+  using Element = typename Tile::Element;
+  constexpr int kBlocks = Tile::kWidth / Tile::kDepth;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) sums[m].clear();
-#pragma unroll(sizeof(typename Tile::Element) == 4 ? 2 : Tile::kWidth / Tile::kDepth)
-  for (int block = 0; block < Tile::kWidth / Tile::kDepth; ++block) {
-    uint32_t a[kRowTiles][4];
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) queries.read(a[m], m, block);
-#pragma unroll
-    for (int n = 0; n < kColumns / 16; ++n) {
-      uint32_t b[4];
-      keys.load_right(b, 16 * n, block);
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m], keys.splits);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
-      }
-    }
-  }
-}
-
-// sums += probabilities times the first kKeys rows of values.
-template <int kRowTiles, int kKeys, class Tile>
-ATTN_DEVICE void add_values(Sums<Tile::kWidth> (&sums)[kRowTiles],
-                            const Sums<kKeys> (&probabilities)[kRowTiles], const Tile& values) {
-  using Fragment = LeftFragment<typename Tile::Element>;
-#pragma unroll
-  for (int block = 0; block < kKeys / Tile::kDepth; ++block) {
-    uint32_t a[kRowTiles][4];
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      load_left_of_sums<typename Tile::Element>(a[m], probabilities[m], block);
-    }
-#pragma unroll
-    for (int n = 0; n < Tile::kWidth / 16; ++n) {
-      uint32_t b[4];
-      values.load_right_by_depth(b, block * Tile::kDepth, 16 * n);
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m], values.splits);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
-      }
-    }
+#pragma unroll(sizeof(Element) == 4 ? 1 : kBlocks)
+  for (int block = 0; block < kBlocks; block += kStepBlocks<Element>) {
+    add_step<Element, kRowTiles>(
+        sums, keys.splits, [&](uint32_t(&a)[4], int m, int i) { queries.read(a, m, block + i); },
+        [&](uint32_t(&b)[4], int n, int i) { keys.load_right(b, 16 * n, block + i); });
   }
 }
 

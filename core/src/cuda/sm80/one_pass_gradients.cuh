@@ -17,23 +17,14 @@ namespace attn::cuda {
 template <int kDepth, int kRowTiles, int kColumns, class Left, class Right>
 ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& left,
                                 int left_column, const Right& right, int right_column) {
-  using Fragment = LeftFragment<typename Left::Element>;
 #pragma unroll
-  for (int row = 0; row < kDepth; row += Left::kDepth) {
-    uint32_t a[kRowTiles][4];
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) left.load_left_by_depth(a[m], row, left_column + 16 * m);
-#pragma unroll
-    for (int n = 0; n < kColumns / 16; ++n) {
-      uint32_t b[4];
-      right.load_right_by_depth(b, row, right_column + 16 * n);
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const Fragment fragment(a[m], false);
-        fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-        fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
-      }
-    }
+  for (int row = 0; row < kDepth; row += kStepDepth) {
+    add_step<typename Left::Element, kRowTiles>(
+        sums, false,
+        [&](uint32_t(&a)[4], int m, int) { left.load_left_by_depth(a, row, left_column + 16 * m); },
+        [&](uint32_t(&b)[4], int n, int) {
+          right.load_right_by_depth(b, row, right_column + 16 * n);
+        });
   }
 }
 
@@ -234,26 +225,17 @@ class OnePass {
 
   // sums += dS times the keys.
   ATTN_DEVICE void add_weighted_keys(Sums<kQueryColumns> (&sums)[kRowTiles]) const {
-    using Fragment = LeftFragment<Element>;
     const Pairs weights = tiles_.memory.grad_scores();
     const auto keys = tiles_.memory.keys();
     const int query = warp_index() / 4 * kWarpRows, column = warp_index() % 4 * kQueryColumns;
 #pragma unroll
-    for (int block = 0; block < kKeys / Pairs::kDepth; ++block) {
-      uint32_t a[kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) weights.load_left(a[m], query + 16 * m, block);
-#pragma unroll
-      for (int n = 0; n < kQueryColumns / 16; ++n) {
-        uint32_t b[4];
-        keys.load_right_by_depth(b, block * Pairs::kDepth, column + 16 * n);
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          const Fragment fragment(a[m], false);
-          fragment.template multiply<false>(sums[m].values[2 * n], {b[0], b[1]});
-          fragment.template multiply<false>(sums[m].values[2 * n + 1], {b[2], b[3]});
-        }
-      }
+    for (int step = 0; step < kKeys / kStepDepth; ++step) {
+      add_step<Element, kRowTiles>(
+          sums, false,
+          [&](uint32_t(&a)[4], int m, int) { weights.load_left(a, query + 16 * m, step); },
+          [&](uint32_t(&b)[4], int n, int) {
+            keys.load_right_by_depth(b, step * kStepDepth, column + 16 * n);
+          });
     }
   }
 

@@ -28,27 +28,21 @@ ATTN_DEVICE LeftFragment<float> left_of_floats(float low, float high, float next
   return LeftFragment<float>(bits, splits);
 }
 
-// Adds the products with two numbers of the right operand's row g. kSwapped: as in LeftFragment.
-template <bool kSwapped>
-ATTN_DEVICE void multiply_positions(float (&sums)[4], const LeftFragment<float>& left, float right,
-                                    float next_right) {
-  const uint32_t b[2] = {__builtin_bit_cast(uint32_t, right),
-                         __builtin_bit_cast(uint32_t, next_right)};
-  left.multiply<kSwapped>(sums, b);
-}
-
 // Rows g and g + 8 of a left operand, four numbers of each, against as many of right ones. Both
 // sides have them in an order that suits loading.
 struct PositionFragments {
-  LeftFragment<float> first, second;
+  LeftFragment<float> left[2];
 
   ATTN_DEVICE PositionFragments(const float (&low)[4], const float (&high)[4], bool splits)
-      : first(of(low, high, 0, splits)), second(of(low, high, 2, splits)) {}
+      : left{of(low, high, 0, splits), of(low, high, 2, splits)} {}
 
+  // kSwapped: as in LeftFragment.
   template <bool kSwapped>
   ATTN_DEVICE void multiply(float (&sums)[4], const float (&right)[4]) const {
-    multiply_positions<kSwapped>(sums, first, right[0], right[1]);
-    multiply_positions<kSwapped>(sums, second, right[2], right[3]);
+    uint32_t b[2][2];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) b[i / 2][i % 2] = __builtin_bit_cast(uint32_t, right[i]);
+    add_products<kSwapped>(sums, left, b);
   }
 
  private:

@@ -76,8 +76,9 @@ struct PositionSums : Sums<64> {
 #pragma unroll 1
     for (int block = 0; block < depth; block += 8) {
       const int k = block + lane() % 4 * 2;
-      const auto weights = left_of_floats(weight_of(g, k), weight_of(g + 8, k), weight_of(g, k + 1),
-                                          weight_of(g + 8, k + 1), format.is_wide());
+      const LeftFragment<float> weights[1] = {
+          left_of_floats(weight_of(g, k), weight_of(g + 8, k), weight_of(g, k + 1),
+                         weight_of(g + 8, k + 1), format.is_wide())};
       const char* const rows[2] = {row_of(k), row_of(k + 1)};
 #pragma unroll
       for (int n = 0; n < kColumns / 8; n += 4) {
@@ -106,7 +107,7 @@ struct PositionSums : Sums<64> {
   }
 
  private:
-  ATTN_DEVICE void add_columns(int n, const LeftFragment<float>& weights, float (&low)[4],
+  ATTN_DEVICE void add_columns(int n, const LeftFragment<float> (&weights)[1], float (&low)[4],
                                float (&high)[4]) {
     bool is_finite = true;
 #pragma unroll
@@ -117,11 +118,13 @@ struct PositionSums : Sums<64> {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       if (is_careful) {
-        add_spoilt(values[n + c], weights, low[c], high[c]);
+        add_spoilt(values[n + c], weights[0], low[c], high[c]);
         low[c] = fabsf(low[c]) < infinity() ? low[c] : 0.0f;
         high[c] = fabsf(high[c]) < infinity() ? high[c] : 0.0f;
       }
-      multiply_positions<false>(values[n + c], weights, low[c], high[c]);
+      const uint32_t rows[1][2] = {
+          {__builtin_bit_cast(uint32_t, low[c]), __builtin_bit_cast(uint32_t, high[c])}};
+      add_products<false>(values[n + c], weights, rows);
     }
   }
 };
