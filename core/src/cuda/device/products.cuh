@@ -41,8 +41,9 @@ struct Sums {
 constexpr uint32_t kCutBits = 0x1FFF;  // of a float, which the matrix instruction does not read
 
 // Each number as a TF32 number and the rest, whose leading bits the instruction reads. With
-// `splits` the number is cut off, and the rest enlarged by what it loses itself on the average; NaN
-// is NaN in the rest, and perhaps not in the number.
+// `splits` NaN is NaN in the rest, and perhaps not in the number: rounded as an integer that costs
+// half. Cut off, it would cost a third less, and the products that are left out be four times as
+// large.
 template <int kRegisters>
 struct SplitFragment {
   uint32_t large[kRegisters], small[kRegisters];
@@ -52,9 +53,8 @@ struct SplitFragment {
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       const float x = __builtin_bit_cast(float, floats[i]);
-      large[i] = splits ? floats[i] & ~kCutBits : to_tf32(x);
-      const float rest = fmaf(x, 1.0f + 0x1p-22f, -__builtin_bit_cast(float, large[i]));
-      small[i] = __builtin_bit_cast(uint32_t, rest);
+      large[i] = splits ? (floats[i] + (kCutBits + 1) / 2) & ~kCutBits : to_tf32(x);
+      small[i] = __builtin_bit_cast(uint32_t, x - __builtin_bit_cast(float, large[i]));
     }
   }
 };

@@ -38,7 +38,7 @@ constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_exten
   if (element_bytes == 2) {
     return {4, 1, width <= 128 ? 64 : 32, false, width <= 64 ? 3 : 2};
   }
-  const int keys = width <= 64 ? 64 : width <= 128 ? 32 : 16;
+  const int keys = width <= 64 ? (is_extended ? 64 : 48) : width <= 128 ? 32 : 16;
   const int warps = width == 256 && is_extended ? 3 : 4;
   return {warps, 1, keys, false, width <= 64 && !is_extended ? 3 : 2};
 }
