@@ -19,6 +19,13 @@ struct KeyBand {
         last(static_cast<int>(s.diagonal) + first_query + near(band.right) + 1),
         keys(static_cast<int>(s.Mkv)) {}
 
+  // The same of the queries from number `row` on.
+  ATTN_DEVICE KeyBand from(int row) const {
+    KeyBand band = *this;
+    band.first += row;
+    band.last += row;
+    return band;
+  }
   // Clamped to the keys that there are.
   ATTN_DEVICE int clamped(int key) const { return key < 0 ? 0 : key < keys ? key : keys; }
   ATTN_DEVICE int begin(int row) const { return clamped(row + first); }

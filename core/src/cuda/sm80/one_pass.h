@@ -11,7 +11,7 @@ namespace attn::cuda {
 
 constexpr int kOnePassQueries = 64, kOnePassKeys = 128, kOnePassThreads = 256;
 
-constexpr int kOnePassFactsBytes = 48;
+constexpr int kOnePassFactsBytes = 64;
 
 // Keys and values; two stages of queries, dO and three statistics; P and dS; a few facts of the
 // block; perhaps biases. Each row is 16 bytes longer than its elements, of two bytes.

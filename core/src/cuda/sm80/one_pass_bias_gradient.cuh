@@ -27,6 +27,8 @@ class OnePassBias {
   ATTN_DEVICE void run() {
 #pragma unroll
     for (int m = 0; m < Tiles::kRowTiles; ++m) sums_[m].clear();
+    if (thread_index() == 0) tiles_.note_band();
+    synchronise_block();
     if (sees_any()) add_all();
     tiles_.share(tiles_.memory.grad_scores(), sums_);
     synchronise_block();
@@ -40,7 +42,7 @@ class OnePassBias {
   ATTN_DEVICE bool sees_any() const {
     const int rows = static_cast<int>(p_.Mq) - own_.query;
     const KeySpan span =
-        key_span<1>(tiles_.band_of(own_), rows < Tiles::kQueries ? rows : Tiles::kQueries);
+        key_span<1>(tiles_.band_of(own_.query), rows < Tiles::kQueries ? rows : Tiles::kQueries);
     return span.begin < own_.key + Tiles::kKeys && own_.key < span.end;
   }
 

@@ -106,7 +106,8 @@ class OnePass {
   ATTN_DEVICE void find_facts(int ticket) const {
     const int key_tiles = tiles_of(p_.Mkv, kKeys), heads = static_cast<int>(p_.Hkv);
     const int key_tile = key_tiles - 1 - ticket % key_tiles, b = ticket / key_tiles / heads;
-    const KeyBand band(p_.band, p_.sequence(b), 0);
+    tiles_.note_band();
+    const KeyBand band = tiles_.band_of(0);
     const int first_key = key_tile * kKeys, queries = static_cast<int>(p_.Mq);
     const auto clamped = [&](int i) { return i < 0 ? 0 : i < queries ? i : queries; };
     facts_ = {.key_tile = key_tile,
@@ -115,7 +116,8 @@ class OnePass {
               .query_tiles = tiles_of(p_.Mq, kQueries),
               .begin = clamped(first_key - band.last + 1) / kQueries,
               .end = tiles_of(clamped(first_key + kKeys - band.first), kQueries),
-              .steps = {kNoStep, kNoStep}};
+              .steps = {kNoStep, kNoStep},
+              .band = band};
   }
 
   ATTN_DEVICE int head_of(const Step& step) const {
@@ -133,7 +135,7 @@ class OnePass {
     return rows < kQueries ? rows : kQueries;
   }
   ATTN_DEVICE KeyTiles key_tiles_of(const Step& step) const {
-    return KeyTiles(tiles_.band_of(place_of(step)), rows_of(step));
+    return KeyTiles(tiles_.band_of(step.query_tile * kQueries), rows_of(step));
   }
 
   ATTN_DEVICE bool is_there(const Step& step) const { return step.g < p_.G; }

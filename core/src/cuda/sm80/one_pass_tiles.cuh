@@ -20,6 +20,7 @@ struct OnePassFacts {
   int query_tiles;       // of a head
   int begin, end;        // those that may see some of the keys
   OnePassStep steps[2];  // of either stage
+  KeyBand band;          // of the first query
 };
 static_assert(sizeof(OnePassFacts) <= kOnePassFactsBytes);
 
@@ -131,7 +132,7 @@ class OnePassTiles {
         x = exp2_approximate(fmaf(x, scale, -row[0]) - row[1]);
       });
     }
-    exclude(sums, place);
+    if (!is_whole(place)) exclude(sums, place);
   }
 
   // dS of the warp's pairs.
@@ -153,7 +154,7 @@ class OnePassTiles {
         }
       }
     }
-    exclude(sums, place);  // 0 times what was NaN
+    if (!is_whole(place)) exclude(sums, place);  // 0 times what was NaN
   }
 
   // Puts the warp's pairs where every warp can read them.
@@ -185,9 +186,11 @@ class OnePassTiles {
     }
   }
 
-  ATTN_DEVICE KeyBand band_of(const OnePassPlace& place) const {
-    return KeyBand(p.band, p.sequence(place.b), place.query);
+  // By one thread: what band_of reads after a barrier.
+  ATTN_DEVICE void note_band() const {
+    memory.facts().band = KeyBand(p.band, p.sequence(0), 0);  // all sequences are alike
   }
+  ATTN_DEVICE KeyBand band_of(int query) const { return memory.facts().band.from(query); }
 
   // The same rows without the first ones.
   ATTN_DEVICE static Rows from(Rows rows, int row) {
@@ -252,10 +255,14 @@ class OnePassTiles {
     }
   }
 
+  // Whether the band excludes no pair.
+  ATTN_DEVICE bool is_whole(const OnePassPlace& place) const {
+    return band_of(place.query).is_whole(kQueries, place.key, place.key + kKeys);
+  }
+
   // Sets pairs that the band excludes to 0.
   ATTN_DEVICE void exclude(WarpSums& sums, const OnePassPlace& place) const {
-    const KeyBand band = band_of(place);
-    if (band.is_whole(kQueries, place.key, place.key + kKeys)) return;
+    const KeyBand band = band_of(place.query);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
