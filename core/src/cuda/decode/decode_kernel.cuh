@@ -171,7 +171,7 @@ class DecodeSplit {
 
   ATTN_DEVICE void attend_tile(int begin, int stage, RowsRead read) {
     Sums<kTileKeys> scores;
-    multiply_rows<false>(scores, queries(), 0, keys(stage));
+    multiply_rows(&scores, queries(), 0, keys(stage));
     mask_scores(scores, begin);
     float sums[2] = {0.0f, 0.0f}, most[2] = {softmax_[0].maximum, softmax_[1].maximum};
     each_score(scores, [&](float& x, int r, int) { most[r] = fmaxf(most[r], x); });

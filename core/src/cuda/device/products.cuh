@@ -156,18 +156,19 @@ ATTN_DEVICE void add_step(Sums<kColumns>* sums, bool splits, LoadLeft&& load_lef
   }
 }
 
-// sums = rows [left_row, left_row + 16) of left, times the first kColumns rows of right transposed;
-// from column `width` on they hold zeros.
-template <bool kSwapped, int kColumns, class Tile>
-ATTN_DEVICE void multiply_rows(Sums<kColumns>& sums, const Tile& left, int left_row,
+// sums[m] = rows [left_row + 16 m, left_row + 16 m + 16) of left, times the first kColumns rows of
+// right transposed; from column `width` on they hold zeros. kUnrolled: steps of 16-bit elements.
+template <int kRowTiles = 1, bool kSwapped = false, int kUnrolled = 2, int kColumns, class Tile>
+ATTN_DEVICE void multiply_rows(Sums<kColumns>* sums, const Tile& left, int left_row,
                                const Tile& right, int width = Tile::kWidth) {
   using Element = typename Tile::Element;
-  sums.clear();
-#pragma unroll(sizeof(Element) == 4 ? 1 : 2)
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) sums[m].clear();
+#pragma unroll(sizeof(Element) == 4 ? 1 : kUnrolled)
   for (int block = 0; block * Tile::kDepth < width; block += kStepBlocks<Element>) {
-    add_step<Element, 1, kSwapped>(
-        &sums, right.splits,
-        [&](uint32_t(&a)[4], int, int i) { left.load_left(a, left_row, block + i); },
+    add_step<Element, kRowTiles, kSwapped>(
+        sums, right.splits,
+        [&](uint32_t(&a)[4], int m, int i) { left.load_left(a, left_row + 16 * m, block + i); },
         [&](uint32_t(&b)[4], int n, int i) { right.load_right(b, 16 * n, block + i); });
   }
 }

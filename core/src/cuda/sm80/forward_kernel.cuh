@@ -10,7 +10,6 @@
 #include "cuda/limits.h"
 #include "cuda/sm80/bias_tile.cuh"
 #include "cuda/sm80/forward_launch.h"
-#include "cuda/sm80/forward_products.cuh"
 #include "cuda/sm80/output_stage.cuh"
 #include "cuda/sm80/position_scores.cuh"
 #include "cuda/sm80/softmax.cuh"
@@ -34,8 +33,6 @@ struct ForwardTiles {
   static constexpr int kKeys = kShape.keys;
 
   using Tile = RowTile<Element, kWidth>;
-  using Queries = std::conditional_t<kShape.queries_in_registers, HeldQueries<Tile, kRowTiles>,
-                                     SharedQueries<Tile>>;
   using Biases = BiasTile<kRows, kKeys, kThreads>;
   using RawBiases = RowTile<Element, kKeys>;  // as they lie in memory
   using Output = OutputStage<kWidth>;
@@ -69,7 +66,7 @@ class ForwardBlock {
         p_(arguments.problem),
         thread_(opaque(thread_index())),
         at_(query_tile<Tiles::kRows>(p_, static_cast<uint32_t>(block_index().x))),
-        queries_(Tile(shared_memory()), warp_index() * Tiles::kWarpRows),
+        queries_(shared_memory(), splits()),
         keys_(shared_memory() + Tile::bytes(Tiles::kRows), splits()),
         values_(shared_memory() + Tile::bytes(Tiles::kRows + kKeys), splits()),
         facts_(*reinterpret_cast<ForwardFacts*>(shared_memory() + Tiles::kOperandBytes)),
@@ -118,11 +115,6 @@ class ForwardBlock {
     int key = next_tile(span.begin, span.end);
     if (key < span.end) load_keys(key);
     commit_copies();
-    if constexpr (Tiles::kShape.queries_in_registers) {
-      wait_for_copies<0>();
-      synchronise_block();
-      queries_.load();
-    }
 #pragma unroll 1
     while (key < facts_.end) {
       const int next = next_tile(key + kKeys, facts_.end);
@@ -150,7 +142,8 @@ class ForwardBlock {
     commit_copies();
     const bool has_biases = kExtended && fill_biases(key);
     Sums<kKeys> scores[kRowTiles];
-    multiply_queries(scores, queries_, keys_);
+    multiply_rows<kRowTiles, false, Tile::kWidth / kStepDepth>(scores, queries_, warp_row(0),
+                                                               keys_);
     wait_for_copies<0>();
     synchronise_block();
     if (next < facts_.end) load_keys(next);
@@ -166,13 +159,16 @@ class ForwardBlock {
       }
       if (!is_whole) apply_band(scores[m], facts_.band, row(m), key + first_column());
       soften(m, scores[m]);
-      if (kExtended && p_.dropout.enabled) {
-        apply_dropout(scores[m], p_.dropout, facts_.b, at_.h,
-                      at_.sequence.q_begin + at_.first + row(m), key + first_column());
-      }
+      if constexpr (kExtended) drop(scores[m], m, key);
     }
     if (read != RowsRead::kAsTheyAre) rewrite_values(read);
     add_weighted_rows<kRowTiles>(out_, scores, values_);
+  }
+
+  ATTN_DEVICE void drop(Sums<kKeys>& probabilities, int m, int key) const {
+    if (!p_.dropout.enabled) return;
+    apply_dropout(probabilities, p_.dropout, facts_.b, at_.h,
+                  at_.sequence.q_begin + at_.first + row(m), key + first_column());
   }
 
   // Returns whether there are any.
@@ -277,10 +273,10 @@ class ForwardBlock {
                                static_cast<uint32_t>(at_.h));
     const int64_t stride = bytes_of(p_.query, p_.query.stride_m);
     if (!kExtended || arguments_.query_is_aligned) {
-      return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_.tile, thread_, first, stride,
-                                                      at_.rows, static_cast<int>(p_.K));
+      return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_, thread_, first, stride, at_.rows,
+                                                      static_cast<int>(p_.K));
     }
-    load_rows<Tiles::kThreads>(queries_.tile, Tiles::kRows, {{p_.query, p_.K}, false},
+    load_rows<Tiles::kThreads>(queries_, Tiles::kRows, {{p_.query, p_.K}, false},
                                [&](int r) { return r < at_.rows ? first + r * stride : nullptr; });
   }
 
@@ -363,8 +359,7 @@ class ForwardBlock {
   const ForwardProblem& p_;
   const int thread_;
   const QueryTile at_;
-  typename Tiles::Queries queries_;
-  const Tile keys_, values_;
+  const Tile queries_, keys_, values_;
   ForwardFacts& facts_;
   const typename Tiles::Biases biases_;
   Sums<Tiles::kWidth> out_[kRowTiles];

@@ -81,9 +81,11 @@ class KeyTileWalk {
     const auto keys = memory.stationary();
     const int K = kPositions ? static_cast<int>(p.K) : kWidth;
     const int Kv = kPositions ? static_cast<int>(p.Kv) : kWidth;
-    multiply_rows<true>(tile.probabilities, keys.score, warp_index() * 16, queries.tiles.score, K);
+    multiply_rows<1, true>(&tile.probabilities, keys.score, warp_index() * 16, queries.tiles.score,
+                           K);
     if (wants_grad_scores) {
-      multiply_rows<true>(tile.grad_scores, keys.value, warp_index() * 16, queries.tiles.value, Kv);
+      multiply_rows<1, true>(&tile.grad_scores, keys.value, warp_index() * 16, queries.tiles.value,
+                             Kv);
     } else {
       tile.grad_scores.clear();
     }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "cuda/device/key_tiles.cuh"
+#include "cuda/device/products.cuh"
 #include "cuda/sm80/backward_arguments.h"
-#include "cuda/sm80/forward_products.cuh"
 #include "cuda/sm80/one_pass.h"
 
 namespace attn::cuda {
@@ -120,8 +120,7 @@ class OnePassTiles {
 
   // P of the warp's pairs.
   ATTN_DEVICE void find_probabilities(WarpSums& sums, int stage, const OnePassPlace& place) const {
-    multiply_queries(sums, SharedQueries<Rows>(memory.queries(stage), warp_query()),
-                     from(memory.keys(), warp_key()));
+    multiply(sums, memory.queries(stage), memory.keys());
     const float scale = static_cast<float>(p.scale) * kLog2E;
     if (p.bias) {
       each_pair_of_biases(sums, [&](float& x, float bias) { x = fmaf(x, scale, kLog2E * bias); });
@@ -138,8 +137,7 @@ class OnePassTiles {
   // dS of the warp's pairs.
   ATTN_DEVICE void find_score_gradients(WarpSums& sums, const WarpSums& probabilities, int stage,
                                         const OnePassPlace& place) const {
-    multiply_queries(sums, SharedQueries<Rows>(memory.grad_outs(stage), warp_query()),
-                     from(memory.values(), warp_key()));
+    multiply(sums, memory.grad_outs(stage), memory.values());
     const float* const deltas = memory.statistics(stage) + 2 * kQueries;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -210,6 +208,12 @@ class OnePassTiles {
                                int64_t width) {
     copy_rows<kRows, kThreads>(tile, thread_index(), first, x.stride_m * kElementBytes, rows,
                                static_cast<int>(width));
+  }
+
+  // The warp's rows of both sides.
+  ATTN_DEVICE static void multiply(WarpSums& sums, const Rows& query_side, const Rows& key_side) {
+    multiply_rows<kRowTiles, false, kWidth / kStepDepth>(sums, query_side, warp_query(),
+                                                         from(key_side, warp_key()));
   }
 
   // Of the tile's queries and keys, where the warp's begin; and where those of a lane lie.

@@ -83,10 +83,10 @@ ATTN_DEVICE void sum_query_feature_gradients(const BackwardArguments& arguments)
     walk.each_key_tile(rows, [&](const Walk::Place& place, BlocksSeen blocks, int stage) {
       const auto queries = walk.memory.stationary(), keys = walk.memory.streamed(stage);
       GradientTile<Side::kQueries, kStreamed, true, true> tile;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score,
-                           static_cast<int>(walk.p.K));
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value,
-                           static_cast<int>(walk.p.Kv));
+      multiply_rows(&tile.probabilities, queries.score, warp_index() * 16, keys.score,
+                    static_cast<int>(walk.p.K));
+      multiply_rows(&tile.grad_scores, queries.value, warp_index() * 16, keys.value,
+                    static_cast<int>(walk.p.Kv));
       tile.differentiate<false>(place, blocks, [&](int, int e) { return statistics[e / 2]; });
       gradients.add(tile.grad_scores, place, keys.score.data);
     });

@@ -29,8 +29,8 @@ ATTN_DEVICE RowsRead find_query_gradients(const BackwardArguments& arguments, Ro
       GradientTile<Side::kQueries, kStreamed, kExtended, kPositions> tile;
       const int K = kPositions ? static_cast<int>(p.K) : kWidth;
       const int Kv = kPositions ? static_cast<int>(p.Kv) : kWidth;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score, K);
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value, Kv);
+      multiply_rows(&tile.probabilities, queries.score, warp_index() * 16, keys.score, K);
+      multiply_rows(&tile.grad_scores, queries.value, warp_index() * 16, keys.value, Kv);
       tile.template differentiate<true>(place, blocks,
                                         [&](int, int e) { return statistics[e / 2]; });
       add_rows<kExtended, Shape>(sums, tile.grad_scores, keys.score, read);

@@ -128,8 +128,8 @@ class CloseLook {
     walk_.each_key_tile(rows, [&](const Place& place, BlocksSeen blocks, int stage) {
       if (!place.pairs_any(kStreamed)) return;
       Sums<kStreamed> products;
-      multiply_rows<false>(products, walk_.memory.stationary().score, warp_index() * 16,
-                           walk_.memory.streamed(stage).score, static_cast<int>(p_.K));
+      multiply_rows(&products, walk_.memory.stationary().score, warp_index() * 16,
+                    walk_.memory.streamed(stage).score, static_cast<int>(p_.K));
       float terms[4 * Tile::kBlocks];
       Tile::load_terms(terms, place, blocks);
       add_scores(products, terms, softmax);
@@ -189,10 +189,10 @@ class CloseLook {
       if (!place.pairs_any(kStreamed)) return;
       const auto queries = walk_.memory.stationary(), keys = walk_.memory.streamed(stage);
       Tile tile;
-      multiply_rows<false>(tile.probabilities, queries.score, warp_index() * 16, keys.score,
-                           static_cast<int>(p_.K));
-      multiply_rows<false>(tile.grad_scores, queries.value, warp_index() * 16, keys.value,
-                           static_cast<int>(p_.Kv));
+      multiply_rows(&tile.probabilities, queries.score, warp_index() * 16, keys.score,
+                    static_cast<int>(p_.K));
+      multiply_rows(&tile.grad_scores, queries.value, warp_index() * 16, keys.value,
+                    static_cast<int>(p_.Kv));
       tile.template differentiate<false>(place, blocks,
                                          [&](int, int e) { return statistics[e / 2]; });
 #pragma unroll

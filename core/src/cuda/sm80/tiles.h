@@ -18,8 +18,7 @@ struct ForwardShape {
   int warps;
   int row_tiles;  // of 16 query rows, that a warp owns
   int keys;       // of a tile
-  bool queries_in_registers;
-  int blocks;  // per multiprocessor, for which registers are spared
+  int blocks;     // per multiprocessor, for which registers are spared
 };
 
 // A warp with two row tiles reads keys and values from shared memory half as often; wide rows of
@@ -27,20 +26,20 @@ struct ForwardShape {
 constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
   if (element_bytes == 2 && !is_extended) {
     switch (width) {
-      case 32: return {4, 2, 64, false, 3};
-      case 64: return {4, 2, 64, true, 2};
-      case 96: return {4, 2, 64, false, 2};
-      case 128: return {4, 2, 64, false, 2};
-      case 192: return {8, 1, 48, false, 1};
-      default: return {4, 1, 48, false, 2};
+      case 32: return {4, 2, 64, 3};
+      case 64: return {4, 2, 96, 2};
+      case 96: return {4, 2, 64, 2};
+      case 128: return {4, 2, 64, 2};
+      case 192: return {8, 1, 48, 1};
+      default: return {4, 1, 48, 2};
     }
   }
   if (element_bytes == 2) {
-    return {4, 1, width <= 128 ? 64 : 32, false, width <= 64 ? 3 : 2};
+    return {4, 1, width <= 128 ? 64 : 32, width <= 64 ? 3 : 2};
   }
   const int keys = width <= 64 ? (is_extended ? 64 : 48) : width <= 128 ? 32 : 16;
   const int warps = width == 256 && is_extended ? 3 : 4;
-  return {warps, 1, keys, false, width <= 64 && !is_extended ? 3 : 2};
+  return {warps, 1, keys, width <= 64 && !is_extended ? 3 : 2};
 }
 
 // The bucket of a width of at most 256.
