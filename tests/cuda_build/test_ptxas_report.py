@@ -21,6 +21,7 @@ FILES = (
     "sm80/backward_128.cu",
     "sm80/forward_128.cu",
     "sm80/one_pass_128.cu",
+    "sm80/one_pass_64.cu",
 )
 ARCHITECTURES = ("80", "90")
 ALLOWED_MORE = 8

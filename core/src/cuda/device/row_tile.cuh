@@ -64,16 +64,22 @@ struct RowTile {
         b, at(row + matrix / 2 * 8 + lane() % 8, block * kDepth + matrix % 2 * kChunkElements));
   }
 
-  // Columns [column, column + 16) of 16-bit elements as rows of a left operand whose depth is the
-  // rows [row, row + kDepth).
-  ATTN_DEVICE void load_left_by_depth(uint32_t (&a)[4], int row, int column) const {
-    const int matrix = lane() / 8;
-    load_matrices_transposed(a, at(row + matrix / 2 * 8 + lane() % 8, column + matrix % 2 * 8));
-  }
-
-  // Columns [column, column + 16) as columns of a right operand whose depth is the rows
+  // Columns [column, column + 16) as rows of a left operand whose depth is the rows
   // [row, row + kDepth). Float32 rows come in the order 0 2 4 6 1 3 5 7, in which a fragment of
   // sums has its columns as a left operand's depth.
+  ATTN_DEVICE void load_left_by_depth(uint32_t (&a)[4], int row, int column) const {
+    if constexpr (sizeof(Element) == 2) {
+      const int matrix = lane() / 8;
+      load_matrices_transposed(a, at(row + matrix / 2 * 8 + lane() % 8, column + matrix % 2 * 8));
+    } else {
+      const int g = lane() / 4, t = lane() % 4;
+      for (int i = 0; i < 4; ++i) {
+        a[i] = __builtin_bit_cast(uint32_t, *at(row + 2 * t + i / 2, column + i % 2 * 8 + g));
+      }
+    }
+  }
+
+  // Columns [column, column + 16) as columns of a right operand, likewise.
   ATTN_DEVICE void load_right_by_depth(uint32_t (&b)[4], int row, int column) const {
     if constexpr (sizeof(Element) == 2) {
       const int matrix = lane() / 8;

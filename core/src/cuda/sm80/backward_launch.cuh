@@ -23,7 +23,7 @@ class BackwardLauncher {
   void launch_all() {
     if constexpr (kHasPlain) {
       if (a_.redo_keys && !a_.is_one_pass) launch_gradients<false>();
-    } else {
+    } else if (!a_.is_one_pass) {
       a_.redo_keys = a_.redo_queries = nullptr;
     }
     launch_gradients<true>();

@@ -11,9 +11,20 @@ namespace {
 
 int width_of(const Problem& p) { return std::max(p.K, p.Kv) <= 64 ? 64 : 128; }
 
+constexpr int64_t kWidestRowBytes = 256;
+
 bool has_served_mask(const Problem& p) {
   return !p.sequences && !p.pages.table && !p.blocks && !p.slopes && !p.table && !p.positions &&
          !p.dropout.enabled && p.softcap == 0.0;
+}
+
+// Beside biases of 16 bits there is room for them, beside those of float32 there is none.
+bool has_room(const Problem& p, const DeviceProperties& device) {
+  const int bytes = static_cast<int>(element_bytes(p.query.dtype)), width = width_of(p);
+  const bool takes_biases = bytes == 2;
+  return std::max(p.K, p.Kv) <= width && bytes * width <= kWidestRowBytes &&
+         (takes_biases || !p.bias) &&
+         one_pass_shared_bytes(bytes, width, takes_biases) <= device.shared_bytes;
 }
 
 }  // namespace
@@ -21,10 +32,8 @@ bool has_served_mask(const Problem& p) {
 OnePassBytes one_pass_bytes(const BackwardProblem& p, const DeviceProperties& device) {
   const int width = width_of(p);
   // Its blocks own keys: without any, none would write dQ.
-  const bool is_served = p.Mkv > 0 && element_bytes(p.query.dtype) == 2 &&
-                         std::max(p.K, p.Kv) <= width && device.capability >= kWholeCapability &&
-                         has_served_mask(p) &&
-                         one_pass_shared_bytes(width, true) <= device.shared_bytes;
+  const bool is_served = p.Mkv > 0 && device.capability >= kWholeCapability && has_served_mask(p) &&
+                         has_room(p, device);
   if (!is_served) return {};
   const int64_t tiles = (p.Mq + kOnePassQueries - 1) / kOnePassQueries * p.Hq * p.B;
   const int64_t sums = tiles * kOnePassQueries * width;

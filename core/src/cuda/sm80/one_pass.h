@@ -1,5 +1,5 @@
-// The backward in one pass over the scores, for 16-bit rows of at most 128 elements on GPUs with
-// enough shared memory: what the host sees of it.
+// The backward in one pass over the scores, for rows of at most 256 bytes on GPUs with enough
+// shared memory: what the host sees of it.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,10 @@ constexpr int kOnePassQueries = 64, kOnePassKeys = 128, kOnePassThreads = 256;
 constexpr int kOnePassFactsBytes = 64;
 
 // Keys and values; two stages of queries, dO and three statistics; P and dS; a few facts of the
-// block; perhaps biases. Each row is 16 bytes longer than its elements, of two bytes.
-constexpr int one_pass_shared_bytes(int width, bool has_bias) {
-  const int row = 2 * width + 16, pairs = kOnePassQueries * (2 * kOnePassKeys + 16);
+// block; perhaps biases. Each row is 16 bytes longer than its elements.
+constexpr int one_pass_shared_bytes(int element_bytes, int width, bool has_bias) {
+  const int row = element_bytes * width + 16;
+  const int pairs = kOnePassQueries * (element_bytes * kOnePassKeys + 16);
   const int stage = kOnePassQueries * (2 * row + 3 * 4);
   return 2 * kOnePassKeys * row + 2 * stage + (has_bias ? 3 : 2) * pairs + kOnePassFactsBytes;
 }

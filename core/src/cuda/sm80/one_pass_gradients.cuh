@@ -17,13 +17,15 @@ namespace attn::cuda {
 template <int kDepth, int kRowTiles, int kColumns, class Left, class Right>
 ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& left,
                                 int left_column, const Right& right, int right_column) {
-#pragma unroll
+#pragma unroll(sizeof(typename Left::Element) == 4 ? 1 : kDepth / kStepDepth)
   for (int row = 0; row < kDepth; row += kStepDepth) {
     add_step<typename Left::Element, kRowTiles>(
-        sums, false,
-        [&](uint32_t(&a)[4], int m, int) { left.load_left_by_depth(a, row, left_column + 16 * m); },
-        [&](uint32_t(&b)[4], int n, int) {
-          right.load_right_by_depth(b, row, right_column + 16 * n);
+        sums, true,
+        [&](uint32_t(&a)[4], int m, int i) {
+          left.load_left_by_depth(a, row + i * Left::kDepth, left_column + 16 * m);
+        },
+        [&](uint32_t(&b)[4], int n, int i) {
+          right.load_right_by_depth(b, row + i * Right::kDepth, right_column + 16 * n);
         });
   }
 }
@@ -230,13 +232,13 @@ class OnePass {
     const Pairs weights = tiles_.memory.grad_scores();
     const auto keys = tiles_.memory.keys();
     const int query = warp_index() / 4 * kWarpRows, column = warp_index() % 4 * kQueryColumns;
-#pragma unroll
-    for (int step = 0; step < kKeys / kStepDepth; ++step) {
+#pragma unroll(sizeof(Element) == 4 ? 1 : kKeys / kStepDepth)
+    for (int block = 0; block < kKeys / Pairs::kDepth; block += kStepBlocks<Element>) {
       add_step<Element, kRowTiles>(
-          sums, false,
-          [&](uint32_t(&a)[4], int m, int) { weights.load_left(a, query + 16 * m, step); },
-          [&](uint32_t(&b)[4], int n, int) {
-            keys.load_right_by_depth(b, step * kStepDepth, column + 16 * n);
+          sums, true,
+          [&](uint32_t(&a)[4], int m, int i) { weights.load_left(a, query + 16 * m, block + i); },
+          [&](uint32_t(&b)[4], int n, int i) {
+            keys.load_right_by_depth(b, (block + i) * Pairs::kDepth, column + 16 * n);
           });
     }
   }
@@ -268,9 +270,11 @@ class OnePass {
 
   // Rows are of an even width, but perhaps at odd places.
   ATTN_DEVICE static void store_pair(Element* at, float low, float high) {
-    if (reinterpret_cast<uintptr_t>(at) % 4 == 0) {
-      *reinterpret_cast<uint32_t*>(at) = pack<Element>(low, high);
-      return;
+    if constexpr (sizeof(Element) == 2) {
+      if (reinterpret_cast<uintptr_t>(at) % 4 == 0) {
+        *reinterpret_cast<uint32_t*>(at) = pack<Element>(low, high);
+        return;
+      }
     }
     at[0] = from_float<Element>(low);
     at[1] = from_float<Element>(high);
@@ -290,7 +294,7 @@ class OnePass {
 
   ATTN_DEVICE void store_keys() const {
     const int key = warp_index() % 4 * kWarpRows;
-    const int row = facts_.key_tile * kKeys + key + lane() / 4;
+    const int row = facts_.key_tile * kKeys + key + Tiles::key_of_column(lane() / 4);
     const int column = warp_index() / 4 * kKeyColumns + lane() % 4 * 2;
     bool has_nan = false;
     if (p_.grad_key) {

@@ -12,15 +12,17 @@ void launch_one_pass_of(const OnePassArguments& a, void* stream) {
   const BackwardProblem& p = a.backward.problem;
   launch(&one_pass_kernel<Element, kWidth>,
          {.x = (p.Mkv + kOnePassKeys - 1) / kOnePassKeys * p.Hkv * p.B}, kOnePassThreads,
-         one_pass_shared_bytes(kWidth, static_cast<bool>(p.bias)), stream, a);
+         one_pass_shared_bytes(sizeof(Element), kWidth, static_cast<bool>(p.bias)), stream, a);
 }
 
 template <int kWidth>
 void launch_one_pass_of_width(const OnePassArguments& a, void* stream) {
-  if (a.backward.problem.query.dtype == DType::kFloat16) {
-    return launch_one_pass_of<Half, kWidth>(a, stream);
+  switch (a.backward.problem.query.dtype) {
+    case DType::kFloat16: return launch_one_pass_of<Half, kWidth>(a, stream);
+    case DType::kBFloat16: return launch_one_pass_of<BFloat16, kWidth>(a, stream);
+    default:
+      if constexpr (kWidth <= 64) launch_one_pass_of<float, kWidth>(a, stream);
   }
-  launch_one_pass_of<BFloat16, kWidth>(a, stream);
 }
 
 template <class Element, int kWidth>
@@ -30,7 +32,7 @@ void launch_one_pass_bias_of(const BackwardArguments& a, void* stream) {
       (p.Mkv + kOnePassKeys - 1) / kOnePassKeys * ((p.Mq + kOnePassQueries - 1) / kOnePassQueries);
   const int64_t heads = (p.grad_bias_sums_h ? 1 : p.Hq) * (p.grad_bias_sums_b ? 1 : p.B);
   launch(&one_pass_bias_kernel<Element, kWidth>, {.x = tiles * heads}, kOnePassThreads,
-         one_pass_shared_bytes(kWidth, true), stream, a);
+         one_pass_shared_bytes(sizeof(Element), kWidth, true), stream, a);
 }
 
 template <int kWidth>

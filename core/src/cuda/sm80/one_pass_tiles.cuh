@@ -32,7 +32,9 @@ struct OnePassMemory {
   static constexpr int kWidth = kWidth_;
   static constexpr int kQueries = kOnePassQueries, kKeys = kOnePassKeys;
   using Rows = RowTile<Element, kWidth>;
-  using Pairs = RowTile<Element, kKeys>;  // a row for each query
+  // A row for each query. Of eight float32 ones the even keys come first, then the odd ones: as a
+  // left operand's depth they meet keys that are read by depth.
+  using Pairs = RowTile<Element, kKeys>;
   static constexpr int kStages = 2;
   static constexpr int kStatisticsBytes = 3 * kQueries * static_cast<int>(sizeof(float));
   static constexpr int kStageBytes = 2 * Rows::bytes(kQueries) + kStatisticsBytes;
@@ -41,8 +43,8 @@ struct OnePassMemory {
   static constexpr int kBiasesAt = kFactsAt + kOnePassFactsBytes;
   static constexpr int kBytes = kBiasesAt;
   static constexpr int kBiasBytes = Pairs::bytes(kQueries);
-  static_assert(kBytes == one_pass_shared_bytes(kWidth, false));
-  static_assert(kBytes + kBiasBytes == one_pass_shared_bytes(kWidth, true));
+  static_assert(kBytes == one_pass_shared_bytes(sizeof(Element), kWidth, false));
+  static_assert(kBytes + kBiasBytes == one_pass_shared_bytes(sizeof(Element), kWidth, true));
 
   char* base;
 
@@ -164,8 +166,14 @@ class OnePassTiles {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const float* x = &sums[m].values[n][2 * r];
-          *reinterpret_cast<uint32_t*>(pairs.at(own_query(m, r), own_key(n))) =
-              pack<Element>(x[0], x[1]);
+          if constexpr (sizeof(Element) == 2) {
+            *reinterpret_cast<uint32_t*>(pairs.at(own_query(m, r), own_key(n))) =
+                pack<Element>(x[0], x[1]);
+          } else {
+            Element* const even = pairs.at(own_query(m, r), own_key(n) - lane() % 4);
+            even[0] = x[0];
+            even[4] = x[1];
+          }
         }
       }
     }
@@ -189,6 +197,11 @@ class OnePassTiles {
     memory.facts().band = KeyBand(p.band, p.sequence(0), 0);  // all sequences are alike
   }
   ATTN_DEVICE KeyBand band_of(int query) const { return memory.facts().band.from(query); }
+
+  // The key of eight that column `column` of eight shared pairs is.
+  ATTN_DEVICE static int key_of_column(int column) {
+    return sizeof(Element) == 2 ? column : column % 4 * 2 + column / 4;
+  }
 
   // The same rows without the first ones.
   ATTN_DEVICE static Rows from(Rows rows, int row) {
