@@ -22,9 +22,10 @@ bool has_served_mask(const Problem& p) {
 bool has_room(const Problem& p, const DeviceProperties& device) {
   const int bytes = static_cast<int>(element_bytes(p.query.dtype)), width = width_of(p);
   const bool takes_biases = bytes == 2;
+  const int taken =
+      takes_biases ? one_pass_bias_shared_bytes(width) : one_pass_shared_bytes(bytes, width, false);
   return std::max(p.K, p.Kv) <= width && bytes * width <= kWidestRowBytes &&
-         (takes_biases || !p.bias) &&
-         one_pass_shared_bytes(bytes, width, takes_biases) <= device.shared_bytes;
+         (takes_biases || !p.bias) && taken <= device.shared_bytes;
 }
 
 }  // namespace

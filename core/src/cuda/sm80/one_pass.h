@@ -22,6 +22,11 @@ constexpr int one_pass_shared_bytes(int element_bytes, int width, bool has_bias)
   return 2 * kOnePassKeys * row + 2 * stage + (has_bias ? 3 : 2) * pairs + kOnePassFactsBytes;
 }
 
+// Of a dBias that is summed: keys and values have two stages as well.
+constexpr int one_pass_bias_shared_bytes(int width) {
+  return one_pass_shared_bytes(2, width, true) + kOnePassKeys * (2 * width + 16);
+}
+
 // What its blocks of threads share, in the workspace. Counts begin at 0.
 struct OnePassArguments {
   BackwardArguments backward;

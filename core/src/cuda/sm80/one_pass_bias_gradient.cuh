@@ -30,13 +30,17 @@ class OnePassBias {
     if (thread_index() == 0) tiles_.note_band();
     synchronise_block();
     if (sees_any()) add_all();
+    synchronise_block();  // nobody reads keys any more, where dS is put now
     tiles_.share(tiles_.memory.grad_scores(), sums_);
     synchronise_block();
     tiles_.store_score_gradients(p_.grad_bias, own_);
   }
 
  private:
-  using Tiles = OnePassTiles<Element, kWidth>;
+  using Tiles = OnePassTiles<Element, kWidth, true>;
+  using Memory = typename Tiles::Memory;
+  static_assert(Memory::kBytes + Memory::kBiasBytes + Memory::Rows::bytes(Memory::kKeys) ==
+                one_pass_bias_shared_bytes(kWidth));
 
   // Whether the band lets any of the queries see any of the keys.
   ATTN_DEVICE bool sees_any() const {
@@ -46,20 +50,30 @@ class OnePassBias {
     return span.begin < own_.key + Tiles::kKeys && own_.key < span.end;
   }
 
+  // While one batch element and head is differentiated the next is copied.
   ATTN_DEVICE void add_all() {
-    tiles_.load_biases(own_);
     const int heads = static_cast<int>(p_.grad_bias_sums_h ? p_.Hq : 1);
-    const int all = static_cast<int>(p_.grad_bias_sums_b ? p_.B : 1) * heads;
+    int left = static_cast<int>(p_.grad_bias_sums_b ? p_.B : 1) * heads, stage = 0;
+    OnePassPlace place = own_;
+    tiles_.load_biases(place);
+    load(0, place);
+    commit_copies();
 #pragma unroll 1
-    for (int i = 0; i < all; ++i) {
-      const OnePassPlace place{own_.b + i / heads, own_.h + i % heads, own_.query, own_.key};
-      synchronise_block();  // nobody reads the rows before
-      tiles_.load_keys(place.b, place.h / static_cast<int>(p_.G), place.key);
-      tiles_.load_queries(0, place.b, place.h, place.query);
-      commit_copies();
+    for (; left > 0; --left) {
       wait_for_copies<0>();
       synchronise_block();
-      add(place);
+      OnePassPlace next = place;
+      if (++next.h == own_.h + heads) {
+        next.h = own_.h;
+        ++next.b;
+      }
+      if (left > 1) {
+        load(stage ^ 1, next);
+        commit_copies();
+      }
+      add(stage, place);
+      place = next;
+      stage ^= 1;
     }
     bool has_nan = false;
 #pragma unroll
@@ -67,10 +81,15 @@ class OnePassBias {
     if (has_nan) tiles_.a.redo_bias[own_.b * p_.Hq + own_.h] = 1;
   }
 
-  ATTN_DEVICE void add(const OnePassPlace& place) {
+  ATTN_DEVICE void load(int stage, const OnePassPlace& place) const {
+    tiles_.load_keys(stage, place.b, place.h / static_cast<int>(p_.G), place.key);
+    tiles_.load_queries(stage, place.b, place.h, place.query);
+  }
+
+  ATTN_DEVICE void add(int stage, const OnePassPlace& place) {
     typename Tiles::WarpSums probabilities, gradients;
-    tiles_.find_probabilities(probabilities, 0, place);
-    tiles_.find_score_gradients(gradients, probabilities, 0, place);
+    tiles_.find_probabilities(probabilities, stage, place);
+    tiles_.find_score_gradients(gradients, probabilities, stage, place);
 #pragma unroll
     for (int m = 0; m < Tiles::kRowTiles; ++m) {
 #pragma unroll

@@ -55,7 +55,7 @@ class OnePass {
     if (thread_index() == 0) find_facts(take_ticket(arguments_.tickets));
     synchronise_block();
     if (facts_.key_tile == 0 && p_.grad_query) clear_queries_without_keys();
-    tiles_.load_keys(facts_.b, facts_.key_head, facts_.key_tile * kKeys);
+    tiles_.load_keys(0, facts_.b, facts_.key_head, facts_.key_tile * kKeys);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       key_sums_[m].clear();
@@ -230,7 +230,7 @@ class OnePass {
   // sums += dS times the keys.
   ATTN_DEVICE void add_weighted_keys(Sums<kQueryColumns> (&sums)[kRowTiles]) const {
     const Pairs weights = tiles_.memory.grad_scores();
-    const auto keys = tiles_.memory.keys();
+    const auto keys = tiles_.memory.keys(0);
     const int query = warp_index() / 4 * kWarpRows, column = warp_index() % 4 * kQueryColumns;
 #pragma unroll(sizeof(Element) == 4 ? 1 : kKeys / kStepDepth)
     for (int block = 0; block < kKeys / Pairs::kDepth; block += kStepBlocks<Element>) {

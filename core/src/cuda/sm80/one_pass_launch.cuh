@@ -32,7 +32,7 @@ void launch_one_pass_bias_of(const BackwardArguments& a, void* stream) {
       (p.Mkv + kOnePassKeys - 1) / kOnePassKeys * ((p.Mq + kOnePassQueries - 1) / kOnePassQueries);
   const int64_t heads = (p.grad_bias_sums_h ? 1 : p.Hq) * (p.grad_bias_sums_b ? 1 : p.B);
   launch(&one_pass_bias_kernel<Element, kWidth>, {.x = tiles * heads}, kOnePassThreads,
-         one_pass_shared_bytes(sizeof(Element), kWidth, true), stream, a);
+         one_pass_bias_shared_bytes(kWidth), stream, a);
 }
 
 template <int kWidth>

@@ -45,11 +45,16 @@ struct OnePassMemory {
   static constexpr int kBiasBytes = Pairs::bytes(kQueries);
   static_assert(kBytes == one_pass_shared_bytes(sizeof(Element), kWidth, false));
   static_assert(kBytes + kBiasBytes == one_pass_shared_bytes(sizeof(Element), kWidth, true));
+  static_assert(Rows::bytes(kKeys) <= 2 * Pairs::bytes(kQueries));
 
   char* base;
 
-  ATTN_DEVICE Rows keys() const { return Rows(base); }
-  ATTN_DEVICE Rows values() const { return Rows(base + Rows::bytes(kKeys)); }
+  // The second stage of keys, where there is one, lies where P and dS do, that of values behind
+  // all.
+  ATTN_DEVICE Rows keys(int stage) const { return Rows(base + stage * kPairsAt); }
+  ATTN_DEVICE Rows values(int stage) const {
+    return Rows(base + (stage == 0 ? Rows::bytes(kKeys) : kBiasesAt + kBiasBytes));
+  }
   ATTN_DEVICE Rows queries(int stage) const { return Rows(stage_at(stage)); }
   ATTN_DEVICE Rows grad_outs(int stage) const {
     return Rows(stage_at(stage) + Rows::bytes(kQueries));
@@ -76,7 +81,8 @@ struct OnePassPlace {
   int b, h, query, key;  // the first ones
 };
 
-template <class Element, int kWidth>
+// kStreamsKeys: keys and values come in stages as well.
+template <class Element, int kWidth, bool kStreamsKeys = false>
 class OnePassTiles {
  public:
   using Memory = OnePassMemory<Element, kWidth>;
@@ -91,10 +97,10 @@ class OnePassTiles {
       : a(arguments), p(arguments.problem), memory{shared_memory()} {}
 
   // The rows of keys and values that begin with `first`.
-  ATTN_DEVICE void load_keys(int64_t b, int64_t key_head, int first) const {
+  ATTN_DEVICE void load_keys(int stage, int64_t b, int64_t key_head, int first) const {
     const int rows = static_cast<int>(p.Mkv) - first;
-    copy<kKeys>(memory.keys(), p.key.row(b, first, key_head), p.key, rows, p.K);
-    copy<kKeys>(memory.values(), p.value.row(b, first, key_head), p.value, rows, p.Kv);
+    copy<kKeys>(memory.keys(stage), p.key.row(b, first, key_head), p.key, rows, p.K);
+    copy<kKeys>(memory.values(stage), p.value.row(b, first, key_head), p.value, rows, p.Kv);
   }
 
   // The rows of queries, dO and statistics that begin with `first`.
@@ -122,7 +128,7 @@ class OnePassTiles {
 
   // P of the warp's pairs.
   ATTN_DEVICE void find_probabilities(WarpSums& sums, int stage, const OnePassPlace& place) const {
-    multiply(sums, memory.queries(stage), memory.keys());
+    multiply(sums, memory.queries(stage), memory.keys(key_stage(stage)));
     const float scale = static_cast<float>(p.scale) * kLog2E;
     if (p.bias) {
       each_pair_of_biases(sums, [&](float& x, float bias) { x = fmaf(x, scale, kLog2E * bias); });
@@ -139,7 +145,7 @@ class OnePassTiles {
   // dS of the warp's pairs.
   ATTN_DEVICE void find_score_gradients(WarpSums& sums, const WarpSums& probabilities, int stage,
                                         const OnePassPlace& place) const {
-    multiply(sums, memory.grad_outs(stage), memory.values());
+    multiply(sums, memory.grad_outs(stage), memory.values(key_stage(stage)));
     const float* const deltas = memory.statistics(stage) + 2 * kQueries;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -222,6 +228,8 @@ class OnePassTiles {
     copy_rows<kRows, kThreads>(tile, thread_index(), first, x.stride_m * kElementBytes, rows,
                                static_cast<int>(width));
   }
+
+  ATTN_DEVICE static int key_stage(int stage) { return kStreamsKeys ? stage : 0; }
 
   // The warp's rows of both sides.
   ATTN_DEVICE static void multiply(WarpSums& sums, const Rows& query_side, const Rows& key_side) {
