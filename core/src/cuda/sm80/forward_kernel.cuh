@@ -51,10 +51,11 @@ struct ForwardTiles {
 // What all threads of a block read tile by tile, from shared memory: registers are short.
 struct ForwardFacts {
   KeyBand band;
-  int end;                        // of the keys that any query sees
-  uint32_t b, key_row, key_head;  // key_row: of the sequence's first key, in memory; with pages 0
-  int rows;                       // of queries that there are
-  const char* biases;             // of the first of them
+  int end;   // of the keys that any query sees
+  int rows;  // of queries that there are
+  int b;
+  const char* biases;         // of the first query
+  const char *keys, *values;  // the sequence's first; with pages the pool's
 };
 static_assert(sizeof(ForwardFacts) <= kForwardFactsBytes);
 
@@ -104,11 +105,11 @@ class ForwardBlock {
     if (thread_ == 0) {
       facts_ = {.band = band,
                 .end = span.end,
-                .b = static_cast<uint32_t>(at_.sequence.b),
-                .key_row = has_pages() ? 0 : static_cast<uint32_t>(at_.sequence.k_begin),
-                .key_head = static_cast<uint32_t>(at_.h / static_cast<int>(p_.G)),
                 .rows = at_.rows,
-                .biases = p_.bias.row(at_.sequence.b, at_.h, at_.sequence.q_begin + at_.first)};
+                .b = static_cast<int>(at_.sequence.b),
+                .biases = p_.bias.row(at_.sequence.b, at_.h, at_.sequence.q_begin + at_.first),
+                .keys = first_row(p_.key),
+                .values = first_row(p_.value)};
     }
     synchronise_block();
     load_queries();
@@ -254,10 +255,6 @@ class ForwardBlock {
   }
   ATTN_DEVICE int first_column() const { return opaque(thread_) % 4 * 2; }
 
-  ATTN_DEVICE const char* row_of(const HeadRows& x, uint32_t row, uint32_t h) const {
-    return x.data + bytes_of(x, facts_.b * x.stride_b + row * x.stride_m + h * x.stride_h);
-  }
-
   static constexpr int64_t kElementBytes = sizeof(typename Tiles::Element);
 
   ATTN_DEVICE static int64_t bytes_of(const HeadRows& x, int64_t elements) {
@@ -268,9 +265,17 @@ class ForwardBlock {
 
   ATTN_DEVICE bool has_pages() const { return kExtended && at_.sequence.pages; }
 
+  ATTN_DEVICE static const char* row_of(const HeadRows& x, int64_t b, int64_t row, int64_t h) {
+    return x.data + bytes_of(x, b * x.stride_b + row * x.stride_m + h * x.stride_h);
+  }
+  // Of keys or values.
+  ATTN_DEVICE const char* first_row(const HeadRows& x) const {
+    return row_of(x, at_.sequence.b, has_pages() ? 0 : at_.sequence.k_begin,
+                  at_.h / static_cast<int>(p_.G));
+  }
+
   ATTN_DEVICE void load_queries() const {
-    const char* first = row_of(p_.query, static_cast<uint32_t>(at_.sequence.q_begin + at_.first),
-                               static_cast<uint32_t>(at_.h));
+    const char* first = row_of(p_.query, at_.sequence.b, at_.sequence.q_begin + at_.first, at_.h);
     const int64_t stride = bytes_of(p_.query, p_.query.stride_m);
     if (!kExtended || arguments_.query_is_aligned) {
       return copy_rows<Tiles::kRows, Tiles::kThreads>(queries_, thread_, first, stride, at_.rows,
@@ -281,26 +286,23 @@ class ForwardBlock {
   }
 
   ATTN_DEVICE void load_keys(int key) const {
-    load_key_rows(keys_, p_.key, p_.K, arguments_.key_is_aligned, key);
+    load_key_rows(keys_, facts_.keys, p_.key, p_.K, arguments_.key_is_aligned, key);
   }
 
   ATTN_DEVICE void load_values(int key) const {
-    load_key_rows(values_, p_.value, p_.Kv, arguments_.value_is_aligned, key);
+    load_key_rows(values_, facts_.values, p_.value, p_.Kv, arguments_.value_is_aligned, key);
   }
 
-  ATTN_DEVICE void load_key_rows(const Tile& tile, const HeadRows& x, int64_t width,
-                                 bool is_aligned, int key) const {
-    const int columns = static_cast<int>(width);
+  ATTN_DEVICE void load_key_rows(const Tile& tile, const char* first, const HeadRows& x,
+                                 int64_t width, bool is_aligned, int key) const {
+    const int64_t stride = bytes_of(x, x.stride_m);
     if (!kExtended || (is_aligned && !has_pages())) {
-      return copy_rows<kKeys, Tiles::kThreads>(
-          tile, thread_, row_of(x, facts_.key_row + key, facts_.key_head), bytes_of(x, x.stride_m),
-          facts_.band.keys - key, columns);
+      return copy_rows<kKeys, Tiles::kThreads>(tile, thread_, first + key * stride, stride,
+                                               facts_.band.keys - key, static_cast<int>(width));
     }
     load_rows<Tiles::kThreads>(tile, kKeys, {{x, width}, is_aligned}, [&](int r) -> const char* {
       if (key + r >= facts_.band.keys) return nullptr;
-      const int64_t row =
-          has_pages() ? key_row_of(p_, at_.sequence, key + r) : facts_.key_row + key + r;
-      return row_of(x, static_cast<uint32_t>(row), facts_.key_head);
+      return first + (has_pages() ? key_row_of(p_, at_.sequence, key + r) : key + r) * stride;
     });
   }
 
