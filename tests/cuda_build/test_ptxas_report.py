@@ -2,19 +2,19 @@
 
 A stack holds arrays that are indexed while the kernel runs; sums must not be among them. The files
 compiled are decoding's and those of the commonest width.
-`python tests/cuda_build/test_ptxas_report.py FOLDER` prints what `resources.txt` should hold.
+`PYTHONPATH=tests python -m cuda_build.test_ptxas_report FOLDER` prints what `resources.txt` should
+hold.
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from cuda_build.nvcc import compile_source, cutlass, readable_name
+
 RECORD = Path(__file__).with_name("resources.txt")
 FILES = (
     "decode/decode.cu",
@@ -34,51 +34,24 @@ REPORT = re.compile(
     r"Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
-KERNEL = re.compile(
-    r"\d(?P<kernel>[a-z_]+_kernel)I.*?(?P<element>Half|BFloat16|f)E?"
-    r"Li(?P<width>\d+)E(?:Lb(?P<extended>[01])E)?"
-)
-
-
-def cutlass() -> str | None:
-    """Return the folder of CUTLASS' headers: the one given, or where ./dev puts them."""
-    downloaded = ROOT / "build/cutlass/cutlass_library/source/include"
-    given = os.environ.get("ATTN_CUTLASS_DIR")
-    return given or (str(downloaded) if downloaded.is_dir() else None)
-
-
-def compile_and_report(file: str, out: Path, headers: str) -> str:
-    """Return what ptxas says of one file, for each of the architectures."""
-    targets = [f"-gencode=arch=compute_80,code=sm_{number}" for number in ARCHITECTURES]
-    command = [
-        *("nvcc", "-std=c++20", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-Xptxas", "-v"),
-        *(*targets, "-I", ROOT / "core/src", "-I", ROOT / "core/include", "-isystem", headers),
-        *("-c", ROOT / "core/src/cuda" / file, "-o", out / Path(file).with_suffix(".o").name),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
 
 
 def resources(out: Path) -> dict[str, tuple[int, int, int]]:
     """Return registers, spilled bytes and bytes of stack of each kernel, by a readable name."""
-    headers = cutlass()
-    assert headers is not None
     found = {}
     for file in FILES:
-        report = compile_and_report(file, out, headers)
+        report = compile_source(file, out / Path(file).with_suffix(".o").name, ARCHITECTURES, "-c")
         assert "C75" not in report, "ptxas serialised something"
         for kernel in REPORT.finditer(report):
-            part = KERNEL.search(kernel["name"])
-            if part is None:  # the merge, which has no element of its own
+            name = readable_name(kernel["name"])
+            if name is None:  # the merge
                 continue
-            element = {"f": "float32"}.get(part["element"], part["element"])
-            # Decoding knows the whole mask in one variant.
-            is_extended = part["extended"] == "1" or part["kernel"] == "decode_kernel"
-            variant = "extended" if is_extended else "plain"
-            name = f"{part['kernel']} {element} {part['width']} {variant} {kernel['architecture']}"
             spilled = int(kernel["stores"]) + int(kernel["loads"])
-            found[name] = (int(kernel["registers"]), spilled, int(kernel["stack"]))
+            found[f"{name} {kernel['architecture']}"] = (
+                int(kernel["registers"]),
+                spilled,
+                int(kernel["stack"]),
+            )
     return found
 
 
