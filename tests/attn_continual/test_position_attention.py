@@ -409,6 +409,7 @@ def test_exported_with_free_lengths():
             "attend_by_position: expected query's last stride to be 1",
         ),
         ({"value": torch.zeros(2, 8, 3, 5, dtype=torch.float64)}, "value"),
+        ({"query_table": torch.zeros(3, 9, 4)}, "zero_row, .*distances, got 17 and 9 of them"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

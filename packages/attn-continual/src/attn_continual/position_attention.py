@@ -62,7 +62,8 @@ def attend_by_position(
     key_table_rows, query_table_rows: int32 [D], the row of the table that each of D distances
         reads, ascending; then r is rows[clamp(d + zero_row, 0, D - 1)]. Default: row by row.
     zero_row: the row of both tables, or the place in their rows, for a distance of 0; default the
-        middle, D // 2 or Z // 2. The first and the last stand for all distances beyond them.
+        middle, D // 2 or Z // 2, where both have as many. The first and the last stand for all
+        distances beyond them.
     window_left, window_right: how many keys before and after its own place a query sees; None: all.
         Causal attention has a `window_right` of 0.
     attn_bias: [B or 1, H or 1, Mq or 1, Mkv or 1], floating point; added.
@@ -74,8 +75,9 @@ def attend_by_position(
     Numerics: a query that sees no key gives 0, and gradients of 0; the same bits on every run
         and for any number of threads.
     Differentiable once in every floating-point tensor.
-    Raises: ValueError if there is no table, or a tensor does not fit, or has no table; TypeError
-        for a distance that is no int, or a scale or p that is no number.
+    Raises: ValueError if there is no table, or a tensor does not fit, or has no table, or tables
+        differ and nothing says where distance 0 is; TypeError for a distance that is no int, or a
+        scale or p that is no number.
     Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Shaw et al. 2018, arXiv:1803.02155,
         eq. 4 without values; He et al. 2020, arXiv:2006.03654, eq. 4.
     """
@@ -101,8 +103,7 @@ def attend_by_position(
     _check_rows("key_table_rows", key_table_rows)
     _check_rows("query_table_rows", query_table_rows)
     if zero_row is None:
-        pairs = ((key_table, key_table_rows), (query_table, query_table_rows))
-        zero_row = _num_distances(*pairs) // 2
+        zero_row = _middle((key_table, key_table_rows), (query_table, query_table_rows))
     return _run(
         *(query, key, value, _bias(attn_bias, keep, query, key), p, scale),
         # The band and the tables count from query 0 at key 0.
@@ -168,14 +169,19 @@ def _check_rows(name: str, rows: Tensor | None) -> None:
         )
 
 
-def _num_distances(*pairs: tuple[Tensor | None, Tensor | None]) -> int:
-    """Return for how many distances the first table has a row, of pairs of tables and rows."""
+def _middle(*pairs: tuple[Tensor | None, Tensor | None]) -> int:
+    """Return the middle of the distances that tables have, of pairs of tables and rows."""
     numbers = [
         table.shape[1] if rows is None else rows.shape[0]
         for table, rows in pairs
         if table is not None
     ]
-    return numbers[0]
+    if numbers[0] != numbers[-1]:
+        raise ValueError(
+            f"{_WHO}: expected zero_row, the row for a distance of 0, beside tables of different "
+            f"numbers of distances, got {numbers[0]} and {numbers[-1]} of them"
+        )
+    return numbers[0] // 2
 
 
 def _check_layout(query: Tensor, key: Tensor, value: Tensor) -> None:
