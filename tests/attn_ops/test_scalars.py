@@ -1,5 +1,6 @@
 """Numbers among arguments: which are taken, as what, and that asking needs no torch."""
 
+import math
 import subprocess
 import sys
 
@@ -15,6 +16,12 @@ def test_numbers_become_pythons_own(number):
     plain = plain_number("attend", "a number", number)
     assert type(plain) in (int, float)
     assert plain == number
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_int_beyond_all_floats_is_infinite(sign):
+    assert plain_number("attend", "a number", sign * 10**400) == sign * math.inf
+    assert plain_number("attend", "a number", sign * 2**70) == sign * 2**70
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,7 @@ def test_what_is_no_number_is_refused(value, message):
         ({"dropout_p": None}, TypeError, "attend: expected a number as dropout_p, got None of <c"),
         ({"scale": "1"}, TypeError, "attend: expected a number or None as scale, got '1' of <cla"),
         ({"scale": np.inf}, ValueError, "attend: scale must be finite, or None for the default"),
+        ({"scale": 10**400}, ValueError, "attend: scale must be finite, or None for the default"),
     ],
 )
 def test_numbers_of_a_native_call_are_checked_by_name(options, error, message):

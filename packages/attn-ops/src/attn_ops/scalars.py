@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Final
 
@@ -25,11 +26,14 @@ _INTEGERS: Final = {
 def plain_number(who: str, expected: str, value: object) -> float:
     """Return a number as Python's own, which operators take; NumPy's are converted.
 
+    An int beyond all floats becomes infinite, and is refused like 1e400 where that is.
     Not True, an int to Python alone, nor a tensor, whose gradient would be lost without a word.
     Raises: TypeError if it is no number; `who` speaks, of what is `expected`.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
+        if isinstance(value, float) or abs(value) <= sys.float_info.max:
+            return value
+        return math.inf if value > 0 else -math.inf
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
     is_tensor = hasattr(value, "requires_grad")  # torch may not be there to ask
