@@ -195,7 +195,7 @@ class DecodeSplit {
       rewrite_rows<kTileKeys, kWarpLanes>(values(stage), read, lane());
       synchronise_warp();
     }
-    add_weighted_rows<1>(&sums_, &scores, values(stage));
+    add_weighted_rows(&sums_, &scores, values(stage));
   }
 
   // Brings them to base 2.

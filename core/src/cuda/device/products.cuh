@@ -193,7 +193,7 @@ ATTN_DEVICE void load_left_of_sums(uint32_t (&a)[4], const Sums<kColumns>& sums,
 }
 
 // sums[m] += weights[m] times the first kRows rows of right.
-template <int kRowTiles, int kRows, class Tile>
+template <int kRowTiles = 1, int kRows, class Tile>
 ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>* sums, const Sums<kRows>* weights,
                                    const Tile& right) {
   using Element = typename Tile::Element;

@@ -51,9 +51,8 @@ struct ForwardTiles {
 // What all threads of a block read tile by tile, from shared memory: registers are short.
 struct ForwardFacts {
   KeyBand band;
-  int end;   // of the keys that any query sees
-  int rows;  // of queries that there are
-  int b;
+  int end;                    // of the keys that any query sees
+  int rows;                   // of queries that there are
   const char* biases;         // of the first query
   const char *keys, *values;  // the sequence's first; with pages the pool's
 };
@@ -106,7 +105,6 @@ class ForwardBlock {
       facts_ = {.band = band,
                 .end = span.end,
                 .rows = at_.rows,
-                .b = static_cast<int>(at_.sequence.b),
                 .biases = p_.bias.row(at_.sequence.b, at_.h, at_.sequence.q_begin + at_.first),
                 .keys = first_row(p_.key),
                 .values = first_row(p_.value)};
@@ -168,7 +166,7 @@ class ForwardBlock {
 
   ATTN_DEVICE void drop(Sums<kKeys>& probabilities, int m, int key) const {
     if (!p_.dropout.enabled) return;
-    apply_dropout(probabilities, p_.dropout, facts_.b, at_.h,
+    apply_dropout(probabilities, p_.dropout, at_.sequence.b, at_.h,
                   at_.sequence.q_begin + at_.first + row(m), key + first_column());
   }
 

@@ -11,8 +11,6 @@ namespace {
 
 int width_of(const Problem& p) { return std::max(p.K, p.Kv) <= 64 ? 64 : 128; }
 
-constexpr int64_t kWidestRowBytes = 256;
-
 bool has_served_mask(const Problem& p) {
   return !p.sequences && !p.pages.table && !p.blocks && !p.slopes && !p.table && !p.positions &&
          !p.dropout.enabled && p.softcap == 0.0;
@@ -24,7 +22,7 @@ bool has_room(const Problem& p, const DeviceProperties& device) {
   const bool takes_biases = bytes == 2;
   const int taken =
       takes_biases ? one_pass_bias_shared_bytes(width) : one_pass_shared_bytes(bytes, width, false);
-  return std::max(p.K, p.Kv) <= width && bytes * width <= kWidestRowBytes &&
+  return std::max(p.K, p.Kv) <= width && bytes * width <= kOnePassRowBytes &&
          (takes_biases || !p.bias) && taken <= device.shared_bytes;
 }
 

@@ -11,6 +11,7 @@ namespace attn::cuda {
 
 constexpr int kOnePassQueries = 64, kOnePassKeys = 128, kOnePassThreads = 256;
 
+constexpr int kOnePassRowBytes = 256;  // of the widest rows
 constexpr int kOnePassFactsBytes = 64;
 
 // Keys and values; two stages of queries, dO and three statistics; P and dS; a few facts of the

@@ -20,7 +20,7 @@ ATTN_DEVICE void add_transposed(Sums<kColumns> (&sums)[kRowTiles], const Left& l
 #pragma unroll(sizeof(typename Left::Element) == 4 ? 1 : kDepth / kStepDepth)
   for (int row = 0; row < kDepth; row += kStepDepth) {
     add_step<typename Left::Element, kRowTiles>(
-        sums, true,
+        sums, right.splits,
         [&](uint32_t(&a)[4], int m, int i) {
           left.load_left_by_depth(a, row + i * Left::kDepth, left_column + 16 * m);
         },
@@ -235,7 +235,7 @@ class OnePass {
 #pragma unroll(sizeof(Element) == 4 ? 1 : kKeys / kStepDepth)
     for (int block = 0; block < kKeys / Pairs::kDepth; block += kStepBlocks<Element>) {
       add_step<Element, kRowTiles>(
-          sums, true,
+          sums, keys.splits,
           [&](uint32_t(&a)[4], int m, int i) { weights.load_left(a, query + 16 * m, block + i); },
           [&](uint32_t(&b)[4], int n, int i) {
             keys.load_right_by_depth(b, (block + i) * Pairs::kDepth, column + 16 * n);

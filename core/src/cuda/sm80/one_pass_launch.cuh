@@ -21,7 +21,9 @@ void launch_one_pass_of_width(const OnePassArguments& a, void* stream) {
     case DType::kFloat16: return launch_one_pass_of<Half, kWidth>(a, stream);
     case DType::kBFloat16: return launch_one_pass_of<BFloat16, kWidth>(a, stream);
     default:
-      if constexpr (kWidth <= 64) launch_one_pass_of<float, kWidth>(a, stream);
+      if constexpr (kWidth * sizeof(float) <= kOnePassRowBytes) {
+        launch_one_pass_of<float, kWidth>(a, stream);
+      }
   }
 }
 

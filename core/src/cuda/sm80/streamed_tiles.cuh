@@ -181,7 +181,7 @@ ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, Sums<kRows>& weights, const 
     rewrite_rows<kRows, Shape::kThreads>(right, read);
     synchronise_block();
   }
-  add_weighted_rows<1>(&sums, &weights, right);
+  add_weighted_rows(&sums, &weights, right);
 }
 
 // How block `number` of threads reads its streamed rows at first. `redo` says where the plain

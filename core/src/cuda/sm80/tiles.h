@@ -22,7 +22,8 @@ struct ForwardShape {
 };
 
 // A warp with two row tiles reads keys and values from shared memory half as often; wide rows of
-// sums leave no registers for that, nor does the whole mask.
+// sums leave no registers for that, nor does the whole mask. Plain tiles have as many keys as fit
+// registers.
 constexpr ForwardShape forward_shape(int element_bytes, int width, bool is_extended) {
   if (element_bytes == 2 && !is_extended) {
     switch (width) {
