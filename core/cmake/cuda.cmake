@@ -17,6 +17,19 @@ foreach(choice IN ITEMS ATTN_CUDA ATTN_CUDA_ARCHITECTURES ATTN_CUTLASS_DIR)
   endif()
 endforeach()
 
+# Makes CMake compile .cu files, with the CUDA runtime linked as told: Static or None.
+macro(attn_enable_cuda runtime)
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # each source names its own
+  enable_language(CUDA)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY ${runtime})
+  # CMake 3.25 does not know that nvcc takes C++20.
+  foreach(kind IN ITEMS STANDARD EXTENSION)
+    if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+      set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
+    endif()
+  endforeach()
+endmacro()
+
 # Sets attn_builds_cuda, having found the compiler where it is ON.
 macro(attn_choose_cuda)
   set(attn_builds_cuda OFF)
@@ -30,31 +43,35 @@ macro(attn_choose_cuda)
     endif()
   endif()
   if(attn_builds_cuda)
-    set(CMAKE_CUDA_ARCHITECTURES OFF)  # attn_set_architectures names them
-    enable_language(CUDA)
-    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-    # CMake 3.25 does not know that nvcc takes C++20.
-    foreach(kind IN ITEMS STANDARD EXTENSION)
-      if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
-        set(CMAKE_CUDA20_${kind}_COMPILE_OPTION -std=c++20)
-      endif()
-    endforeach()
+    attn_enable_cuda(Static)
   endif()
   message(STATUS "attn: CUDA kernels: ${attn_builds_cuda} (ATTN_CUDA=${ATTN_CUDA})")
 endmacro()
 
-# Compiles a source for those of ATTN_CUDA_ARCHITECTURES that its kernels serve, from one of two
-# intermediate forms: no kernel uses an instruction newer than those of 80, so half the compiler
-# runs once for all of them. That form is kept as well: the driver makes machine code of it for GPUs
-# to come, and of rare kernels for those that they were not compiled for.
+# The intermediate forms that a source has kernels for: no kernel uses an instruction newer than
+# those of 80, and few serve 75.
+function(attn_list_forms source result)
+  get_filename_component(name ${source} NAME_WE)
+  set(forms 80)
+  if(name MATCHES "^(forward_32|forward_64|merge|step)$")
+    list(APPEND forms 75)
+  endif()
+  set(${result} ${forms} PARENT_SCOPE)
+endfunction()
+
+# Compiles a source for those of ATTN_CUDA_ARCHITECTURES that its kernels serve, from one of its
+# intermediate forms, so half the compiler runs once for all of them. That of 80 is kept as well: the
+# driver makes machine code of it for GPUs to come, and of rare kernels for those that they were not
+# compiled for.
 function(attn_set_architectures source)
   get_filename_component(name ${source} NAME_WE)
+  attn_list_forms(${source} forms)
   set(options "")
   foreach(architecture IN LISTS ATTN_CUDA_ARCHITECTURES)
     string(REGEX MATCH "^[0-9]+" number ${architecture})
     if(number GREATER_EQUAL 80)
       set(form 80)
-    elseif(name MATCHES "^(forward_32|forward_64|merge|step)$")
+    elseif(75 IN_LIST forms)
       set(form 75)
     else()
       continue()  # refused there
@@ -69,15 +86,18 @@ endfunction()
 
 # Compilers of kernels need up to 0.5 GB each: no more of them than memory holds, or cores.
 function(attn_limit_cuda_jobs target)
-  cmake_host_system_information(RESULT megabytes QUERY AVAILABLE_PHYSICAL_MEMORY)
-  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
-  math(EXPR jobs "${megabytes} / 512")
-  if(jobs GREATER cores)
-    set(jobs ${cores})
-  elseif(jobs LESS 1)
-    set(jobs 1)
+  get_property(pools GLOBAL PROPERTY JOB_POOLS)
+  if(NOT pools MATCHES "attn_cuda=")
+    cmake_host_system_information(RESULT megabytes QUERY AVAILABLE_PHYSICAL_MEMORY)
+    cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+    math(EXPR jobs "${megabytes} / 512")
+    if(jobs GREATER cores)
+      set(jobs ${cores})
+    elseif(jobs LESS 1)
+      set(jobs 1)
+    endif()
+    set_property(GLOBAL APPEND PROPERTY JOB_POOLS attn_cuda=${jobs})
   endif()
-  set_property(GLOBAL APPEND PROPERTY JOB_POOLS attn_cuda=${jobs})
   set_target_properties(${target} PROPERTIES JOB_POOL_COMPILE attn_cuda)
 endfunction()
 
@@ -85,7 +105,7 @@ endfunction()
 # CUTLASS_PATH, of the running interpreter's nvidia-cutlass, or of the pinned one, downloaded.
 function(attn_find_cutlass result)
   set(wanted cute/arch/mma_sm80.hpp)
-  set(requirement ${CMAKE_CURRENT_SOURCE_DIR}/cmake/cutlass.txt)
+  set(requirement ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/cutlass.txt)
   file(SHA256 ${requirement} version)
   string(SUBSTRING ${version} 0 8 version)
   set(pinned ${CMAKE_CURRENT_BINARY_DIR}/cutlass-${version})
@@ -125,24 +145,30 @@ function(attn_find_cutlass result)
                       "its headers, or ATTN_CUDA=0 to build without CUDA")
 endfunction()
 
+# How all CUDA sources are compiled; `cutlass` is the folder of its headers. Asserts hinder the
+# optimiser.
+function(attn_set_cuda_options target cutlass)
+  target_include_directories(${target} SYSTEM PRIVATE ${cutlass})
+  target_compile_options(${target} PRIVATE
+                         -DNDEBUG "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr>")
+  attn_limit_cuda_jobs(${target})
+endfunction()
+
 # Makes attn_cuda_kernels of src/cuda's files that need nvcc or the CUDA runtime.
 function(attn_add_cuda_kernels)
   file(GLOB kernels CONFIGURE_DEPENDS src/cuda/*/*.cu)
   attn_find_cutlass(cutlass)
   find_package(CUDAToolkit REQUIRED)
   add_library(attn_cuda_kernels OBJECT src/cuda/runtime.cpp ${kernels})
-  target_include_directories(attn_cuda_kernels SYSTEM PRIVATE ${cutlass})
+  attn_set_cuda_options(attn_cuda_kernels ${cutlass})
   target_link_libraries(attn_cuda_kernels PUBLIC CUDA::cudart_static PRIVATE attn_cuda)
   set_target_properties(attn_cuda_kernels PROPERTIES CXX_VISIBILITY_PRESET hidden
                                                      CUDA_VISIBILITY_PRESET hidden)
-  # Asserts hinder the optimiser, and what ptxas reports is kept beside each object.
-  target_compile_options(
-    attn_cuda_kernels PRIVATE -DNDEBUG
-                              "$<$<COMPILE_LANGUAGE:CUDA>:-O3;--expt-relaxed-constexpr;-Xptxas;-v>")
-  set(launcher sh ${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_ptxas_report.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
+  # What ptxas reports is kept beside each object.
+  target_compile_options(attn_cuda_kernels PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas;-v>")
+  set(launcher sh ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/keep_ptxas_report.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
   set_target_properties(attn_cuda_kernels PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
   foreach(source IN LISTS kernels)
     attn_set_architectures(${source})
   endforeach()
-  attn_limit_cuda_jobs(attn_cuda_kernels)
 endfunction()

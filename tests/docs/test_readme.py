@@ -22,6 +22,7 @@ FOLDERS = (
     "packages/attn-ops",
     "tests",
     "tests/core/cuda_emulation",
+    "tests/core/ptx_machine",
 )
 OPERATOR = REPOSITORY / "packages/attn-ops/docs/operator.md"  # its neighbour runs perf
 DOCUMENTS = sorted(

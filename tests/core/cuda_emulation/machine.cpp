@@ -12,19 +12,12 @@
 #include <random>
 
 #include "block.h"
+#include "emulated_device.h"
 
 namespace attn::cuda::emulation {
 namespace {
 
 constexpr char kPoison = '\xFF';
-
-uint64_t next_seed() {
-  static uint64_t seed = [] {
-    const char* chosen = std::getenv("ATTN_EMULATION_SEED");
-    return chosen ? std::strtoull(chosen, nullptr, 10) : 1;
-  }();
-  return seed++;
-}
 
 // Names a forbidden access by the block and thread that made it.
 void report_fault(int signal_number, siginfo_t* information, void*) {
@@ -78,7 +71,7 @@ void run_grid(Index grid, int threads, size_t shared_bytes, void (*kernel)(const
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   catch_faults();
-  std::mt19937_64 order(next_seed());
+  std::mt19937_64 order(gpu::next_seed());
   std::vector<int64_t> blocks(static_cast<int64_t>(grid.x) * grid.y * grid.z);
   for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int64_t>(i);
   std::shuffle(blocks.begin(), blocks.end(), order);

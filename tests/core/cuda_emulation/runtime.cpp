@@ -1,10 +1,9 @@
-// core/src/cuda/runtime.h for the emulated GPU: one device, of the capability that
-// ATTN_EMULATED_CAPABILITY names.
+// core/src/cuda/runtime.h for the emulated GPU, of which there is one.
 #include "cuda/runtime.h"
 
-#include <cstdlib>
 #include <cstring>
 
+#include "emulated_device.h"
 #include "problem/refusal.h"
 
 namespace attn::cuda {
@@ -13,14 +12,9 @@ int device_count() { return 1; }
 
 DeviceProperties device_properties(int device) {
   if (device != 0) refuse_argument("expected CUDA device 0, got %d; there is one", device);
-  const char* chosen = std::getenv("ATTN_EMULATED_CAPABILITY");
-  const int capability = chosen ? std::atoi(chosen) : 80;
-  constexpr int64_t kKiB = 1024;
-  const int64_t shared = capability == 75                        ? 64
-                         : capability == 80                      ? 163
-                         : capability == 90 || capability == 100 ? 227
-                                                                 : 99;
-  return {.capability = capability, .multiprocessors = 3, .shared_bytes = shared * kKiB};
+  return {.capability = gpu::capability(),
+          .multiprocessors = gpu::kMultiprocessors,
+          .shared_bytes = gpu::most_shared_bytes()};
 }
 
 void check(int, const char*) {}

@@ -100,7 +100,6 @@ class ForwardBlock {
     }
     const KeyBand band(p_.band, at_.sequence, at_.first);
     const KeySpan span = key_span<kKeys>(band, at_.rows);
-    synchronise_block();
     if (thread_ == 0) {
       facts_ = {.band = band,
                 .end = span.end,

@@ -107,14 +107,14 @@ class OnePass {
   // By one thread: the block's keys, and the queries that may see them.
   ATTN_DEVICE void find_facts(int ticket) const {
     const int key_tiles = tiles_of(p_.Mkv, kKeys), heads = static_cast<int>(p_.Hkv);
-    const int key_tile = key_tiles - 1 - ticket % key_tiles, b = ticket / key_tiles / heads;
+    const int key_tile = key_tiles - 1 - ticket % key_tiles;
     tiles_.note_band();
     const KeyBand band = tiles_.band_of(0);
     const int first_key = key_tile * kKeys, queries = static_cast<int>(p_.Mq);
     const auto clamped = [&](int i) { return i < 0 ? 0 : i < queries ? i : queries; };
     facts_ = {.key_tile = key_tile,
               .key_head = ticket / key_tiles % heads,
-              .b = b,
+              .b = ticket / key_tiles / heads,
               .query_tiles = tiles_of(p_.Mq, kQueries),
               .begin = clamped(first_key - band.last + 1) / kQueries,
               .end = tiles_of(clamped(first_key + kKeys - band.first), kQueries),

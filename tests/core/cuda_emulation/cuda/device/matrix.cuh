@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cuda/device/element.cuh"
+#include "gpu_arithmetic.h"
 
 namespace attn::cuda {
 namespace emulation {
@@ -70,49 +71,33 @@ Matrices<16> gather_16_bit(void* const (&operands)[kLanes]) {
   return all;
 }
 
-// The instruction ignores the 13 low bits of what should be TF32 numbers.
-inline float as_tf32(uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000); }
-
 inline Matrices<8> gather_tf32(void* const (&operands)[kLanes]) {
   Matrices<8> all;
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto& mine = *static_cast<const Product*>(operands[lane]);
     const int g = lane / 4, t = lane % 4;
-    all.a[g][t] = as_tf32(mine.a[0]);
-    all.a[g + 8][t] = as_tf32(mine.a[1]);
-    all.a[g][t + 4] = as_tf32(mine.a[2]);
-    all.a[g + 8][t + 4] = as_tf32(mine.a[3]);
-    all.b[t][g] = as_tf32(mine.b[0]);
-    all.b[t + 4][g] = as_tf32(mine.b[1]);
+    all.a[g][t] = gpu::from_tf32(mine.a[0]);
+    all.a[g + 8][t] = gpu::from_tf32(mine.a[1]);
+    all.a[g][t + 4] = gpu::from_tf32(mine.a[2]);
+    all.a[g + 8][t + 4] = gpu::from_tf32(mine.a[3]);
+    all.b[t][g] = gpu::from_tf32(mine.b[0]);
+    all.b[t + 4][g] = gpu::from_tf32(mine.b[1]);
   }
   return all;
 }
 
-// `exact` without the bits that a float has no room for.
-inline float towards_zero(double exact) {
-  constexpr uint64_t kKept = ~uint64_t{0} << 29;
-  return static_cast<float>(std::bit_cast<double>(std::bit_cast<uint64_t>(exact) & kKept));
-}
-
-// Sums are cut off, as GPUs do it, not rounded to the nearest: what is added up in D loses as often
-// as it is added to, always on the same side. Source: Fasi et al. 2021, 10.7717/peerj-cs.330.
-// Most of a test's time is spent here: with vectors.
 template <int K>
-[[gnu::optimize("O3")]] void multiply(const Matrices<K>& all, void* const (&operands)[kLanes]) {
-  double sums[16][8] = {};
-  for (int row = 0; row < 16; ++row) {
-    for (int k = 0; k < K; ++k) {
-      for (int column = 0; column < 8; ++column) {
-        sums[row][column] += static_cast<double>(all.a[row][k]) * all.b[k][column];
-      }
+void multiply(const Matrices<K>& all, void* const (&operands)[kLanes]) {
+  float d[16][8];
+  const auto each = [&](const auto& body) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      float* const mine = static_cast<const Product*>(operands[lane])->d;
+      for (int i = 0; i < 4; ++i) body(mine[i], d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
     }
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const auto& mine = *static_cast<const Product*>(operands[lane]);
-    for (int i = 0; i < 4; ++i) {
-      mine.d[i] = towards_zero(mine.d[i] + sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
-    }
-  }
+  };
+  each([](float& of_lane, float& all_of_d) { all_of_d = of_lane; });
+  gpu::multiply_accumulate(all.a, all.b, d);
+  each([](float& of_lane, float& all_of_d) { of_lane = all_of_d; });
 }
 
 }  // namespace emulation

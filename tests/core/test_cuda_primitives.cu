@@ -1,12 +1,7 @@
-// Each primitive of core/src/cuda/device against plain loops, and each fault that the emulated GPU
-// must find.
-#include <sys/wait.h>
-#include <unistd.h>
-
+// Each primitive of core/src/cuda/device against plain loops.
 #include <cmath>
-#include <cstdio>
 #include <random>
-#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -16,12 +11,23 @@
 #include "cuda/device/turns.cuh"
 #include "cuda/device/warp.cuh"
 #include "cuda/launch.cuh"
+#include "gpu_arithmetic.h"
+#include "problem/refusal.h"
 
 namespace {
 
 using namespace attn::cuda;
 
 constexpr int kThreads = 128;
+
+template <class Element>
+uint16_t bits_of(float x) {
+  return std::is_same_v<Element, Half> ? gpu::to_half(x) : gpu::to_bfloat16(x);
+}
+template <class Element>
+float number_of(uint16_t bits) {
+  return std::is_same_v<Element, Half> ? gpu::from_half(bits) : gpu::from_bfloat16(bits);
+}
 
 // One warp's product of a [16, 16] and b, given as [8, 16] or, transposed, [16, 8]; d [16, 8].
 struct ProductArguments {
@@ -60,7 +66,7 @@ void test_product(const char* name) {
   std::vector<float> d(16 * 8, NAN);
   // Small integers: exact in every element and sum.
   const auto fill = [&](std::vector<uint16_t>& x) {
-    for (uint16_t& e : x) e = from_float<Element>(static_cast<float>(generator() % 15) - 7).bits;
+    for (uint16_t& e : x) e = bits_of<Element>(static_cast<float>(generator() % 15) - 7);
   };
   fill(a), fill(b);
   launch(product<Element, transposed>, {}, 32, 16 * 24 * sizeof(uint16_t), nullptr,
@@ -70,7 +76,7 @@ void test_product(const char* name) {
       float sum = 1.0f;
       for (int k = 0; k < 16; ++k) {
         const uint16_t right = transposed ? b[k * 8 + j] : b[j * 16 + k];
-        sum += to_float(Element{a[i * 16 + k]}) * to_float(Element{right});
+        sum += number_of<Element>(a[i * 16 + k]) * number_of<Element>(right);
       }
       CHECK_IN(name, d[i * 8 + j] == sum);
     }
@@ -133,7 +139,7 @@ ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(kThreads, 1) exchange(ATTN_ARGUMENTS const O
   mine[1] = shuffle_xor(x, 5);
   mine[2] = quad_maximum(lane() % 4 == 2 ? NAN : x);
   mine[3] = quad_sum(x);
-  mine[4] = any(thread == 70);
+  mine[4] = attn::cuda::any(thread == 70);
   mine[5] = exp2_approximate(static_cast<float>(thread) - 64.5f);
 }
 
@@ -184,17 +190,58 @@ void test_copies() {
   }
 }
 
+struct Converted {
+  float x, from_half, from_bfloat16;
+  uint32_t half, bfloat16, pair;
+};
+struct ConvertedArguments {
+  Converted* numbers;
+};
+
+ATTN_KERNEL void ATTN_LAUNCH_BOUNDS(32, 1) convert(ATTN_ARGUMENTS const ConvertedArguments p) {
+  Converted& c = p.numbers[thread_index()];
+  const Half half = from_float<Half>(c.x);
+  const BFloat16 bfloat16 = from_float<BFloat16>(c.x);
+  c = {.x = c.x,
+       .from_half = to_float(half),
+       .from_bfloat16 = to_float(bfloat16),
+       .half = half.bits,
+       .bfloat16 = bfloat16.bits,
+       .pair = pack<BFloat16>(c.x, -c.x)};
+}
+
 void test_conversions() {
-  for (const float x : {0.0f, 1.0f, -2.5f, 1.00390625f, 1.01171875f, 65504.0f, 1e-8f, 3e38f}) {
-    const float half = to_float(from_float<Half>(x)), brain = to_float(from_float<BFloat16>(x));
-    CHECK(half == static_cast<float>(static_cast<_Float16>(x)));
-    CHECK(std::fabs(brain - x) <= std::fabs(x) / 256);
-    CHECK(pack<BFloat16>(x, -x) ==
-          (from_float<BFloat16>(x).bits | uint32_t{from_float<BFloat16>(-x).bits} << 16));
+  struct Expected {
+    float x;
+    uint32_t half, bfloat16;
+  };
+  const Expected cases[] = {
+      {0.0f, 0, 0},
+      {-2.5f, 0xC100, 0xC020},
+      {1.00390625f, 0x3C04, 0x3F80},  // ties to even
+      {1.01171875f, 0x3C0C, 0x3F82},  // and upwards
+      {65519.0f, 0x7BFF, 0x4780},
+      {65520.0f, 0x7C00, 0x4780},
+      {-3e-5f, 0x81F7, 0xB7FC},
+      {0x3p-25f, 0x0002, 0x33C0},
+      {3e38f, 0x7C00, 0x7F62},
+      {NAN, 0x7FFF, 0x7FFF},
+  };
+  std::vector<Converted> numbers(32);
+  for (size_t i = 0; i < std::size(cases); ++i) numbers[i].x = cases[i].x;
+  launch(convert, {}, 32, 0, nullptr, ConvertedArguments{numbers.data()});
+  for (size_t i = 0; i < std::size(cases); ++i) {
+    const Converted& c = numbers[i];
+    CHECK(c.half == cases[i].half && c.half == gpu::to_half(c.x));
+    CHECK(c.bfloat16 == cases[i].bfloat16 && c.bfloat16 == gpu::to_bfloat16(c.x));
+    if (std::isnan(c.x)) {
+      CHECK(std::isnan(c.from_half) && std::isnan(c.from_bfloat16));
+      continue;
+    }
+    CHECK(c.from_half == gpu::from_half(static_cast<uint16_t>(c.half)));
+    CHECK(c.from_bfloat16 == gpu::from_bfloat16(static_cast<uint16_t>(c.bfloat16)));
+    CHECK(c.pair == (c.bfloat16 | (c.bfloat16 ^ 0x8000) << 16));
   }
-  CHECK(to_float(from_float<BFloat16>(1.00390625f)) == 1.0f);       // ties to even
-  CHECK(to_float(from_float<BFloat16>(1.01171875f)) == 1.015625f);  // and upwards
-  CHECK(std::isnan(to_float(from_float<BFloat16>(NAN))));
 }
 
 // Each block appends a digit to a number: its ticket, in its turn.
@@ -212,9 +259,9 @@ ATTN_KERNEL void take_turns(ATTN_ARGUMENTS const TurnArguments p) {
   FourFloats number = read_shared_by_blocks(p.number);
   for (float& x : number.values) x = 10.0f * x + static_cast<float>(ticket);
   synchronise_block();
-  if (thread_index() != 0) return;
-  *p.number = number;
-  pass_turn(p.now, ticket);
+  if (thread_index() == 0) *p.number = number;
+  synchronise_block();
+  if (thread_index() == 0) pass_turn(p.now, ticket);
 }
 
 void test_turns() {
@@ -225,105 +272,13 @@ void test_turns() {
   for (const float x : number.values) CHECK(x == 12345.0f);
 }
 
-// Kernels with one fault each.
-ATTN_KERNEL void no_barrier(ATTN_ARGUMENTS const Output out) {
-  float* shared = reinterpret_cast<float*>(shared_memory());
-  shared[thread_index()] = 1.0f;
-  synchronise_warp();
-  out.values[block_index().x * kThreads + thread_index()] =
-      shared[(thread_index() + 32) % kThreads];
-}
-ATTN_KERNEL void no_wait(ATTN_ARGUMENTS const Copied p) {
-  float* shared = reinterpret_cast<float*>(shared_memory()) + 4 * thread_index();
-  copy_async<16>(shared, p.source, true);
-  commit_copies();
-  p.values[thread_index()] = *shared;
-  wait_for_copies<0>();
-}
-ATTN_KERNEL void beyond_shared(ATTN_ARGUMENTS const Output) {
-  reinterpret_cast<volatile float*>(shared_memory())[kThreads] = 1.0f;
-}
-ATTN_KERNEL void lane_stays_away(ATTN_ARGUMENTS const Output out) {
-  if (thread_index() != 5) out.values[thread_index()] = shuffle(1.0f, 0);
-}
-ATTN_KERNEL void different_barriers(ATTN_ARGUMENTS const Output) {
-  if (thread_index() < 32) {
-    synchronise_block();
-  } else {
-    synchronise_block();
-  }
-}
-ATTN_KERNEL void copy_left_behind(ATTN_ARGUMENTS const Copied p) {
-  copy_async<16>(shared_memory() + 16 * thread_index(), p.source, true);
-}
-ATTN_KERNEL void turn_that_never_comes(ATTN_ARGUMENTS const TurnArguments p) {
-  wait_for_turn(p.now, 1);
-}
-ATTN_KERNEL void two_copies_to_one_place(ATTN_ARGUMENTS const Copied p) {
-  char* const target = shared_memory() + 16 * thread_index();
-  copy_async<16>(target, p.source, true);
-  copy_async<16>(target, p.source, true);
-}
-ATTN_KERNEL void misaligned_copy(ATTN_ARGUMENTS const Copied p) {
-  copy_async<16>(shared_memory() + 8, p.source, true);
-}
-
-// Whether running it stops the process with a message that holds `expected`.
-template <class Run>
-bool stops(const char* expected, Run run) {
-  int ends[2];
-  if (pipe(ends) != 0) return false;
-  std::fflush(stdout);
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(ends[1], STDERR_FILENO);
-    run();
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  for (char c; read(ends[0], &c, 1) == 1;) text += c;
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 1 && text.find(expected) != text.npos;
-}
-
-void test_faults() {
-  constexpr int kBlocks = 8;
-  std::vector<float> values(kBlocks * kThreads);
-  alignas(16) const float source[4] = {1, 2, 3, 4};
-  const Output out{values.data()};
-  const Copied copied{source, values.data()};
-  const auto run = [&](auto kernel, const auto& arguments) {
-    launch(kernel, {.x = kBlocks}, kThreads, kThreads * 16, nullptr, arguments);
-  };
-  run(no_barrier, out);
-  int stale = 0;
-  for (const float value : values) stale += std::isnan(value);
-  CHECK(stale > 0);
-  run(no_wait, copied);
-  for (int i = 0; i < kThreads; ++i) CHECK(std::isnan(values[i]));
-  CHECK(stops("at byte 512 of 512 bytes", [&] {
-    launch(beyond_shared, {}, kThreads, kThreads * sizeof(float), nullptr, out);
-  }));
-  CHECK(stops("for threads that never come", [&] { run(lane_stays_away, out); }));
-  CHECK(stops("different barriers", [&] { run(different_barriers, out); }));
-  CHECK(stops("had not waited for", [&] { run(copy_left_behind, copied); }));
-  CHECK(stops("another copy is under way", [&] { run(two_copies_to_one_place, copied); }));
-  CHECK(stops("not a multiple of 16", [&] { run(misaligned_copy, copied); }));
-  int32_t now = 0;
-  CHECK(stops("waits for turn 1",
-              [&] { run(turn_that_never_comes, TurnArguments{nullptr, &now, nullptr}); }));
-}
-
 // A grid that a launch would cut to 32 bits is refused.
 void test_grids() {
   const Grid grids[] = {{.x = int64_t{1} << 31}, {.y = 65536}, {.z = 65536}};
   for (const Grid& grid : grids) {
     bool is_refused = false;
     try {
-      launch(no_barrier, grid, kThreads, kThreads * 16, nullptr, Output{nullptr});
+      launch(exchange, grid, kThreads, kThreads * 16, nullptr, Output{nullptr});
     } catch (const attn::Refusal&) {
       is_refused = true;
     }
@@ -343,7 +298,6 @@ int main() {
   test_copies();
   test_conversions();
   test_turns();
-  test_faults();
   test_grids();
   return check::outcome();
 }
