@@ -6,6 +6,7 @@
 #include "block.h"
 #include "fail.h"
 #include "operations.h"
+#include "wavefronts.h"
 
 namespace attn::ptx {
 namespace {
@@ -75,10 +76,12 @@ void load_matrices(Warp& warp, const Instruction& instruction, Lanes lanes) {
   require_all(lanes);
   const int* operands = instruction.operands.data();
   uint16_t rows[kLanes][8];
+  Addresses from;
   for (int lane = 0; lane < kLanes; ++lane) {
-    const uint64_t address = warp.values(operands[4])[lane] + warp.values(operands[5])[lane];
-    warp.block().shared().read(address, sizeof(rows[lane]), warp.moment(lane), rows[lane]);
+    from[lane] = warp.values(operands[4])[lane] + warp.values(operands[5])[lane];
+    warp.block().shared().read(from[lane], sizeof(rows[lane]), warp.moment(lane), rows[lane]);
   }
+  count_wavefronts(warp.block().program(), from, lanes, sizeof(rows[0]));
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, t = lane % 4;
     for (int matrix = 0; matrix < 4; ++matrix) {

@@ -7,12 +7,23 @@
 #include "block.h"
 #include "fail.h"
 #include "operations.h"
+#include "wavefronts.h"
 
 namespace attn::ptx {
 namespace {
 
 uint64_t address_of(Warp& warp, int base, int offset, int lane) {
   return warp.values(base)[lane] + warp.values(offset)[lane];
+}
+
+// Of a request for so many bytes of each lane.
+Addresses addresses_of(Warp& warp, Space space, int base, int offset, Lanes lanes, size_t bytes) {
+  Addresses addresses{};
+  for_each(lanes, [&](int lane) { addresses[lane] = address_of(warp, base, offset, lane); });
+  if (space == Space::kShared) {
+    count_wavefronts(warp.block().program(), addresses, lanes, bytes);
+  }
+  return addresses;
 }
 
 uint64_t widened(const Operation& operation, const char* bytes) {
@@ -40,10 +51,11 @@ void read(Warp& warp, const Operation& operation, uint64_t address, size_t bytes
 void load(Warp& warp, const Instruction& instruction, Lanes lanes) {
   const Operation& operation = instruction.operation;
   const int* address = &instruction.operands[operation.elements];
+  const size_t bytes = operation.elements * operation.element_bytes;
+  const Addresses from = addresses_of(warp, operation.space, address[0], address[1], lanes, bytes);
   for_each(lanes, [&](int lane) {
     char loaded[16];
-    read(warp, operation, address_of(warp, address[0], address[1], lane),
-         operation.elements * operation.element_bytes, lane, loaded);
+    read(warp, operation, from[lane], bytes, lane, loaded);
     for (int i = 0; i < operation.elements; ++i) {
       warp.values(instruction.operands[i])[lane] =
           widened(operation, loaded + i * operation.element_bytes);
@@ -69,14 +81,15 @@ void write(Warp& warp, const Operation& operation, uint64_t address, size_t byte
 void store(Warp& warp, const Instruction& instruction, Lanes lanes) {
   const Operation& operation = instruction.operation;
   const int* operands = instruction.operands.data();
+  const size_t bytes = operation.elements * operation.element_bytes;
+  const Addresses to = addresses_of(warp, operation.space, operands[0], operands[1], lanes, bytes);
   for_each(lanes, [&](int lane) {
     char stored[16];
     for (int i = 0; i < operation.elements; ++i) {
       std::memcpy(stored + i * operation.element_bytes, &warp.values(operands[2 + i])[lane],
                   operation.element_bytes);
     }
-    write(warp, operation, address_of(warp, operands[0], operands[1], lane),
-          operation.elements * operation.element_bytes, lane, stored);
+    write(warp, operation, to[lane], bytes, lane, stored);
   });
 }
 
@@ -92,9 +105,10 @@ void add_atomically(Warp& warp, const Instruction& instruction, Lanes lanes) {
 // cp.async [shared], [global], bytes, bytes that are read; the rest becomes 0.
 void begin_copy(Warp& warp, const Instruction& instruction, Lanes lanes) {
   const int* operands = instruction.operands.data();
+  const auto bytes = static_cast<uint8_t>(warp.values(operands[4])[0]);  // a constant
+  const Addresses to = addresses_of(warp, Space::kShared, operands[0], operands[1], lanes, bytes);
   for_each(lanes, [&](int lane) {
-    const auto bytes = static_cast<uint8_t>(warp.values(operands[4])[lane]);
-    const Copy copy{.shared = address_of(warp, operands[0], operands[1], lane),
+    const Copy copy{.shared = to[lane],
                     .global = address_of(warp, operands[2], operands[3], lane),
                     .bytes = bytes,
                     .present_bytes = static_cast<uint8_t>(warp.values(operands[5])[lane])};
