@@ -60,8 +60,10 @@ class DecodeSplit {
   static constexpr int kPairBytes = 2 * Tile::bytes(kTileKeys);
   static constexpr int kTilesBytes = Shape::kWarps * Shape::kStages * kPairBytes;
   // At the end each warp's sums, and its rows' softmax, take the place of keys.
+  // Rows of sums begin in different banks.
+  static constexpr int kJoinStride = kWidth + 8;
   static constexpr int kJoinBytes =
-      Shape::kWarps * kRows * (kWidth + 2) * static_cast<int>(sizeof(float));
+      Shape::kWarps * kRows * (kJoinStride + 2) * static_cast<int>(sizeof(float));
   static constexpr int kBytes =
       Tile::bytes(kRows) + (kTilesBytes > kJoinBytes ? kTilesBytes : kJoinBytes);
 
@@ -257,10 +259,10 @@ class DecodeSplit {
   }
 
   ATTN_DEVICE float* joined_sums(int warp) const {
-    return reinterpret_cast<float*>(after_queries()) + warp * kRows * kWidth;
+    return reinterpret_cast<float*>(after_queries()) + warp * kRows * kJoinStride;
   }
   ATTN_DEVICE float* joined_softmax(int warp) const {  // [kRows, 2]
-    return reinterpret_cast<float*>(after_queries()) + Shape::kWarps * kRows * kWidth +
+    return reinterpret_cast<float*>(after_queries()) + Shape::kWarps * kRows * kJoinStride +
            warp * kRows * 2;
   }
 
@@ -270,7 +272,7 @@ class DecodeSplit {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = lane() / 4 + 8 * r;
-      float* const to = joined_sums(warp_index()) + row * kWidth + lane() % 4 * 2;
+      float* const to = joined_sums(warp_index()) + row * kJoinStride + lane() % 4 * 2;
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
         to[8 * n] = sums_.values[n][2 * r];
@@ -308,7 +310,7 @@ class DecodeSplit {
         float sum = 0.0f;
         for (int w = 0; w < Shape::kWarps; ++w) {
           if (weights[w] != 0.0f)
-            sum = fmaf(weights[w], joined_sums(w)[row * kWidth + column], sum);
+            sum = fmaf(weights[w], joined_sums(w)[row * kJoinStride + column], sum);
         }
         return sum;
       });

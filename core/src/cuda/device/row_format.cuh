@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/element.cuh"
+#include "cuda/device/vector.cuh"
 #include "problem/problem.h"
 
 namespace attn::cuda {
@@ -9,9 +10,7 @@ namespace attn::cuda {
 // Four numbers at an address, of which `count` are there, the others 0.
 template <class Number>
 ATTN_DEVICE void read_four(Number (&x)[4], const char* at, int count) {
-  struct alignas(4 * sizeof(Number)) Four {
-    Number values[4];
-  };
+  using Four = Vector<Number, 4>;
   if (count >= 4 && reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0) {
     const Four four = *reinterpret_cast<const Four*>(at);
 #pragma unroll
@@ -21,6 +20,12 @@ ATTN_DEVICE void read_four(Number (&x)[4], const char* at, int count) {
     for (int c = 0; c < 4; ++c)
       x[c] = c < count ? reinterpret_cast<const Number*>(at)[c] : Number{};
   }
+}
+
+template <class Element>
+ATTN_DEVICE Vector<Element, 4> four_of(const float (&x)[4]) {
+  return {{from_float<Element>(x[0]), from_float<Element>(x[1]), from_float<Element>(x[2]),
+           from_float<Element>(x[3])}};
 }
 
 struct RowFormat {

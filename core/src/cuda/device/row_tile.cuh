@@ -96,10 +96,7 @@ struct RowTile {
 // Two neighbours in shared memory, the first at an even column.
 template <class Element>
 ATTN_DEVICE void load_pair(float (&pair)[2], const Element* at) {
-  struct alignas(2 * sizeof(Element)) Pair {
-    Element values[2];
-  };
-  const Pair both = *reinterpret_cast<const Pair*>(at);
+  const auto both = *reinterpret_cast<const Vector<Element, 2>*>(at);
   pair[0] = to_float(both.values[0]);
   pair[1] = to_float(both.values[1]);
 }
@@ -116,6 +113,17 @@ struct RowSource {
   }
 };
 
+// The row that a thread copies first, where kLanes neighbours share one. Eight of them write at
+// once: in 8 / kLanes rows so far apart that no two chunks share a bank, as kStride is odd in
+// chunks.
+template <int kLanes>
+ATTN_DEVICE int copied_row(int thread) {
+  constexpr int kTogether = 8 / kLanes;
+  const int row = thread / kLanes;
+  if constexpr (kTogether == 1) return row;
+  return row / 8 * 8 + row % kTogether * kLanes + row % 8 / kTogether;
+}
+
 // Fills `rows` rows of the tile by kThreads threads, of which this is number `thread`. row_of(r) is
 // the address of row r, or null for zeros. What is not aligned is there at the next barrier, the
 // rest after a wait for copies.
@@ -127,7 +135,7 @@ ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, 
   constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;  // threads that share a row
   static_assert(kChunks % kLanes == 0);
   const int first = thread % kLanes;
-  for (int r = thread / kLanes; r < rows; r += kThreads / kLanes) {
+  for (int r = copied_row<kLanes>(thread); r < rows; r += kThreads / kLanes) {
     const char* row = row_of(r);
     if (source.is_copied<Element>()) {
 #pragma unroll
@@ -141,8 +149,7 @@ ATTN_DEVICE void load_rows(const Tile& tile, int rows, const RowSource& source, 
       for (int c = 4 * first; c < Tile::kWidth; c += 4 * kLanes) {
         float x[4];
         source.format.load(x, row, c);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) *tile.at(r, c + i) = from_float<Element>(x[i]);
+        *reinterpret_cast<Vector<Element, 4>*>(tile.at(r, c)) = four_of<Element>(x);
       }
     }
   }
@@ -156,7 +163,7 @@ ATTN_DEVICE void copy_rows(const Tile& tile, int thread, const char* first, int6
   constexpr int kChunks = Tile::kWidth / Tile::kChunkElements;
   constexpr int kLanes = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;  // threads of a row
   constexpr int kStep = kThreads / kLanes;  // rows that are copied at once
-  const int row = thread / kLanes, chunk = thread % kLanes;
+  const int row = copied_row<kLanes>(thread), chunk = thread % kLanes;
   const auto copy = [&](auto is_present) {
     const char* from = first + row * stride + chunk * kChunkBytes;
 #pragma unroll

@@ -5,12 +5,9 @@
 #pragma once
 
 #include "cuda/device/platform.cuh"
+#include "cuda/device/vector.cuh"
 
 namespace attn::cuda {
-
-struct alignas(16) FourFloats {
-  float values[4];
-};
 
 // How many took one before. By one thread of a block.
 ATTN_DEVICE int take_ticket(int32_t* tickets) { return atomicAdd(tickets, 1); }

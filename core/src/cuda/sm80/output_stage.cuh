@@ -2,20 +2,19 @@
 #pragma once
 
 #include "cuda/device/nonfinite_rows.cuh"
+#include "cuda/device/row_format.cuh"
 #include "cuda/device/score_terms.cuh"
 #include "cuda/device/warp.cuh"
 
 namespace attn::cuda {
 
-// Writes four consecutive numbers of a row at once, where they lie so.
+// Writes four consecutive numbers of a row at once, where they lie so. `x` does, in shared memory.
 template <class Element>
 ATTN_DEVICE bool store_four(char* at, const float* x) {
-  struct alignas(4 * sizeof(Element)) Four {
-    Element values[4];
-  };
+  using Four = Vector<Element, 4>;
   if (reinterpret_cast<uintptr_t>(at) % sizeof(Four) != 0) return false;
-  *reinterpret_cast<Four*>(at) = {{from_float<Element>(x[0]), from_float<Element>(x[1]),
-                                   from_float<Element>(x[2]), from_float<Element>(x[3])}};
+  const FourFloats four = *reinterpret_cast<const FourFloats*>(x);
+  *reinterpret_cast<Four*>(at) = four_of<Element>(four.values);
   return true;
 }
 
@@ -31,7 +30,8 @@ ATTN_DEVICE bool store_four(char* at, const float* x, DType dtype) {
 template <int kColumns>
 struct OutputStage {
   static constexpr int kPart = kColumns <= 128 ? kColumns : kColumns / 2;  // columns at a time
-  static constexpr int kStride = kPart + 4;
+  // Rows of fragments begin in different banks, and at a multiple of 16 bytes.
+  static constexpr int kStride = kPart + 8;
   static constexpr int kBytes = 16 * kStride * static_cast<int>(sizeof(float));
 
   float* data;

@@ -3,12 +3,9 @@
 #pragma once
 
 #include "cuda/device/platform.cuh"
+#include "cuda/device/vector.cuh"
 
 namespace attn::cuda {
-
-struct alignas(16) FourFloats {
-  float values[4];
-};
 
 inline int take_ticket(int32_t* tickets) { return (*tickets)++; }
 
