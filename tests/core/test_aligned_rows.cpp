@@ -10,6 +10,7 @@
 #include "check.h"
 #include "close.h"
 #include "naive_attention.h"
+#include "repeated_calls.h"
 
 namespace {
 
@@ -128,6 +129,7 @@ void test(const Precision& precision, const Widths& widths, Seen seen) {
       precision.tolerance * (2.0 + 0.5 * std::sqrt(static_cast<double>(widths.Kv)));
   const NaiveBackward backward = naive_backward(a, calls.mask);
   check_gradients(context, calls, backward, grad_tolerance);
+  if (seen == Seen::kAll || is_biased(seen)) check_deterministic(context, calls);
   if (is_biased(seen)) check_gradients_beside_keys(context, calls, backward, grad_tolerance);
   if (seen != Seen::kCausal) return;
   spoil_last_seen(a);

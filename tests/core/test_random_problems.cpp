@@ -15,6 +15,7 @@
 #include "naive_attention.h"
 #include "naive_mask.h"
 #include "random_mask.h"
+#include "repeated_calls.h"
 
 namespace {
 
@@ -142,26 +143,6 @@ bool is_refused(const Precision& precision, const Arrays& a) {
   if (Array::device_type == ATTN_DEVICE_CPU) return false;
   const bool is_too_wide = a.query.extent(3) > 256 || a.value.extent(3) > 256;
   return !is_served(precision) || is_too_wide;
-}
-
-void run_both(Calls& calls) {
-  for (Array* array : calls.forward_outputs()) array->fill(kGarbage);
-  for (Array* array : calls.backward_outputs()) array->fill(kGarbage);
-  CHECK_IN(calls.error.message, calls.run_forward() == ATTN_OK);
-  CHECK_IN(calls.error.message, calls.run_backward() == ATTN_OK);
-}
-
-// Runs again with another number of threads.
-void check_deterministic(const std::string& context, Calls& calls) {
-  std::vector<GuardedBytes> before;
-  std::vector<Array*> outputs = calls.forward_outputs();
-  for (Array* gradient : calls.backward_outputs()) outputs.push_back(gradient);
-  for (Array* array : outputs) before.push_back(array->bytes());
-  calls.exec.num_threads = calls.exec.num_threads % 3 + 1;
-  run_both(calls);
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    CHECK_IN(context.c_str(), outputs[i]->bytes() == before[i]);
-  }
 }
 
 void check_results(const std::string& context, const Calls& calls, const SpoiltKeys& spoilt,

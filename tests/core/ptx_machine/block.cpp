@@ -106,6 +106,7 @@ void Warp::step(size_t group_index) {
   const Operation& operation = instruction.operation;
   place = {.block = &block_, .instruction = &instruction};
   const Lanes lanes = guarded(instruction, group.lanes);
+  if (lanes == 0 && operation.flow != Flow::kBranch) return go_on(group_index);
   switch (operation.flow) {
     case Flow::kBranch: return branch(group_index, instruction, lanes);
     case Flow::kEnd: return end(group_index, lanes);
@@ -121,10 +122,14 @@ void Warp::step(size_t group_index) {
     case Flow::kSleep: state_ = State::kAsleep; break;
     case Flow::kNext:
       if (operation.joins_lanes && wait(group)) return;
-      if (lanes != 0) operation.execute(*this, instruction, lanes);
+      operation.execute(*this, instruction, lanes);
       break;
   }
-  ++group.next;
+  go_on(group_index);
+}
+
+void Warp::go_on(size_t group_index) {
+  ++groups_[group_index].next;
   if (groups_.size() > 1) meet(group_index);
 }
 
@@ -153,9 +158,7 @@ void Warp::branch(size_t group_index, const Instruction& instruction, Lanes take
 
 void Warp::end(size_t group_index, Lanes ended) {
   for_each(ended, [&](int lane) {
-    if (!copies_[lane].open.empty() || !copies_[lane].groups.empty()) {
-      fail("lane %d ends while its copies are under way", lane);
-    }
+    if (copies_[lane].are_under_way()) fail("lane %d ends while its copies are under way", lane);
   });
   Group& group = groups_[group_index];
   group.lanes &= ~ended;

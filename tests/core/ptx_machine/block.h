@@ -1,6 +1,7 @@
 // A block of threads that run a kernel: warps, whose lanes part at branches and meet again.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -32,6 +33,11 @@ struct Copy {
 struct Copies {
   std::vector<std::vector<Copy>> groups;  // committed ones, oldest first
   std::vector<Copy> open;
+
+  bool are_under_way() const {
+    return !open.empty() || std::any_of(groups.begin(), groups.end(),
+                                        [](const auto& group) { return !group.empty(); });
+  }
 };
 
 class Warp {
@@ -71,6 +77,7 @@ class Warp {
   size_t first_group() const;
   void step(size_t group_index);
   bool wait(Group& group);
+  void go_on(size_t group_index);
   void branch(size_t group_index, const Instruction& instruction, Lanes taken);
   void end(size_t group_index, Lanes ended);
   void meet(size_t group_index);
