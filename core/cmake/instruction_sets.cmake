@@ -32,6 +32,7 @@ endif()
 
 # Read by the tests, some of which compile kernels for themselves.
 set_property(GLOBAL PROPERTY attn_isas ${attn_isas})
+set_property(GLOBAL PROPERTY attn_cpu_candidates ${attn_cpu_candidates})
 set_property(GLOBAL PROPERTY attn_kernel_flags ${attn_kernel_flags})
 foreach(isa IN LISTS attn_isas)
   set_property(GLOBAL PROPERTY attn_isa_${isa}_flags ${attn_isa_${isa}_flags})
