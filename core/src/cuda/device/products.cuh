@@ -192,6 +192,20 @@ ATTN_DEVICE void load_left_of_sums(uint32_t (&a)[4], const Sums<kColumns>& sums,
   }
 }
 
+// What rounding to Element takes of each weight; nothing of one that becomes infinite.
+template <class Element, int kColumns>
+ATTN_DEVICE void keep_rests(Sums<kColumns>& weights) {
+#pragma unroll
+  for (int n = 0; n < kColumns / 8; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& x = weights.values[n][e];
+      x -= to_float(from_float<Element>(x));
+      if (!(fabsf(x) < infinity())) x = 0.0f;
+    }
+  }
+}
+
 // sums[m] += weights[m] times the first kRows rows of right.
 template <int kRowTiles = 1, int kRows, class Tile>
 ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>* sums, const Sums<kRows>* weights,
@@ -207,6 +221,22 @@ ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>* sums, const Sums<kRows>* 
         [&](uint32_t(&b)[4], int n, int i) {
           right.load_right_by_depth(b, (block + i) * Tile::kDepth, 16 * n);
         });
+  }
+}
+
+// The same; with `keeps_rests` also of what rounding took of 16-bit weights, which end up as that.
+template <int kRowTiles = 1, int kRows, class Tile>
+ATTN_DEVICE void add_weighted_rows(Sums<Tile::kWidth>* sums, Sums<kRows>* weights,
+                                   const Tile& right, bool keeps_rests) {
+  using Element = typename Tile::Element;
+  const int parts = sizeof(Element) == 2 && keeps_rests ? 2 : 1;
+#pragma unroll 1
+  for (int part = 0; part < parts; ++part) {
+    if (part > 0) {
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) keep_rests<Element>(weights[m]);
+    }
+    add_weighted_rows<kRowTiles>(sums, weights, right);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/aligned_rows.h"
 #include "cuda/limits.h"
 #include "cuda/sm80/backward_instances.h"
+#include "cuda/sm80/few_keys.h"
 #include "cuda/sm80/one_pass.h"
 #include "problem/refusal.h"
 
@@ -48,8 +49,8 @@ RowScalars take_row_scalars(const Problem& p, Workspace& workspace) {
 bool is_plain(const BackwardArguments& a) {
   const BackwardProblem& p = a.problem;
   return !p.bias && !p.blocks && !p.dropout.enabled && !p.slopes && !p.table && p.softcap == 0.0 &&
-         !p.pages.table && !p.positions && a.query_is_aligned && a.key_is_aligned &&
-         a.value_is_aligned && a.grad_out_is_aligned;
+         !p.pages.table && !p.positions && !a.keeps_rests && a.query_is_aligned &&
+         a.key_is_aligned && a.value_is_aligned && a.grad_out_is_aligned;
 }
 
 // Whether the pass for dK stores dBias too: dS as it stands, each tile once.
@@ -106,6 +107,7 @@ PlacedArguments place_arguments(const BackwardProblem& problem, const DeviceProp
   a.value_is_aligned = has_aligned_rows(p.value, dtype, p.Kv);
   a.grad_out_is_aligned = has_aligned_rows(p.grad_out, dtype, p.Kv);
   a.stores_grad_bias = stores_grad_bias(p);
+  a.keeps_rests = keeps_rests(p);
   a.is_one_pass = one_pass && is_aligned_for_one_pass(a);
   if (a.is_one_pass || is_plain(a)) {
     a.redo_keys = redo_keys;

@@ -19,6 +19,7 @@ struct BackwardArguments {
        grad_out_is_aligned = false;
   bool stores_grad_bias = false;  // in the pass for dK
   bool is_one_pass = false;       // the plain kernels' work is done in one pass
+  bool keeps_rests = false;       // of P and dS, in the extended kernels, which then do all
   // For each block of threads of the plain kernels, whether its sums hold NaN; at first 0. The
   // extended ones then take those blocks again, where an excluded row's NaN adds nothing. Null:
   // they take all blocks.

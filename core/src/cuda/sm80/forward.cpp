@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/aligned_rows.h"
+#include "cuda/sm80/few_keys.h"
 #include "cuda/sm80/forward_launch.h"
 #include "cuda/sm80/tiles.h"
 #include "problem/refusal.h"
@@ -27,7 +28,7 @@ bool is_extended(const ForwardArguments& arguments, const DeviceProperties& devi
   const Problem& p = arguments.problem;
   return !arguments.query_is_aligned || !arguments.key_is_aligned || !arguments.value_is_aligned ||
          p.scale <= 0.0 || p.softcap > 0.0 || !takes_biases(p, device) || p.slopes || p.table ||
-         p.blocks || p.pages.table || p.dropout.enabled;
+         p.blocks || p.pages.table || p.dropout.enabled || arguments.keeps_rests;
 }
 
 void require_shared_memory(const Problem& p, const DeviceProperties& device) {
@@ -69,7 +70,8 @@ void forward(const ForwardProblem& problem, const DeviceProperties& device, void
       .scale = static_cast<float>(problem.scale * kLog2E),
       .softcap = static_cast<float>(problem.softcap * kLog2E),
       .natural_scale = static_cast<float>(problem.scale),
-      .score_factor = static_cast<float>(kLog2E * (problem.bias ? 1.0 : problem.scale))};
+      .score_factor = static_cast<float>(kLog2E * (problem.bias ? 1.0 : problem.scale)),
+      .keeps_rests = keeps_rests(problem)};
   const int64_t width = std::max(problem.K, problem.Kv);
   if (problem.positions) return launch_by_position(arguments, width, stream);
   const bool extended = is_extended(arguments, device);

@@ -160,7 +160,7 @@ class ForwardBlock {
       if constexpr (kExtended) drop(scores[m], m, key);
     }
     if (read != RowsRead::kAsTheyAre) rewrite_values(read);
-    add_weighted_rows<kRowTiles>(out_, scores, values_);
+    add_weighted_rows<kRowTiles>(out_, scores, values_, kExtended && arguments_.keeps_rests);
   }
 
   ATTN_DEVICE void drop(Sums<kKeys>& probabilities, int m, int key) const {

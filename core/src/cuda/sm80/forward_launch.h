@@ -12,6 +12,7 @@ struct ForwardArguments {
   float scale, softcap;  // to base 2; softcap 0: none
   // Of the plain kernels: what a score is multiplied with before its bias, and after.
   float natural_scale, score_factor;
+  bool keeps_rests;  // of probabilities, in the extended kernels
 };
 
 // Of K and Kv at most kWidth. `is_extended`: beyond aligned rows, a band, and either sequences or a

@@ -98,7 +98,7 @@ class KeyGradients {
 
   template <class Weights, class Rows>
   ATTN_DEVICE void add(Sums<kWidth>& sums, Weights& weights, const Rows& right) const {
-    add_rows<kExtended, Shape>(sums, weights, right, read_);
+    add_rows<kExtended, Shape>(sums, weights, right, read_, walk_.a.keeps_rests);
   }
 
   // Nobody else writes these elements; those of pairs that the band excludes were cleared before.

@@ -5,6 +5,7 @@
 
 #include "cuda/aligned_rows.h"
 #include "cuda/limits.h"
+#include "cuda/sm80/few_keys.h"
 
 namespace attn::cuda::sm80 {
 namespace {
@@ -32,7 +33,7 @@ OnePassBytes one_pass_bytes(const BackwardProblem& p, const DeviceProperties& de
   const int width = width_of(p);
   // Its blocks own keys: without any, none would write dQ.
   const bool is_served = p.Mkv > 0 && device.capability >= kWholeCapability && has_served_mask(p) &&
-                         has_room(p, device);
+                         has_room(p, device) && !keeps_rests(p);
   if (!is_served) return {};
   const int64_t tiles = (p.Mq + kOnePassQueries - 1) / kOnePassQueries * p.Hq * p.B;
   const int64_t sums = tiles * kOnePassQueries * width;

@@ -33,7 +33,7 @@ ATTN_DEVICE RowsRead find_query_gradients(const BackwardArguments& arguments, Ro
       multiply_rows(&tile.grad_scores, queries.value, warp_index() * 16, keys.value, Kv);
       tile.template differentiate<true>(place, blocks,
                                         [&](int, int e) { return statistics[e / 2]; });
-      add_rows<kExtended, Shape>(sums, tile.grad_scores, keys.score, read);
+      add_rows<kExtended, Shape>(sums, tile.grad_scores, keys.score, read, arguments.keeps_rests);
     });
   }
   wait_for_copies<0>();

@@ -7,13 +7,13 @@
 // may be less than the rounding of a 16-bit output, so delta is summed from P dP.
 #pragma once
 
+#include "cuda/sm80/few_keys.h"
 #include "cuda/sm80/query_tile_walk.cuh"
 
 namespace attn::cuda {
 
 // Beyond this a float32 lse may be off by more than 2^-12, and a probability by as large a part.
 constexpr float kLargeLse = 4096.0f;
-constexpr int kFewKeys = 32;
 constexpr float kLn2 = 0.6931471805599453f;
 
 ATTN_DEVICE bool is_large(float lse) { return fabsf(lse) > kLargeLse && fabsf(lse) < infinity(); }

@@ -170,18 +170,19 @@ ATTN_DEVICE BlocksSeen blocks_of_tile(const Problem& p, const RowsOfSequence& ro
   }
 }
 
-// Adds weights times the first kRows rows of right, which nothing but these sums reads hereafter.
-// With kCareful they are read as `read` says; all threads of the block join.
+// Adds weights times the first kRows rows of right; nothing but these sums reads either hereafter.
+// With kCareful rows are read as `read` says, for which all threads of the block join, and weights
+// keep their rests where `keeps_rests` does.
 template <bool kCareful, class Shape, int kRows, class Tile>
 ATTN_DEVICE void add_rows(Sums<Tile::kWidth>& sums, Sums<kRows>& weights, const Tile& right,
-                          RowsRead read) {
+                          RowsRead read, bool keeps_rests) {
   if (kCareful && read != RowsRead::kAsTheyAre) {
     if (read == RowsRead::kWhetherNonfinite) count_weights(weights);
     synchronise_block();
     rewrite_rows<kRows, Shape::kThreads>(right, read);
     synchronise_block();
   }
-  add_weighted_rows(&sums, &weights, right);
+  add_weighted_rows(&sums, &weights, right, kCareful && keeps_rests);
 }
 
 // How block `number` of threads reads its streamed rows at first. `redo` says where the plain
