@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attn_continual import SingleOutputMultiheadAttention, single_output, window_attention
 from attn_continual.streams import snapshot, tensors_of
@@ -80,6 +81,16 @@ def test_rows_of_another_dtype_are_converted(calls):
         out, _, _ = window.step(rows, state, in_place=True)
     assert calls
     torch.testing.assert_close(out, expected)
+
+
+def test_steps_on_a_gpu_are_one_call(calls):
+    window = Window(3, delay=1)
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        state = window.initial_state(N, H, K, KV)
+        rows = Rows(*(torch.empty(N, 1, H, width) for width in (K, K, KV)), None)
+        out, _, _ = window.step(rows, state, in_place=True)
+    assert len(calls) == 1
+    assert out.device.type == "cuda"
 
 
 @pytest.mark.parametrize("reason", ["gradients", "dropout"])

@@ -153,7 +153,8 @@ class Window:
 
     def _has_native_step(self, state: WindowState) -> bool:
         is_recorded = torch.is_grad_enabled()
-        return self.dropout == 0 and not is_recorded and state.key.device.type == "cpu"
+        is_served = state.key.device.type in ("cpu", "cuda")
+        return self.dropout == 0 and not is_recorded and is_served
 
     def _step_in_place(
         self,
