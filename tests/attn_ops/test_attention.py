@@ -352,3 +352,15 @@ def test_usual_calls_take_the_shortest_way_to_the_same_bits(attn_bias, axes, req
     out = memory_efficient_attention(*inputs, attn_bias)
     assert torch.equal(out, memory_efficient_attention(*inputs, attn_bias, op=(cpu.FwOp, None)))
     assert out.shape == inputs[0].shape[:-1] + inputs[2].shape[-1:]
+
+
+def test_a_learned_bias_goes_the_short_way_where_nothing_is_recorded(monkeypatch):
+    inputs = make_inputs(batch=1, mkv=8)
+    bias = torch.nn.Parameter(torch.ones(1, 4, 5, 8))
+    expected = memory_efficient_attention(*inputs, bias)
+    assert expected.requires_grad
+    monkeypatch.delattr("attn_ops._attention.canonical")  # which the long way calls
+    with torch.no_grad():
+        assert torch.equal(memory_efficient_attention(*inputs, bias), expected)
+    with pytest.raises(NameError):
+        memory_efficient_attention(*inputs, bias)

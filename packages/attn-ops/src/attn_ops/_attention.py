@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.jit._builtins import _register_builtin  # torch offers no public way
+from torch.nn import Parameter
 
 from attn_ops import _choose, _inputs, _torch_ops, autocast
 from attn_ops._autograd import attend, is_differentiated
@@ -150,8 +151,9 @@ def _mask_to_pass_on(attn_bias: Tensor | AttentionBias | None) -> MaskSpec | Non
     """Return what `attn_bias` stands for if an operator for 4-D inputs can check it by itself."""
     if isinstance(attn_bias, Tensor):
         # One that autograd or Dynamo sees is narrowed first where it repeats.
-        is_seen = attn_bias.requires_grad or torch.compiler.is_compiling()
-        return None if is_seen or type(attn_bias) is not Tensor else MaskSpec(bias=attn_bias)
+        is_seen = is_differentiated(attn_bias) or torch.compiler.is_compiling()
+        is_plain = type(attn_bias) in (Tensor, Parameter)
+        return None if is_seen or not is_plain else MaskSpec(bias=attn_bias)
     if not can_lower(attn_bias):
         return None
     mask = lower(attn_bias)
