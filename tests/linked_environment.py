@@ -39,18 +39,19 @@ def _top_level_names(distributions: Iterable[str]) -> set[str]:
 
 
 def _with_requirements(distributions: Iterable[str]) -> set[str]:
-    found: set[str] = set()
-    left = list(distributions)
+    found: set[tuple[str, str]] = set()
+    left = [(name, "") for name in distributions]
     while left:
-        name = left.pop()
-        if name not in found:
-            found.add(name)
-            left += _requirements(name)
-    return found
+        wanted = left.pop()
+        if wanted not in found:
+            found.add(wanted)
+            left += _requirements(*wanted)
+    return {name for name, _ in found}
 
 
-def _requirements(distribution: str) -> Iterator[str]:
+def _requirements(distribution: str, extra: str) -> Iterator[tuple[str, str]]:
+    """Yield what a distribution requires for one of its extras, "" for none."""
     for text in metadata.requires(distribution) or ():
         requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield requirement.name
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield from ((requirement.name, wanted) for wanted in ("", *requirement.extras))
