@@ -6,6 +6,9 @@
 set(ATTN_KERNEL_OPTIMIZATION -O3 CACHE STRING "What the CPU kernels are compiled with, for speed")
 set(attn_kernel_flags ${ATTN_KERNEL_OPTIMIZATION} -ffp-contract=off -fno-math-errno
                       -fno-strict-aliasing -fno-exceptions -fno-rtti -fno-lto)
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)  # says of each loop that it was asked for and left alone
+  list(APPEND attn_kernel_flags -Wno-pass-failed)
+endif()
 if(ATTN_SANITIZE)  # instrumented, whole kernels in one function compile slowest
   list(APPEND attn_kernel_flags -fno-inline-functions-called-once)
 endif()
@@ -13,9 +16,11 @@ endif()
 set(attn_isa_scalar_flags "")
 set(attn_isa_neon_flags -march=armv8-a)
 set(attn_isa_avx2_flags -mavx2 -mfma -mf16c)
-# GCC 12's AVX-512 headers start from registers left undefined on purpose, and warn of them.
-set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-                          -Wno-uninitialized -Wno-maybe-uninitialized)
+set(attn_isa_avx512_flags ${attn_isa_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # GCC 12's headers start from registers left undefined on purpose, and warn of them.
+  list(APPEND attn_isa_avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
 set(attn_isa_avx512_bf16_flags ${attn_isa_avx512_flags} -mavx512bf16)
 set(attn_isa_amx_bf16_flags ${attn_isa_avx512_bf16_flags} -mamx-tile -mamx-bf16)
 
